@@ -1,0 +1,6 @@
+//! The CPU backend: three skeletons over rayon and SIMD.
+pub(crate) mod elementwise;
+pub(crate) mod math;
+pub(crate) mod mem;
+pub(crate) mod simd;
+pub(crate) mod tiles;

@@ -1,0 +1,57 @@
+//! Work in tiles, on one thread or many, with the same result to the last bit.
+//!
+//! Where a tile begins depends on the number of elements and on nothing else, a tile's sum is computed
+//! by one task, and the sums are added in the order of the tiles.
+
+use rayon::prelude::*;
+
+/// The tiling of a number of elements (or rows).
+pub(crate) struct Tiles {
+    tile: usize,
+}
+
+/// Fewest elements of a tile.
+const TILE: usize = 1 << 14;
+/// Most tiles, which bounds the partial sums to 8 KiB.
+const MAX_TILES: usize = 1 << 10;
+/// Fewest elements for which waking the thread pool pays.
+const PARALLEL_MIN: usize = 1 << 16;
+
+impl Tiles {
+    /// Tiles of a multiple of `unit` elements.
+    pub(crate) fn new(n: usize, unit: usize) -> Self {
+        Tiles { tile: n.div_ceil(MAX_TILES).max(TILE).next_multiple_of(unit) }
+    }
+
+    /// Tiles of whole rows, about as many elements as other tiles have.
+    pub(crate) fn rows(rows: usize, elements_per_row: usize) -> Self {
+        Tiles { tile: rows.div_ceil(MAX_TILES).max(TILE.div_ceil(elements_per_row.max(1))) }
+    }
+
+    /// The sum over all tiles `start..end` of `n` of what `task` returns.
+    pub(crate) fn sum(&self, n: usize, task: impl Fn(usize, usize) -> f64 + Sync) -> f64 {
+        self.sum_weighing(n, n, task)
+    }
+
+    /// The same, where the `n` are rows that hold `elements` elements together.
+    pub(crate) fn sum_weighing(&self, n: usize, elements: usize, task: impl Fn(usize, usize) -> f64 + Sync) -> f64 {
+        let count = n.div_ceil(self.tile);
+        let one = |i: usize| task(i * self.tile, n.min((i + 1) * self.tile));
+        match count {
+            0 => 0.0,
+            1 => one(0),
+            _ if elements < PARALLEL_MIN => (0..count).map(one).sum(),
+            _ => {
+                let mut partial = [0f64; MAX_TILES];
+                let partial = &mut partial[..count];
+                partial.par_iter_mut().enumerate().for_each(|(i, sum)| *sum = one(i));
+                partial.iter().sum()
+            }
+        }
+    }
+}
+
+/// The sum of weights, in f64.
+pub(crate) fn sum_weights(w: &[f32]) -> f64 {
+    Tiles::new(w.len(), 1).sum(w.len(), |start, end| w[start..end].iter().map(|&w| f64::from(w)).sum())
+}

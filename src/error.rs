@@ -1,0 +1,106 @@
+//! The one error type.
+
+use std::fmt;
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call was refused. Everything is checked before anything is written: after an error every
+/// buffer holds what it held before.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Error {
+    /// A buffer has the wrong number of elements.
+    Length {
+        /// Which buffer.
+        what: &'static str,
+        /// Its required number of elements.
+        expected: usize,
+        /// The number it has.
+        got: usize,
+    },
+    /// A number of samples does not divide the number of elements (or rows) it should group.
+    Samples {
+        /// What gave the number of samples: a weight, or [`Reduction::BatchMean`](crate::Reduction::BatchMean).
+        what: &'static str,
+        /// The number of samples.
+        samples: usize,
+        /// The number of elements (or rows) to group.
+        elements: usize,
+    },
+    /// A shape's product is not a number of elements that memory can hold.
+    ShapeOverflow,
+    /// A shape has too few axes.
+    Rank {
+        /// The fewest axes that the loss needs.
+        expected: usize,
+        /// The number that came.
+        got: usize,
+    },
+    /// An option, or a denominator, has an impossible value.
+    Option {
+        /// Its name.
+        name: &'static str,
+        /// What it must be.
+        expected: &'static str,
+        /// What came.
+        got: f64,
+    },
+    /// A class index is neither a class nor the ignored index.
+    ClassIndex {
+        /// The first row (sample, or sample and position) with a bad index.
+        row: usize,
+        /// The index.
+        index: i64,
+        /// The number of classes.
+        classes: usize,
+    },
+    /// This loss does not do what was asked of it.
+    Unsupported {
+        /// The loss.
+        loss: &'static str,
+        /// What was asked.
+        what: &'static str,
+    },
+    /// A buffer lives on another device than the call.
+    WrongDevice {
+        /// Where the call runs.
+        expected: &'static str,
+        /// Where the buffer lives.
+        got: &'static str,
+    },
+    /// CUDA cannot be used here; the text says why and what to do.
+    CudaUnavailable(&'static str),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Length { what, expected, got } => write!(f, "{what}: expected {expected} elements, got {got}"),
+            Error::Samples { what, samples, elements } => {
+                write!(f, "{what}: {samples} samples do not divide {elements} elements into equal parts")
+            }
+            Error::ShapeOverflow => write!(f, "shape: the number of elements overflows"),
+            Error::Rank { expected, got } => write!(f, "shape: expected at least {expected} axes, got {got}"),
+            Error::Option { name, expected, got } => write!(f, "{name}: expected {expected}, got {got}"),
+            Error::ClassIndex { row, index, classes } => {
+                write!(f, "target: expected a class in 0..{classes} or the ignored index, got {index} in row {row}")
+            }
+            Error::Unsupported { loss, what } => write!(f, "{loss}: {what} is not supported"),
+            Error::WrongDevice { expected, got } => write!(f, "expected a buffer on {expected}, got one on {got}"),
+            Error::CudaUnavailable(why) => write!(f, "CUDA is not available: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// `Ok` if a buffer has the expected length.
+pub(crate) fn check_len(what: &'static str, expected: usize, got: usize) -> Result<()> {
+    if expected == got { Ok(()) } else { Err(Error::Length { what, expected, got }) }
+}
+
+/// `Ok(value as f32)` if `ok`; the error of an impossible option otherwise.
+pub(crate) fn check_option(name: &'static str, expected: &'static str, value: f32, ok: bool) -> Result<f32> {
+    if ok { Ok(value) } else { Err(Error::Option { name, expected, got: value.into() }) }
+}

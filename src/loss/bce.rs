@@ -1,0 +1,202 @@
+use crate::call::elementwise_methods;
+use crate::cpu::elementwise::{Point, Pointwise};
+use crate::cpu::math::Math;
+use crate::cpu::simd::Simd;
+use crate::error::{Result, check_option};
+use crate::loss::{elementwise_loss, logistic};
+use crate::params::{BceParams, BceWithLogitsParams};
+
+/// Binary cross-entropy on probabilities. Prefer [`BceWithLogits`]: a sigmoid that has saturated to 0
+/// or 1 has lost what the loss needs.
+///
+/// | | |
+/// |---|---|
+/// | value | `l = -(t max(ln x, -100) + (1 - t) max(ln(1 - x), -100))` |
+/// | gradient | `dl/dx = (x - t) / max(x (1 - x), 1e-12)`; `dl/dt = max(ln(1 - x), -100) - max(ln x, -100)` |
+/// | shapes | input and target of equal length; targets in `[0, 1]`, soft ones too |
+/// | defaults | PyTorch's clamp; no smoothing |
+/// | PyTorch | `F.binary_cross_entropy` |
+/// | Keras | `BinaryCrossentropy()`: [`epsilon(1e-7)`](Self::epsilon) |
+///
+/// Edge cases: at `x = 0, t = 1` the value is 100 and the gradient -1e12, as in PyTorch; this holds
+/// for f16 inputs too, where PyTorch's 1e-12 underflows to NaN. (An f16 gradient of 1e12 is stored as
+/// infinity unless the reduction or `grad_output` scales it down.) An input outside `[0, 1]` or NaN
+/// gives NaN in value and gradient, where PyTorch raises. PyTorch's gradient for the targets is
+/// infinite at 0 and 1; this one is the derivative of the clamped value.
+///
+/// With `epsilon` the input is clipped to `[epsilon, 1 - epsilon]` and the gradient is zero where it
+/// was: a prediction that is wrong with certainty learns nothing.
+///
+/// ```
+/// use fused_loss::{Bce, Reduction};
+/// # fn main() -> fused_loss::Result<()> {
+/// let mut grad = [0.0; 4];
+/// let loss = Bce::new().forward_backward(&[0.1, 0.5, 0.9, 0.7], &[0.0, 1.0, 1.0, 0.25], Reduction::Mean, &mut grad)?;
+/// assert!((loss - 0.474004138_f32).abs() < 1e-6);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bce(BceParams);
+
+impl Bce {
+    /// PyTorch's form.
+    pub fn new() -> Self {
+        Bce(BceParams { epsilon: 0.0, smoothing: 0.0 })
+    }
+
+    /// Keras's form: clips the input to `[epsilon, 1 - epsilon]`. Zero is PyTorch's form.
+    pub fn epsilon(mut self, epsilon: f32) -> Result<Self> {
+        self.0.epsilon = check_option("epsilon", "a number in [0, 0.5)", epsilon, (0.0..0.5).contains(&epsilon))?;
+        Ok(self)
+    }
+
+    /// Keras's rule: `t (1 - smoothing) + smoothing / 2`. Defaults to 0.
+    pub fn label_smoothing(mut self, smoothing: f32) -> Result<Self> {
+        self.0.smoothing = check_smoothing(smoothing)?;
+        Ok(self)
+    }
+}
+
+impl Default for Bce {
+    fn default() -> Self {
+        Bce::new()
+    }
+}
+
+impl Pointwise for Bce {
+    const NAME: &'static str = "BCE";
+    const GRAD_TARGET: bool = true;
+
+    #[inline(always)]
+    fn eval<S: Simd>(&self, s: S, x: f32, t: f32, _: f32) -> Point {
+        let t = smooth(t, self.0.smoothing);
+        let c = self.clip(x);
+        let (ln_x, ln_1mx) = self.logs(s, c);
+        // 0 < epsilon: a clipped input has no gradient. 0 = epsilon: an impossible one has NaN.
+        let outside = if self.0.epsilon > 0.0 && x == x { 0.0 } else { f32::NAN };
+        let variance = c * (1.0 - c);
+        let slope = (c - t) / if variance < 1e-12 { 1e-12 } else { variance };
+        Point {
+            value: -(t * ln_x + (1.0 - t) * ln_1mx),
+            grad: if x >= self.0.epsilon && x <= 1.0 - self.0.epsilon { slope } else { outside },
+        }
+    }
+
+    #[inline(always)]
+    fn grad_target<S: Simd>(&self, s: S, x: f32, _: f32, _: f32) -> f32 {
+        let (ln_x, ln_1mx) = self.logs(s, self.clip(x));
+        (1.0 - self.0.smoothing) * (ln_1mx - ln_x)
+    }
+}
+
+impl Bce {
+    #[inline(always)]
+    fn clip(&self, x: f32) -> f32 {
+        let BceParams { epsilon, .. } = self.0;
+        // With epsilon = 0 an impossible input must stay one, and its logarithm NaN.
+        let low = if x < epsilon && epsilon > 0.0 { epsilon } else { x };
+        if x > 1.0 - epsilon && epsilon > 0.0 { 1.0 - epsilon } else { low }
+    }
+
+    #[inline(always)]
+    fn logs<S: Simd>(&self, s: S, x: f32) -> (f32, f32) {
+        let (ln_x, ln_1mx) = (s.ln(x), s.ln_1p(-x));
+        (if ln_x < -100.0 { -100.0 } else { ln_x }, if ln_1mx < -100.0 { -100.0 } else { ln_1mx })
+    }
+}
+
+elementwise_loss!(Bce);
+elementwise_methods!(Bce);
+
+/// Binary cross-entropy on logits: sigmoid and logarithm in one, exact for any logit.
+///
+/// With `p` = `pos_weight` and `sp` = softplus:
+///
+/// | | |
+/// |---|---|
+/// | value | `l = (1 - t) sp(x) + p t sp(-x)` |
+/// | gradient | `dl/dx = (1 - t) sigmoid(x) - p t sigmoid(-x)`; `dl/dt = p sp(-x) - sp(x)` |
+/// | shapes | input and target of equal length; targets in `[0, 1]`, soft ones too; `pos_weight` per class along the last axis by [`Call::class_weight`](crate::Call::class_weight) |
+/// | defaults | `pos_weight = 1`, no smoothing |
+/// | PyTorch | `F.binary_cross_entropy_with_logits` |
+/// | Keras | `BinaryCrossentropy(from_logits=True)` |
+///
+/// This form of the value is a sum of two terms of one sign: at `x = -12, t = 0` it gives 6.1442e-6,
+/// where `max(x, 0) - x t + ln(exp(..) + exp(..))` in f32 gives 5.72e-6 and candle gives infinity at
+/// `x = 20`. Edge cases: an infinite logit gives a finite gradient, and a value that is infinite or
+/// NaN (0 times infinity). Targets outside `[0, 1]` are taken as they are; the value may be negative.
+///
+/// ```
+/// use fused_loss::{BceWithLogits, Reduction};
+/// # fn main() -> fused_loss::Result<()> {
+/// let mut grad = [0.0; 4];
+/// let (logits, targets) = ([-2.0, 0.5, 3.0, 0.0], [0.0, 1.0, 1.0, 0.25]);
+/// let loss = BceWithLogits::new().forward_backward(&logits, &targets, Reduction::Mean, &mut grad)?;
+/// assert!((loss - 0.335684882_f32).abs() < 1e-6);
+/// let weighted = BceWithLogits::new().pos_weight(3.0)?.forward(&logits, &targets, Reduction::Sum)?;
+/// assert!((weighted - 2.734641789_f32).abs() < 1e-6);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BceWithLogits(BceWithLogitsParams);
+
+impl BceWithLogits {
+    /// No weight for positives, no smoothing.
+    pub fn new() -> Self {
+        BceWithLogits(BceWithLogitsParams { pos_weight: 1.0, smoothing: 0.0 })
+    }
+
+    /// Multiplies the cost of positives; above 1 it raises recall, below 1 precision. It multiplies
+    /// the per-class weights too, where both are given.
+    pub fn pos_weight(mut self, pos_weight: f32) -> Result<Self> {
+        let ok = pos_weight.is_finite() && pos_weight >= 0.0;
+        self.0.pos_weight = check_option("pos_weight", "a finite number, zero or above", pos_weight, ok)?;
+        Ok(self)
+    }
+
+    /// Keras's rule: `t (1 - smoothing) + smoothing / 2`. Defaults to 0.
+    pub fn label_smoothing(mut self, smoothing: f32) -> Result<Self> {
+        self.0.smoothing = check_smoothing(smoothing)?;
+        Ok(self)
+    }
+}
+
+impl Default for BceWithLogits {
+    fn default() -> Self {
+        BceWithLogits::new()
+    }
+}
+
+impl Pointwise for BceWithLogits {
+    const NAME: &'static str = "BCE with logits";
+    const GRAD_TARGET: bool = true;
+    const CLASS_WEIGHT: bool = true;
+
+    #[inline(always)]
+    fn eval<S: Simd>(&self, s: S, x: f32, t: f32, class_weight: f32) -> Point {
+        let t = smooth(t, self.0.smoothing);
+        let (neg, pos) = (1.0 - t, self.0.pos_weight * class_weight * t);
+        let l = logistic(s, x);
+        Point { value: neg * l.softplus + pos * l.softplus_neg, grad: neg * l.sigmoid - pos * l.sigmoid_neg }
+    }
+
+    #[inline(always)]
+    fn grad_target<S: Simd>(&self, s: S, x: f32, _: f32, class_weight: f32) -> f32 {
+        let l = logistic(s, x);
+        (1.0 - self.0.smoothing) * (self.0.pos_weight * class_weight * l.softplus_neg - l.softplus)
+    }
+}
+
+elementwise_loss!(BceWithLogits);
+elementwise_methods!(BceWithLogits);
+
+/// Keras's smoothing of a binary target.
+#[inline(always)]
+fn smooth(t: f32, smoothing: f32) -> f32 {
+    t * (1.0 - smoothing) + 0.5 * smoothing
+}
+
+/// A smoothing must leave something of the target, or at most nothing.
+pub(crate) fn check_smoothing(smoothing: f32) -> Result<f32> {
+    check_option("label_smoothing", "a number in [0, 1]", smoothing, (0.0..=1.0).contains(&smoothing))
+}

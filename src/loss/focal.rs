@@ -1,0 +1,145 @@
+use crate::call::{Loss, Request, Run, elementwise_methods};
+use crate::cpu::elementwise::{self, Point, Pointwise};
+use crate::cpu::math::Math;
+use crate::cpu::simd::Simd;
+use crate::element::Element;
+use crate::error::{Result, check_option};
+use crate::loss::logistic;
+use crate::params::SigmoidFocalParams;
+
+/// Focal loss on logits with a sigmoid: binary cross-entropy in which easy examples count for little.
+///
+/// With `p = sigmoid(x)`, `m = p (1 - t) + (1 - p) t` (how wrong the prediction is),
+/// `L` the [binary cross-entropy](crate::BceWithLogits) and `a = alpha t + (1 - alpha) (1 - t)`:
+///
+/// | | |
+/// |---|---|
+/// | value | `l = a m^gamma L` |
+/// | gradient | `dl/dx = a m^gamma ((p - t) + gamma (1 - 2t) p (1 - p) L / m)` |
+/// | shapes | logits and targets of equal length; targets in `[0, 1]`, soft ones too |
+/// | defaults | `alpha = 0.25`, `gamma = 2` |
+/// | torchvision | `sigmoid_focal_loss` (default reduction there: none) |
+/// | Keras | `BinaryFocalCrossentropy(from_logits=True)` ignores alpha unless `apply_class_balancing` |
+///
+/// Source: Lin et al., "Focal Loss for Dense Object Detection" (2017), equation 5, and its extension
+/// to soft targets by torchvision. Guides that write `-alpha (1 - p)^gamma ln p` for binary labels
+/// give half of it: negatives then cost nothing, and predicting 1 everywhere is optimal.
+///
+/// Edge cases: for hard targets `m^gamma` is `exp(-gamma softplus(..))`, so no gamma, not even one
+/// below 1, makes a saturated prediction NaN (torchvision, Keras: NaN). `gamma = 0` is weighted binary
+/// cross-entropy exactly.
+///
+/// ```
+/// use fused_loss::{Reduction, SigmoidFocal};
+/// # fn main() -> fused_loss::Result<()> {
+/// let mut grad = [0.0; 4];
+/// let (logits, targets) = ([-2.0, 0.5, 3.0, 0.0], [0.0, 1.0, 1.0, 0.0]);
+/// let loss = SigmoidFocal::new().forward_backward(&logits, &targets, Reduction::Sum, &mut grad)?;
+/// assert!((loss - (0.001352672 + 0.016893373 + 2.7321e-5 + 0.129965096_f32)).abs() < 1e-6);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SigmoidFocal(SigmoidFocalParams);
+
+impl SigmoidFocal {
+    /// `alpha = 0.25`, `gamma = 2`.
+    pub fn new() -> Self {
+        SigmoidFocal(SigmoidFocalParams { alpha_pos: 0.25, alpha_neg: 0.75, gamma: 2.0 })
+    }
+
+    /// The weight of positives, that of negatives being `1 - alpha`; `None` weighs neither.
+    pub fn alpha(mut self, alpha: impl Into<Option<f32>>) -> Result<Self> {
+        (self.0.alpha_pos, self.0.alpha_neg) = match alpha.into() {
+            Some(alpha) => {
+                let alpha = check_option("alpha", "a number in [0, 1]", alpha, (0.0..=1.0).contains(&alpha))?;
+                (alpha, 1.0 - alpha)
+            }
+            None => (1.0, 1.0),
+        };
+        Ok(self)
+    }
+
+    /// The exponent, zero or above.
+    pub fn gamma(mut self, gamma: f32) -> Result<Self> {
+        self.0.gamma = check_gamma(gamma)?;
+        Ok(self)
+    }
+}
+
+/// Any finite exponent from zero up.
+pub(crate) fn check_gamma(gamma: f32) -> Result<f32> {
+    check_option("gamma", "a finite number, zero or above", gamma, gamma.is_finite() && gamma >= 0.0)
+}
+
+impl Default for SigmoidFocal {
+    fn default() -> Self {
+        SigmoidFocal::new()
+    }
+}
+
+impl Loss for SigmoidFocal {
+    const NAME: &'static str = "sigmoid focal";
+}
+impl Run for SigmoidFocal {
+    fn run<T: Element>(&self, request: Request<'_, T>) -> Result<f32> {
+        if self.0.gamma == 2.0 { elementwise::run(Square(self.0), request) } else { elementwise::run(AnyGamma(self.0), request) }
+    }
+}
+elementwise_methods!(SigmoidFocal);
+
+/// `gamma = 2`, which nearly everybody uses: no power, no division by m.
+#[derive(Clone, Copy)]
+struct Square(SigmoidFocalParams);
+
+impl Pointwise for Square {
+    const NAME: &'static str = SigmoidFocal::NAME;
+
+    #[inline(always)]
+    fn eval<S: Simd>(&self, s: S, x: f32, t: f32, _: f32) -> Point {
+        let u = 1.0 - t;
+        let alpha = self.0.alpha_pos * t + self.0.alpha_neg * u;
+        let l = logistic(s, x);
+        let m = u * l.sigmoid + t * l.sigmoid_neg;
+        let bce = no_nan(u, l.softplus) + no_nan(t, l.softplus_neg);
+        let slope = u * l.sigmoid - t * l.sigmoid_neg;
+        let bend = 2.0 * (u - t) * l.sigmoid * l.sigmoid_neg;
+        Point { value: alpha * m * no_nan(m, bce), grad: alpha * m * (m * slope + no_nan(bend, bce)) }
+    }
+}
+
+/// Any gamma.
+#[derive(Clone, Copy)]
+struct AnyGamma(SigmoidFocalParams);
+
+impl Pointwise for AnyGamma {
+    const NAME: &'static str = SigmoidFocal::NAME;
+
+    #[inline(always)]
+    fn eval<S: Simd>(&self, s: S, x: f32, t: f32, _: f32) -> Point {
+        let SigmoidFocalParams { alpha_pos, alpha_neg, gamma } = self.0;
+        let u = 1.0 - t;
+        let alpha = alpha_pos * t + alpha_neg * u;
+        let l = logistic(s, x);
+        let m = u * l.sigmoid + t * l.sigmoid_neg;
+        let bce = no_nan(u, l.softplus) + no_nan(t, l.softplus_neg);
+        let slope = u * l.sigmoid - t * l.sigmoid_neg;
+        // ln m and p (1 - p) / m, which for hard targets are known without dividing by an m that may
+        // have underflowed.
+        let ln_m = s.ln(m);
+        let ln_m = if t == 0.0 { -l.softplus_neg } else { ln_m };
+        let ln_m = if t == 1.0 { -l.softplus } else { ln_m };
+        let ratio = l.sigmoid * l.sigmoid_neg / m;
+        let ratio = if t == 0.0 { l.sigmoid_neg } else { ratio };
+        let ratio = if t == 1.0 { l.sigmoid } else { ratio };
+        let power = s.exp(no_nan(gamma, ln_m));
+        let bend = gamma * (u - t) * ratio;
+        Point { value: alpha * no_nan(power, bce), grad: alpha * power * (slope + no_nan(bend, bce)) }
+    }
+}
+
+/// `a * b`, where zero times infinity is zero.
+#[inline(always)]
+fn no_nan(a: f32, b: f32) -> f32 {
+    let product = a * b;
+    if a == 0.0 && b.abs() == f32::INFINITY { 0.0 } else { product }
+}

@@ -1,0 +1,182 @@
+use crate::call::{Loss, Request, Run, elementwise_methods};
+use crate::cpu::elementwise::{self, Point, Pointwise};
+use crate::cpu::math::Math;
+use crate::cpu::simd::Simd;
+use crate::element::Element;
+use crate::error::{Result, check_option};
+use crate::loss::elementwise_loss;
+use crate::params::KlDivProbsParams;
+
+/// Kullback-Leibler divergence of the target from an input of **log-probabilities**.
+///
+/// | | |
+/// |---|---|
+/// | value | `l = t (ln t - x)`; with log targets `l = exp(t) (t - x)` |
+/// | gradient | `dl/dx = -t`; `dl/dt = ln t + 1 - x`; with log targets `-exp(t)` and `exp(t) (t - x + 1)` |
+/// | shapes | input and target of equal length |
+/// | defaults | targets are probabilities |
+/// | PyTorch | `F.kl_div`; the divergence proper is [`BatchMean`](crate::Reduction::BatchMean), not `Mean`, which also divides by the number of classes |
+/// | Keras | [`KlDivProbs`], which takes probabilities and the arguments the other way round |
+///
+/// The direction is `KL(target || exp(input))`. Single elements may be negative; their sum over a
+/// distribution is not.
+///
+/// Edge cases: a target probability of 0 (a log target of minus infinity) contributes exactly 0 to
+/// value and gradient, whatever the input, minus infinity included (PyTorch: NaN); its own gradient,
+/// whose limit is minus infinity, is given as 0. A negative target gives NaN. To distil from
+/// logits, [`Distillation`](crate::Distillation) does softmax and divergence in one.
+///
+/// ```
+/// use fused_loss::{KlDiv, Reduction};
+/// # fn main() -> fused_loss::Result<()> {
+/// let log_probs = [0.5f32.ln(), 0.25f32.ln(), 0.25f32.ln()];
+/// let mut grad = [0.0; 3];
+/// let loss = KlDiv::new().forward_backward(&log_probs, &[0.5, 0.5, 0.0], Reduction::BatchMean(1), &mut grad)?;
+/// assert!((loss - 0.5 * 2.0f32.ln()).abs() < 1e-6);
+/// assert_eq!(grad, [-0.5, -0.5, 0.0]);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct KlDiv {
+    log_target: bool,
+}
+
+impl KlDiv {
+    /// Targets are probabilities.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether the targets are log-probabilities too. Defaults to false.
+    pub fn log_target(mut self, log_target: bool) -> Self {
+        self.log_target = log_target;
+        self
+    }
+}
+
+impl Loss for KlDiv {
+    const NAME: &'static str = "KL divergence";
+}
+impl Run for KlDiv {
+    fn run<T: Element>(&self, request: Request<'_, T>) -> Result<f32> {
+        if self.log_target { elementwise::run(LogTarget, request) } else { elementwise::run(ProbTarget, request) }
+    }
+}
+elementwise_methods!(KlDiv);
+
+#[derive(Clone, Copy)]
+struct ProbTarget;
+
+impl Pointwise for ProbTarget {
+    const NAME: &'static str = KlDiv::NAME;
+    const GRAD_TARGET: bool = true;
+
+    #[inline(always)]
+    fn eval<S: Simd>(&self, s: S, x: f32, t: f32, _: f32) -> Point {
+        let value = t * (s.ln(t) - x);
+        Point { value: if t == 0.0 { 0.0 } else { value }, grad: if t == 0.0 { 0.0 } else { -t } }
+    }
+
+    #[inline(always)]
+    fn grad_target<S: Simd>(&self, s: S, x: f32, t: f32, _: f32) -> f32 {
+        let slope = s.ln(t) + 1.0 - x;
+        if t == 0.0 { 0.0 } else { slope }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct LogTarget;
+
+impl Pointwise for LogTarget {
+    const NAME: &'static str = KlDiv::NAME;
+    const GRAD_TARGET: bool = true;
+
+    #[inline(always)]
+    fn eval<S: Simd>(&self, s: S, x: f32, t: f32, _: f32) -> Point {
+        let p = s.exp(t);
+        let value = p * (t - x);
+        Point { value: if p == 0.0 { 0.0 } else { value }, grad: if p == 0.0 { 0.0 } else { -p } }
+    }
+
+    #[inline(always)]
+    fn grad_target<S: Simd>(&self, s: S, x: f32, t: f32, _: f32) -> f32 {
+        let p = s.exp(t);
+        let slope = p * (t - x + 1.0);
+        if p == 0.0 { 0.0 } else { slope }
+    }
+}
+
+/// Kullback-Leibler divergence between **probabilities**, Keras's form.
+///
+/// Both sides are clipped first: `q = clip(x, epsilon, 1)`, `p = clip(t, epsilon, 1)`.
+///
+/// | | |
+/// |---|---|
+/// | value | `l = p (ln p - ln q)` |
+/// | gradient | `dl/dx = -p / q` where x was not clipped, else 0; `dl/dt = ln p - ln q + 1`, likewise |
+/// | shapes | input and target of equal length |
+/// | default | `epsilon = 1e-7` |
+/// | Keras | `KLDivergence`, which sums the last axis and averages the rest: [`Reduction::BatchMean`](crate::Reduction::BatchMean) with the number of rows |
+/// | PyTorch | [`KlDiv`] takes log-probabilities |
+///
+/// Edge cases: clipping makes a target of 0 contribute about `epsilon ln(epsilon / q)`, not 0.
+///
+/// ```
+/// use fused_loss::{KlDivProbs, Reduction};
+/// # fn main() -> fused_loss::Result<()> {
+/// let loss = KlDivProbs::new().forward(&[0.25f32, 0.75], &[0.5, 0.5], Reduction::BatchMean(1))?;
+/// assert!((loss - (0.5 * 2.0f32.ln() + 0.5 * (2.0f32 / 3.0).ln())).abs() < 1e-6);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct KlDivProbs(KlDivProbsParams);
+
+impl KlDivProbs {
+    /// Clips to `[1e-7, 1]`.
+    pub fn new() -> Self {
+        KlDivProbs(KlDivProbsParams { epsilon: 1e-7 })
+    }
+
+    /// Clips to `[epsilon, 1]`; above zero.
+    pub fn epsilon(mut self, epsilon: f32) -> Result<Self> {
+        let ok = epsilon > 0.0 && epsilon < 1.0;
+        self.0.epsilon = check_option("epsilon", "a number in (0, 1)", epsilon, ok)?;
+        Ok(self)
+    }
+
+    /// The clipped value, and whether it is the value itself.
+    #[inline(always)]
+    fn clip(&self, x: f32) -> (f32, bool) {
+        let low = if x < self.0.epsilon { self.0.epsilon } else { x };
+        let c = if low > 1.0 { 1.0 } else { low };
+        (c, !(x < self.0.epsilon || x > 1.0))
+    }
+}
+
+impl Default for KlDivProbs {
+    fn default() -> Self {
+        KlDivProbs::new()
+    }
+}
+
+impl Pointwise for KlDivProbs {
+    const NAME: &'static str = "KL divergence on probabilities";
+    const GRAD_TARGET: bool = true;
+
+    #[inline(always)]
+    fn eval<S: Simd>(&self, s: S, x: f32, t: f32, _: f32) -> Point {
+        let ((q, free), (p, _)) = (self.clip(x), self.clip(t));
+        let slope = -p / q;
+        Point { value: p * (s.ln(p) - s.ln(q)), grad: if free { slope } else { 0.0 } }
+    }
+
+    #[inline(always)]
+    fn grad_target<S: Simd>(&self, s: S, x: f32, t: f32, _: f32) -> f32 {
+        let ((q, _), (p, free)) = (self.clip(x), self.clip(t));
+        let slope = s.ln(p) - s.ln(q) + 1.0;
+        if free { slope } else { 0.0 }
+    }
+}
+
+elementwise_loss!(KlDivProbs);
+elementwise_methods!(KlDivProbs);

@@ -1,0 +1,73 @@
+//! The losses, one file each: what it is, where its formula comes from, and the formula.
+
+use crate::cpu::math::Math;
+use crate::cpu::simd::Simd;
+
+mod bce;
+mod focal;
+mod gan;
+mod hinge;
+mod huber;
+mod kl;
+mod mae;
+mod mse;
+
+pub use bce::{Bce, BceWithLogits};
+pub use focal::SigmoidFocal;
+pub use gan::{GanLoss, GanMode, GanTerm, RelativisticPair};
+pub use hinge::{Hinge, HingeLabels, SquaredHinge};
+pub use huber::{Huber, SmoothL1};
+pub use kl::{KlDiv, KlDivProbs};
+pub use mae::Mae;
+pub use mse::Mse;
+
+/// Makes a [`Pointwise`](crate::cpu::elementwise::Pointwise) type a [`Loss`](crate::Loss).
+macro_rules! elementwise_loss {
+    ($loss:ty) => {
+        impl $crate::call::Loss for $loss {
+            const NAME: &'static str = <$loss as $crate::cpu::elementwise::Pointwise>::NAME;
+        }
+        impl $crate::call::Run for $loss {
+            fn run<T: $crate::Element>(&self, request: $crate::call::Request<'_, T>) -> $crate::Result<f32> {
+                $crate::cpu::elementwise::run(*self, request)
+            }
+        }
+    };
+}
+pub(crate) use elementwise_loss;
+
+/// -1, 0 or 1; NaN for NaN.
+#[inline(always)]
+pub(crate) fn sign(e: f32) -> f32 {
+    let positive = if e > 0.0 { 1.0 } else { e - e };
+    if e < 0.0 { -1.0 } else { positive }
+}
+
+/// Sigmoid and softplus of a logit and of its negative, from one exponential: none of the four is
+/// the difference of two close numbers, however far out the logit is.
+#[derive(Clone, Copy)]
+pub(crate) struct Logistic {
+    /// `sigmoid(x)`
+    pub(crate) sigmoid: f32,
+    /// `sigmoid(-x) = 1 - sigmoid(x)`
+    pub(crate) sigmoid_neg: f32,
+    /// `softplus(x) = -ln(sigmoid(-x))`
+    pub(crate) softplus: f32,
+    /// `softplus(-x) = -ln(sigmoid(x))`
+    pub(crate) softplus_neg: f32,
+}
+
+#[inline(always)]
+pub(crate) fn logistic<S: Simd>(s: S, x: f32) -> Logistic {
+    let e = s.exp_neg(-x.abs());
+    let large = 1.0 / (1.0 + e);
+    let small = e * large;
+    let l = s.ln_1p(e);
+    let positive = x >= 0.0;
+    Logistic {
+        sigmoid: if positive { large } else { small },
+        sigmoid_neg: if positive { small } else { large },
+        softplus: if positive { x + l } else { l },
+        softplus_neg: if positive { l } else { l - x },
+    }
+}
