@@ -185,6 +185,19 @@ impl<'a, T: Element> Dst<'a, T> {
     }
 }
 
+impl Dst<'_, f32> {
+    /// Writes one element.
+    ///
+    /// # Safety
+    /// No other task reads or writes it meanwhile. (Bounds are checked.)
+    #[inline(always)]
+    pub(crate) unsafe fn set(self, i: usize, x: f32) {
+        assert!(i < self.len);
+        // SAFETY: in bounds, as the caller promises exclusive.
+        unsafe { *self.ptr.add(i) = x };
+    }
+}
+
 /// Writes past the caches; false, and nothing written, where the address is not aligned for it.
 ///
 /// Sixteen-byte stores and not wider ones: large buffers from malloc start sixteen bytes into a page,

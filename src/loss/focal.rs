@@ -1,11 +1,13 @@
-use crate::call::{Loss, Request, Run, elementwise_methods};
+use crate::call::{Loss, Request, Run, class_methods, elementwise_methods};
 use crate::cpu::elementwise::{self, Point, Pointwise};
 use crate::cpu::math::Math;
-use crate::cpu::simd::Simd;
+use crate::cpu::rowwise::{Row, RowTarget, Rowwise};
+use crate::cpu::simd::{LANES, Simd};
+use crate::cpu::softmax::Softmax;
 use crate::element::Element;
 use crate::error::{Result, check_option};
-use crate::loss::logistic;
-use crate::params::SigmoidFocalParams;
+use crate::loss::{logistic, rowwise_loss};
+use crate::params::{SigmoidFocalParams, SoftmaxFocalParams};
 
 /// Focal loss on logits with a sigmoid: binary cross-entropy in which easy examples count for little.
 ///
@@ -143,3 +145,100 @@ fn no_nan(a: f32, b: f32) -> f32 {
     let product = a * b;
     if a == 0.0 && b.abs() == f32::INFINITY { 0.0 } else { product }
 }
+
+/// Focal loss on logits with a softmax.
+///
+/// With `p = softmax(z)`, `t` the target class and `alpha` a weight per class (1 without):
+///
+/// | | |
+/// |---|---|
+/// | value | `l = -alpha_t (1 - p_t)^gamma ln p_t` |
+/// | gradient | `dl/dz_k = alpha_t (gamma (1 - p_t)^(gamma - 1) p_t ln p_t - (1 - p_t)^gamma) ([k = t] - p_k)` |
+/// | shapes | logits of a [`Shape`](crate::Shape); targets one index a row; alpha by [`Call::class_weight`](crate::Call::class_weight) |
+/// | mean | divides by the number of rows that are not ignored, as the losses of Lin et al. and Keras do; MONAI and kornia also divide by the classes |
+/// | defaults | `gamma = 2`, no alpha, `ignore_index = -100` |
+/// | Keras | `CategoricalFocalCrossentropy` (its scalar alpha of 0.25 multiplies every class) |
+///
+/// Edge cases: finite for any gamma where `p_t` saturates; `gamma = 0` is [`CrossEntropy`](crate::CrossEntropy)
+/// but for the denominator under class weights. Ignored rows as there.
+///
+/// ```
+/// use fused_loss::{Reduction, SoftmaxFocal};
+/// # fn main() -> fused_loss::Result<()> {
+/// let mut grad = [0.0; 3];
+/// let loss = SoftmaxFocal::new().forward_backward(&[0.0f32; 3], &[1i64], (1, 3), Reduction::Mean, &mut grad)?;
+/// assert!((loss - (4.0 / 9.0) * 3.0f32.ln()).abs() < 1e-6);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SoftmaxFocal {
+    params: SoftmaxFocalParams,
+    ignore_index: Option<i64>,
+}
+
+impl SoftmaxFocal {
+    /// `gamma = 2`.
+    pub fn new() -> Self {
+        SoftmaxFocal { params: SoftmaxFocalParams { gamma: 2.0 }, ignore_index: Some(-100) }
+    }
+
+    /// The exponent, zero or above.
+    pub fn gamma(mut self, gamma: f32) -> Result<Self> {
+        self.params.gamma = check_gamma(gamma)?;
+        Ok(self)
+    }
+
+    /// Rows with this index are left out; it may be a class. `None` leaves out none. Defaults to -100.
+    pub fn ignore_index(mut self, index: impl Into<Option<i64>>) -> Self {
+        self.ignore_index = index.into();
+        self
+    }
+}
+
+impl Default for SoftmaxFocal {
+    fn default() -> Self {
+        SoftmaxFocal::new()
+    }
+}
+
+impl Rowwise for SoftmaxFocal {
+    const NAME: &'static str = "softmax focal";
+    const DENSE: bool = false;
+    const CLASS_WEIGHT: bool = true;
+
+    fn ignore_index(&self) -> Option<i64> {
+        self.ignore_index
+    }
+
+    #[inline(always)]
+    fn row<S: Simd, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
+        let RowTarget::Class(t) = row.target else { return 0.0 };
+        let gamma = f64::from(self.params.gamma);
+        let alpha = f64::from(row.class_weight_at(t));
+        let logits = |row: &Row<'_, T>, k: usize| row.input(s, k, f32::NEG_INFINITY);
+        let z_t = row.input_at(t);
+        let softmax = Softmax::new(s, row, 0, logits, |_, _, _, _| ());
+        let u_t = z_t - softmax.max;
+        let e_t = s.exp_neg(u_t);
+        // -ln p, 1 - p and p of the target; the first two without cancellation.
+        let nll = softmax.ln_sum() - f64::from(u_t);
+        let (miss, p_t) = (softmax.miss(e_t), f64::from(e_t) / softmax.sum());
+        let power = if gamma == 0.0 { 1.0 } else { miss.powf(gamma) };
+        // -ln p / (1 - p), which tends to 1 where both vanish, and p ln p, which tends to 0.
+        let ratio = if miss == 0.0 { 1.0 } else { nll / miss };
+        let bend = if p_t == 0.0 { 0.0 } else { gamma * p_t * ratio };
+        let slope = alpha * power * (1.0 + bend) * f64::from(row.scale);
+        if row.wants_grad() {
+            let (each, at_target) = ((slope / softmax.sum()) as f32, (-slope * miss) as f32);
+            for k in (0..row.classes).step_by(LANES) {
+                let e = softmax.exp(s, row, 0, k, logits);
+                let grad = std::array::from_fn(|l| if k + l == t { at_target } else { e[l] * each });
+                row.put(s, k, grad);
+            }
+        }
+        alpha * if power == 0.0 { 0.0 } else { power * nll }
+    }
+}
+
+rowwise_loss!(SoftmaxFocal);
+class_methods!(SoftmaxFocal);

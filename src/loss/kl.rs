@@ -1,11 +1,13 @@
-use crate::call::{Loss, Request, Run, elementwise_methods};
+use crate::call::{Loss, Request, Run, class_methods, elementwise_methods};
 use crate::cpu::elementwise::{self, Point, Pointwise};
 use crate::cpu::math::Math;
-use crate::cpu::simd::Simd;
+use crate::cpu::rowwise::{Row, RowTarget, Rowwise};
+use crate::cpu::simd::{LANES, Simd};
+use crate::cpu::softmax::Softmax;
 use crate::element::Element;
 use crate::error::{Result, check_option};
-use crate::loss::elementwise_loss;
-use crate::params::KlDivProbsParams;
+use crate::loss::{elementwise_loss, rowwise_loss};
+use crate::params::{DistillationParams, KlDivProbsParams};
 
 /// Kullback-Leibler divergence of the target from an input of **log-probabilities**.
 ///
@@ -180,3 +182,127 @@ impl Pointwise for KlDivProbs {
 
 elementwise_loss!(KlDivProbs);
 elementwise_methods!(KlDivProbs);
+
+/// Knowledge distillation: the divergence between the softmaxes of two logit tensors, both softmaxes,
+/// the divergence and the gradient in one.
+///
+/// With `p = softmax(student / T)`, `q = softmax(teacher / T)`:
+///
+/// | | |
+/// |---|---|
+/// | value | `l = T^2 sum_k q_k (ln q_k - ln p_k)` a row |
+/// | gradient | `dl/ds_k = T (p_k - q_k)`; `dl/dt_k = T q_k (ln q_k - ln p_k - KL)` for the teacher, on request |
+/// | shapes | both tensors of one [`Shape`](crate::Shape) |
+/// | mean | divides by the rows: PyTorch's `batchmean` for `(rows, classes)` |
+/// | defaults | `T = 1`, multiplied by `T^2` |
+/// | PyTorch | `T**2 * F.kl_div(log_softmax(s / T), log_softmax(t / T), log_target=True, reduction="batchmean")` |
+///
+/// Source: Hinton et al., "Distilling the Knowledge in a Neural Network" (2015); the `T^2` keeps the size of
+/// the gradients when the temperature changes. Edge cases: a class that the teacher gives probability 0
+/// (minus infinity) contributes 0, whatever the student says.
+///
+/// ```
+/// use fused_loss::{Distillation, Reduction};
+/// # fn main() -> fused_loss::Result<()> {
+/// let (student, teacher) = ([0.0f32, 0.0], [2.0, -2.0]);
+/// let mut grad = [0.0; 2];
+/// let distil = Distillation::new().temperature(4.0)?;
+/// distil.forward_backward(&student, &teacher, (1, 2), Reduction::Mean, &mut grad)?;
+/// assert!(grad[0] < 0.0 && (grad[0] + grad[1]).abs() < 1e-6);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Distillation {
+    temperature: f32,
+    squared: bool,
+}
+
+impl Distillation {
+    /// `T = 1`.
+    pub fn new() -> Self {
+        Distillation { temperature: 1.0, squared: true }
+    }
+
+    /// Divides both logit tensors by this; finite and above zero.
+    pub fn temperature(mut self, temperature: f32) -> Result<Self> {
+        let ok = temperature.is_finite() && temperature > 0.0 && (1.0 / temperature).is_finite();
+        self.temperature = check_option("temperature", "a finite number above zero", temperature, ok)?;
+        Ok(self)
+    }
+
+    /// Whether the value is multiplied by `T^2`. Defaults to true.
+    pub fn scale_by_t2(mut self, squared: bool) -> Self {
+        self.squared = squared;
+        self
+    }
+
+    fn params(&self) -> DistillationParams {
+        let t = self.temperature;
+        DistillationParams { inv_temperature: 1.0 / t, factor: if self.squared { t * t } else { 1.0 } }
+    }
+}
+
+impl Default for Distillation {
+    fn default() -> Self {
+        Distillation::new()
+    }
+}
+
+impl Rowwise for Distillation {
+    const NAME: &'static str = "distillation";
+    const INDEX: bool = false;
+    const GRAD_TARGET: bool = true;
+
+    #[inline(always)]
+    fn row<S: Simd, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
+        let RowTarget::Dense(teacher) = row.target else { return 0.0 };
+        let DistillationParams { inv_temperature, factor } = self.params();
+        let student_logits = |row: &Row<'_, T>, k: usize| row.input(s, k, f32::NEG_INFINITY).map(|z| z * inv_temperature);
+        let teacher_logits =
+            |row: &Row<'_, T>, k: usize| row.dense(s, teacher, k, f32::NEG_INFINITY).map(|z| z * inv_temperature);
+        let p = Softmax::new(s, row, 0, student_logits, |_, _, _, _| ());
+        // sum q (ln q - ln p), less what the two normalisers add
+        let mut cross = [0f64; LANES];
+        let q = Softmax::new(s, row, 1, teacher_logits, |row, k, u, e| {
+            let z = student_logits(row, k);
+            for l in 0..LANES {
+                let gap = f64::from(u[l]) - f64::from(z[l] - p.max);
+                cross[l] += if e[l] == 0.0 { 0.0 } else { f64::from(e[l]) * gap };
+            }
+        });
+        let shift = p.ln_sum() - q.ln_sum();
+        let kl = cross.iter().sum::<f64>() / q.sum() + shift;
+
+        let scale = row.scale * factor * inv_temperature;
+        let (inv_p, inv_q) = ((1.0 / p.sum()) as f32, (1.0 / q.sum()) as f32);
+        // p - q, where both are near 1, is what the one misses less what the other does.
+        let both_ones = (q.miss(1.0) - p.miss(1.0)) as f32;
+        if row.wants_grad() {
+            for k in (0..row.classes).step_by(LANES) {
+                let ep = p.exp(s, row, 0, k, student_logits);
+                let eq = q.exp(s, row, 1, k, teacher_logits);
+                let grad = std::array::from_fn(|l| {
+                    let usual = ep[l] * inv_p - eq[l] * inv_q;
+                    scale * if ep[l] == 1.0 && eq[l] == 1.0 { both_ones } else { usual }
+                });
+                row.put(s, k, grad);
+            }
+        }
+        if row.wants_grad_target() {
+            let offset = (shift - kl) as f32;
+            for k in (0..row.classes).step_by(LANES) {
+                let (zs, zt) = (student_logits(row, k), teacher_logits(row, k));
+                let eq = q.exp(s, row, 1, k, teacher_logits);
+                let grad = std::array::from_fn(|l| {
+                    let gap = (zt[l] - q.max) - (zs[l] - p.max) + offset;
+                    if eq[l] == 0.0 { 0.0 } else { scale * eq[l] * inv_q * gap }
+                });
+                row.put_target(s, k, grad);
+            }
+        }
+        f64::from(factor) * kl
+    }
+}
+
+rowwise_loss!(Distillation);
+class_methods!(Distillation);

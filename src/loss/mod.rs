@@ -4,22 +4,28 @@ use crate::cpu::math::Math;
 use crate::cpu::simd::Simd;
 
 mod bce;
+mod cross_entropy;
 mod focal;
 mod gan;
 mod hinge;
 mod huber;
 mod kl;
 mod mae;
+mod margin;
 mod mse;
+mod penalty;
 
 pub use bce::{Bce, BceWithLogits};
-pub use focal::SigmoidFocal;
+pub use cross_entropy::{CrossEntropy, CrossEntropyProbs, Nll};
+pub use focal::{SigmoidFocal, SoftmaxFocal};
 pub use gan::{GanLoss, GanMode, GanTerm, RelativisticPair};
 pub use hinge::{Hinge, HingeLabels, SquaredHinge};
 pub use huber::{Huber, SmoothL1};
-pub use kl::{KlDiv, KlDivProbs};
+pub use kl::{Distillation, KlDiv, KlDivProbs};
 pub use mae::Mae;
+pub use margin::{CategoricalHinge, MultiMargin};
 pub use mse::Mse;
+pub use penalty::GradientPenalty;
 
 /// Makes a [`Pointwise`](crate::cpu::elementwise::Pointwise) type a [`Loss`](crate::Loss).
 macro_rules! elementwise_loss {
@@ -35,6 +41,21 @@ macro_rules! elementwise_loss {
     };
 }
 pub(crate) use elementwise_loss;
+
+/// Makes a [`Rowwise`](crate::cpu::rowwise::Rowwise) type a [`Loss`](crate::Loss).
+macro_rules! rowwise_loss {
+    ($loss:ty) => {
+        impl $crate::call::Loss for $loss {
+            const NAME: &'static str = <$loss as $crate::cpu::rowwise::Rowwise>::NAME;
+        }
+        impl $crate::call::Run for $loss {
+            fn run<T: $crate::Element>(&self, request: $crate::call::Request<'_, T>) -> $crate::Result<f32> {
+                $crate::cpu::rowwise::run(*self, request)
+            }
+        }
+    };
+}
+pub(crate) use rowwise_loss;
 
 /// -1, 0 or 1; NaN for NaN.
 #[inline(always)]

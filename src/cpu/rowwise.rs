@@ -1,0 +1,387 @@
+//! The row-wise skeleton: losses that look at all classes of a row before they know any gradient.
+//!
+//! A row is read from memory once and its gradient written once; the second and third look at it hit
+//! a cache. Rows with few enough classes are kept in a buffer on the stack between the looks, widened,
+//! and where an exponential was computed it is kept there too.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::mem::{Dst, Mode, Src, fence};
+use super::simd::{Isa, Kernel, LANES, Lanes, Simd};
+use super::tiles::Tiles;
+use crate::call::{Output, Request};
+use crate::element::Element;
+use crate::error::{Error, Result, check_len};
+use crate::reduction::Denominators;
+use crate::shape::Shape;
+use crate::target::{Indices, Target};
+
+/// Classes up to which a row stays in the buffer: 32 KiB of f32.
+pub(crate) const KEEP: usize = 8192;
+
+/// A row-wise loss.
+pub(crate) trait Rowwise: Copy + Send + Sync {
+    const NAME: &'static str;
+    /// It takes class-index targets.
+    const INDEX: bool = true;
+    /// It takes dense targets.
+    const DENSE: bool = true;
+    /// It takes class weights.
+    const CLASS_WEIGHT: bool = false;
+    /// It has a gradient for dense targets.
+    const GRAD_TARGET: bool = false;
+    /// The mean over class-index targets divides by the sum of their class weights (as PyTorch's
+    /// cross-entropy does) and not by their number.
+    const MEAN_BY_CLASS_WEIGHT: bool = false;
+
+    /// Rows with this index are left out.
+    fn ignore_index(&self) -> Option<i64> {
+        None
+    }
+
+    /// The value of one row; writes its gradients. Must be `#[inline(always)]`.
+    fn row<S: Simd, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64;
+}
+
+/// One row, and where its gradients go.
+pub(crate) struct Row<'a, T> {
+    pub(crate) classes: usize,
+    input: Strided<Src<'a, T>>,
+    pub(crate) target: RowTarget<'a, T>,
+    /// The weight of every class.
+    pub(crate) class_weight: Option<&'a [f32]>,
+    /// Their sum; the number of classes without.
+    pub(crate) class_weight_sum: f64,
+    /// What every gradient is multiplied by.
+    pub(crate) scale: f32,
+    grad_input: Option<(Dst<'a, T>, Mode)>,
+    grad_target: Option<(Dst<'a, T>, Mode)>,
+    /// Two rows of `KEEP` elements.
+    pub(crate) keep: &'a mut [Kept; 2],
+}
+
+/// A row between two looks at it.
+pub(crate) type Kept = [f32; KEEP];
+
+/// Where the elements of a row are.
+#[derive(Clone, Copy)]
+struct Strided<B> {
+    buffer: B,
+    base: usize,
+    stride: usize,
+}
+
+/// The target of one row.
+#[derive(Clone, Copy)]
+pub(crate) enum RowTarget<'a, T> {
+    Nothing,
+    Class(usize),
+    Dense(Src<'a, T>),
+}
+
+impl<T: Element> Row<'_, T> {
+    /// Whether the row fits the buffer.
+    pub(crate) fn fits(&self) -> bool {
+        self.classes <= KEEP
+    }
+
+    /// Whether there is a gradient to compute.
+    pub(crate) fn wants_grad(&self) -> bool {
+        self.grad_input.is_some()
+    }
+
+    /// Whether there is a gradient for the targets to compute.
+    pub(crate) fn wants_grad_target(&self) -> bool {
+        self.grad_target.is_some()
+    }
+
+    /// Input elements `k..k + 16`, then `pad` past the last class.
+    #[inline(always)]
+    pub(crate) fn input<S: Simd>(&self, s: S, k: usize, pad: f32) -> Lanes {
+        self.load(s, self.input.buffer, k, pad)
+    }
+
+    /// One input element.
+    #[inline(always)]
+    pub(crate) fn input_at(&self, k: usize) -> f32 {
+        // SAFETY: rows do not overlap, and a row belongs to one task.
+        unsafe { self.input.buffer.get(self.input.base + k * self.input.stride) }
+    }
+
+    /// Dense targets of classes `k..k + 16`, zero past the last class.
+    #[inline(always)]
+    pub(crate) fn dense<S: Simd>(&self, s: S, target: Src<'_, T>, k: usize, pad: f32) -> Lanes {
+        self.load(s, target, k, pad)
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(&self, s: S, src: Src<'_, T>, k: usize, pad: f32) -> Lanes {
+        let Strided { base, stride, .. } = self.input;
+        let count = LANES.min(self.classes - k);
+        // SAFETY: rows do not overlap, and a row belongs to one task.
+        unsafe {
+            match (stride, count) {
+                (1, LANES) => src.load(s, base + k),
+                (1, _) => src.load_part(s, base + k, count, pad),
+                _ => src.gather(s, base + k * stride, stride, count, pad),
+            }
+        }
+    }
+
+    /// Class weights of classes `k..k + 16`; 1 without, zero past the last class.
+    #[inline(always)]
+    pub(crate) fn class_weights(&self, k: usize) -> Lanes {
+        match self.class_weight {
+            Some(w) if self.classes - k >= LANES => w[k..k + LANES].try_into().expect("sixteen"),
+            Some(w) => std::array::from_fn(|l| w.get(k + l).copied().unwrap_or(0.0)),
+            None => std::array::from_fn(|l| if k + l < self.classes { 1.0 } else { 0.0 }),
+        }
+    }
+
+    /// The class weight of one class.
+    #[inline(always)]
+    pub(crate) fn class_weight_at(&self, k: usize) -> f32 {
+        self.class_weight.map_or(1.0, |w| w[k])
+    }
+
+    /// Writes the gradient of classes `k..k + 16`.
+    #[inline(always)]
+    pub(crate) fn put<S: Simd>(&self, s: S, k: usize, grad: Lanes) {
+        self.store(s, self.grad_input, k, grad);
+    }
+
+    /// Writes the gradient for the targets of classes `k..k + 16`.
+    #[inline(always)]
+    pub(crate) fn put_target<S: Simd>(&self, s: S, k: usize, grad: Lanes) {
+        self.store(s, self.grad_target, k, grad);
+    }
+
+    #[inline(always)]
+    fn store<S: Simd>(&self, s: S, out: Option<(Dst<'_, T>, Mode)>, k: usize, grad: Lanes) {
+        let Some((dst, mode)) = out else { return };
+        let Strided { base, stride, .. } = self.input;
+        let count = LANES.min(self.classes - k);
+        // SAFETY: rows do not overlap, and a row belongs to one task.
+        unsafe {
+            match (stride, count) {
+                (1, LANES) => dst.store(s, base + k, grad, mode),
+                _ => dst.scatter(s, base + k * stride, stride, count, grad, mode),
+            }
+        }
+    }
+}
+
+/// What a tile of rows needs to know.
+struct Plan<'a, T> {
+    shape: Shape,
+    input: Src<'a, T>,
+    target: RowTarget<'a, T>,
+    indices: Option<Indices<'a>>,
+    class_weight: Option<&'a [f32]>,
+    class_weight_sum: f64,
+    weight: Option<(&'a [f32], usize)>,
+    losses: Option<Dst<'a, f32>>,
+    grad_output: Option<&'a [f32]>,
+    grad_input: Option<(Dst<'a, T>, Mode)>,
+    grad_target: Option<(Dst<'a, T>, Mode)>,
+    scale: f32,
+}
+
+/// Runs the loss.
+pub(crate) fn run<T: Element, F: Rowwise>(loss: F, request: Request<'_, T>) -> Result<f32> {
+    let n = request.input.len();
+    let extras = request.extras;
+    let unsupported = |what| Error::Unsupported { loss: F::NAME, what };
+    let shape = extras.shape.ok_or(unsupported("a call without a shape"))?;
+    shape.check_input(n)?;
+    let rows = shape.rows();
+    if extras.class_weight.is_some() && !F::CLASS_WEIGHT {
+        return Err(unsupported("a class weight"));
+    }
+    if let Some(w) = extras.class_weight {
+        check_len("class_weight", shape.classes, w.len())?;
+    }
+    let weight = extras.weight.map(|w| w.per_loss(rows)).transpose()?;
+    let indices = extras.target.indices();
+    let target = match extras.target {
+        Target::Nothing if !F::INDEX && !F::DENSE => RowTarget::Nothing,
+        Target::Dense(t) if F::DENSE => {
+            check_len("target", n, t.len())?;
+            RowTarget::Dense(Src::new(t))
+        }
+        // The class itself is filled in row by row.
+        _ if indices.is_some() && F::INDEX => RowTarget::Nothing,
+        _ => return Err(unsupported("a target of this kind")),
+    };
+    if let Some(grad) = &extras.grad_target {
+        if !F::GRAD_TARGET || indices.is_some() {
+            return Err(unsupported("a gradient for these targets"));
+        }
+        check_len("grad_target", n, grad.len())?;
+    }
+    if indices.is_none() && loss.ignore_index().is_some_and(|i| i >= 0) {
+        return Err(unsupported("an ignored class with dense targets"));
+    }
+    let by_class = F::MEAN_BY_CLASS_WEIGHT && extras.class_weight.is_some();
+    let class_weight = extras.class_weight;
+    let denominators = match indices {
+        Some(indices) => {
+            check_len("target", rows, indices.len())?;
+            let scan = Scan { indices, classes: shape.classes, ignore: loss.ignore_index() };
+            scan.check()?;
+            let of_class = |class: usize| class_weight.map_or(1.0, |w| f64::from(w[class]));
+            let of_row = |row: usize| weight.map_or(1.0, |(w, each)| f64::from(w[row / each]));
+            Denominators {
+                mean: scan.sum(|_, class| if by_class { of_class(class) } else { 1.0 }),
+                weighted: match (weight, class_weight) {
+                    (None, None) => scan.sum(|_, _| 1.0),
+                    _ => scan.sum(|row, class| of_row(row) * of_class(class)),
+                },
+            }
+        }
+        None => Denominators {
+            mean: rows as f64,
+            weighted: weight.map_or(rows as f64, |(w, each)| super::tiles::sum_weights(w) * each as f64),
+        },
+    };
+    let (mut losses, mut grad_output, mut denominator) = (None, None, 1.0);
+    match request.output {
+        Output::Reduced(reduction) => {
+            reduction.check(rows)?;
+            denominator = reduction.denominator(&denominators);
+        }
+        Output::Unreduced { losses: l, grad_output: g } => {
+            if let Some(l) = l {
+                check_len("losses", rows, l.len())?;
+            }
+            if let Some(g) = g {
+                check_len("grad_output", rows, g.len())?;
+            }
+            (losses, grad_output) = (l, g);
+        }
+    }
+    let bytes = n * size_of::<T>();
+    let plan = Plan {
+        shape,
+        input: request.input,
+        target,
+        indices,
+        class_weight,
+        class_weight_sum: class_weight.map_or(shape.classes as f64, super::tiles::sum_weights),
+        weight,
+        losses,
+        grad_output,
+        grad_input: request.grad_input.map(|g| (g, Mode::new(extras.accumulate, request.in_place, bytes))),
+        grad_target: extras.grad_target.map(|g| (g, Mode::new(extras.accumulate, false, bytes))),
+        scale: (f64::from(extras.grad_output) / denominator) as f32,
+    };
+    let isa = Isa::detect();
+    let task = |start, end| isa.run(Tile { loss, plan: &plan, start, end });
+    let total = Tiles::rows(rows, shape.classes).sum_weighing(rows, n, task);
+    Ok((total / denominator) as f32)
+}
+
+struct Tile<'p, 'a, T, F> {
+    loss: F,
+    plan: &'p Plan<'a, T>,
+    start: usize,
+    end: usize,
+}
+
+impl<T: Element, F: Rowwise> Kernel for Tile<'_, '_, T, F> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f64 {
+        let Tile { loss, plan, start, end } = self;
+        let mut keep = [[0f32; KEEP]; 2];
+        let shape = plan.shape;
+        let mut total = 0.0;
+        for r in start..end {
+            let mut weight = 1.0;
+            if let Some((w, each)) = plan.weight {
+                weight = w[r / each];
+            }
+            let mut scale = plan.scale * weight;
+            if let Some(g) = plan.grad_output {
+                scale *= g[r];
+            }
+            let mut row = Row {
+                classes: shape.classes,
+                input: Strided {
+                    buffer: plan.input,
+                    base: r / shape.inner * shape.classes * shape.inner + r % shape.inner,
+                    stride: shape.inner,
+                },
+                target: plan.target,
+                class_weight: plan.class_weight,
+                class_weight_sum: plan.class_weight_sum,
+                scale,
+                grad_input: plan.grad_input,
+                grad_target: plan.grad_target,
+                keep: &mut keep,
+            };
+            let mut value = 0.0;
+            let index = plan.indices.map(|i| i.get(r));
+            if index.is_some() && index == loss.ignore_index() {
+                // Exactly zero, whatever the row holds.
+                for k in (0..shape.classes).step_by(LANES) {
+                    row.put(s, k, [0.0; LANES]);
+                }
+            } else {
+                if let Some(index) = index {
+                    row.target = RowTarget::Class(index as usize);
+                }
+                value = loss.row(s, &mut row) * f64::from(weight);
+            }
+            total += value;
+            if let Some(losses) = plan.losses {
+                // SAFETY: row `r` belongs to this task.
+                unsafe { losses.set(r, value as f32) };
+            }
+        }
+        fence();
+        total
+    }
+}
+
+/// The look at the class indices before anything is written.
+struct Scan<'a> {
+    indices: Indices<'a>,
+    classes: usize,
+    ignore: Option<i64>,
+}
+
+impl Scan<'_> {
+    /// The first row whose index is neither a class nor ignored is an error.
+    fn check(&self) -> Result<()> {
+        let first_bad = AtomicUsize::new(usize::MAX);
+        let rows = self.indices.len();
+        Tiles::new(rows, 1).sum(rows, |start, end| {
+            let bad = (start..end).find(|&row| {
+                let index = self.indices.get(row);
+                !(0..self.classes as i64).contains(&index) && Some(index) != self.ignore
+            });
+            if let Some(row) = bad {
+                first_bad.fetch_min(row, Ordering::Relaxed);
+            }
+            0.0
+        });
+        match first_bad.into_inner() {
+            usize::MAX => Ok(()),
+            row => Err(Error::ClassIndex { row, index: self.indices.get(row), classes: self.classes }),
+        }
+    }
+
+    /// The sum of `weight(row, class)` over the rows that are not ignored.
+    fn sum(&self, weight: impl Fn(usize, usize) -> f64 + Sync) -> f64 {
+        let rows = self.indices.len();
+        Tiles::new(rows, 1).sum(rows, |start, end| {
+            let of = |row| {
+                let index = self.indices.get(row);
+                if Some(index) == self.ignore { 0.0 } else { weight(row, index as usize) }
+            };
+            (start..end).map(of).sum()
+        })
+    }
+}
