@@ -145,17 +145,22 @@ params! {
         centred: u32,
     }
 
-    /// Dice and its kin.
+    /// Dice and its kin: with I = sum p t, P = sum p^k, T = sum t^k of a region, the loss is
+    /// `1 - (overlap I + smooth_nr) / (union_i I + union_p P + union_t T + smooth_dr)`.
     struct DiceParams {
+        /// Factor of I in the numerator.
+        overlap: f32,
+        /// Factor of I in the denominator.
+        union_i: f32,
+        /// Factor of P in the denominator.
+        union_p: f32,
+        /// Factor of T in the denominator.
+        union_t: f32,
         /// Added to the numerator.
         smooth_nr: f32,
         /// Added to the denominator.
         smooth_dr: f32,
-        /// Weight of false positives; 1/2 for Dice, 1 for Jaccard.
-        alpha: f32,
-        /// Weight of false negatives; 1/2 for Dice, 1 for Jaccard.
-        beta: f32,
-        /// Sum squares in the denominator.
+        /// k is 2 if not zero, else 1.
         squared: u32,
     }
 }

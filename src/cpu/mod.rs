@@ -2,6 +2,7 @@
 pub(crate) mod elementwise;
 pub(crate) mod math;
 pub(crate) mod mem;
+pub(crate) mod region;
 pub(crate) mod rowwise;
 pub(crate) mod simd;
 pub(crate) mod softmax;

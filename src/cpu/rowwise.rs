@@ -346,15 +346,15 @@ impl<T: Element, F: Rowwise> Kernel for Tile<'_, '_, T, F> {
 }
 
 /// The look at the class indices before anything is written.
-struct Scan<'a> {
-    indices: Indices<'a>,
-    classes: usize,
-    ignore: Option<i64>,
+pub(crate) struct Scan<'a> {
+    pub(crate) indices: Indices<'a>,
+    pub(crate) classes: usize,
+    pub(crate) ignore: Option<i64>,
 }
 
 impl Scan<'_> {
     /// The first row whose index is neither a class nor ignored is an error.
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let first_bad = AtomicUsize::new(usize::MAX);
         let rows = self.indices.len();
         Tiles::new(rows, 1).sum(rows, |start, end| {

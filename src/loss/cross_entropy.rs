@@ -145,6 +145,18 @@ impl Rowwise for CrossEntropy {
         let value = if mass == 0.0 { 0.0 } else { mass * softmax.ln_sum() } + cost;
         let value = if z_loss == 0.0 { value } else { value + f64::from(z_loss) * lse * lse };
 
+        // Before the gradient of the input, which in place overwrites the logits.
+        if row.wants_grad_target() {
+            let (ln_sum, max) = (softmax.ln_sum() as f32, softmax.max);
+            for k in (0..row.classes).step_by(LANES) {
+                let (z, w) = (logits(row, k), row.class_weights(k));
+                let grad = std::array::from_fn(|l| {
+                    let factor = w[l] * (1.0 - smoothing) * row.scale;
+                    if factor == 0.0 { 0.0 } else { factor * (ln_sum + (max - z[l])) }
+                });
+                row.put_target(s, k, grad);
+            }
+        }
         if row.wants_grad() {
             // dl/dz = p (mass + pull) - a, and where p is near 1 the same as (mass - a) - mass (1 - p) + pull p.
             let scale = f64::from(row.scale);
@@ -176,18 +188,6 @@ impl Rowwise for CrossEntropy {
                     }
                 }
                 row.put(s, k, grad);
-            }
-        }
-        if row.wants_grad_target() {
-            let RowTarget::Dense(_) = row.target else { return value };
-            let (ln_sum, max) = (softmax.ln_sum() as f32, softmax.max);
-            for k in (0..row.classes).step_by(LANES) {
-                let (z, w) = (logits(row, k), row.class_weights(k));
-                let grad = std::array::from_fn(|l| {
-                    let factor = w[l] * (1.0 - smoothing) * row.scale;
-                    if factor == 0.0 { 0.0 } else { factor * (ln_sum + (max - z[l])) }
-                });
-                row.put_target(s, k, grad);
             }
         }
         value
@@ -360,6 +360,13 @@ impl Rowwise for CrossEntropyProbs {
             }
         }
         let value = value.iter().sum();
+        if row.wants_grad_target() {
+            for k in (0..row.classes).step_by(LANES) {
+                let (x, w) = (row.input(s, k, 0.0), row.class_weights(k));
+                let grad = std::array::from_fn(|l| -w[l] * (1.0 - smoothing) * s.ln(clip(x[l]).0) * row.scale);
+                row.put_target(s, k, grad);
+            }
+        }
         if row.wants_grad() {
             let free = free.iter().sum::<f64>() as f32;
             let scale = inv_sum * row.scale;
@@ -371,13 +378,6 @@ impl Rowwise for CrossEntropyProbs {
                     (free - if inside { a[l] / q } else { 0.0 }) * scale
                 });
                 row.put(s, k, grad);
-            }
-        }
-        if row.wants_grad_target() {
-            for k in (0..row.classes).step_by(LANES) {
-                let (x, w) = (row.input(s, k, 0.0), row.class_weights(k));
-                let grad = std::array::from_fn(|l| -w[l] * (1.0 - smoothing) * s.ln(clip(x[l]).0) * row.scale);
-                row.put_target(s, k, grad);
             }
         }
         // A sum that is not a number above zero is not a distribution, whatever class was asked for.

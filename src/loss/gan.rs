@@ -3,7 +3,7 @@ use crate::cpu::elementwise::{self, Point, Pointwise};
 use crate::cpu::simd::Simd;
 use crate::element::Element;
 use crate::error::{Error, Result, check_option};
-use crate::loss::{Bce, elementwise_loss, logistic};
+use crate::loss::{Bce, logistic};
 use crate::params::GanTermParams;
 use crate::reduction::Reduction;
 use crate::target::Target;
@@ -276,45 +276,3 @@ term!(Hinge, |_, p: GanTermParams, x| {
     Point { value: inside, grad: if short > 0.0 { -p.sign } else { inside } }
 });
 term!(Probability, |s, p: GanTermParams, x| Bce::new().eval(s, x, p.label, 1.0));
-
-/// Relativistic pairing GAN: how much more real is each real sample than the fake one beside it?
-///
-/// | | |
-/// |---|---|
-/// | value | `D: sp(F - R)`, `G: sp(R - F)` |
-/// | gradient | `D: dl/dF = sigmoid(F - R) = -dl/dR`; for the generator the same with R and F swapped |
-/// | shapes | input and target of equal length: for the discriminator `(fake, real)`, for the generator `(real, fake)` |
-/// | source | Jolicoeur-Martineau 2018; the loss of R3GAN, Huang et al. 2024 |
-///
-/// It is an element-wise loss `softplus(input - target)` with gradients for both sides.
-///
-/// ```
-/// use fused_loss::{Reduction, RelativisticPair};
-/// # fn main() -> fused_loss::Result<()> {
-/// let (real, fake) = ([1.2, -0.3, 0.8], [-0.5, 0.4, -1.1]);
-/// let (mut grad_real, mut grad_fake) = ([0.0; 3], [0.0; 3]);
-/// let d = RelativisticPair.call(&fake, &real).grad_target(&mut grad_real).forward_backward(Reduction::Mean, &mut grad_fake)?;
-/// assert!((d - 0.470119612_f32).abs() < 1e-6);
-/// # Ok(()) }
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct RelativisticPair;
-
-impl Pointwise for RelativisticPair {
-    const NAME: &'static str = "relativistic pair";
-    const GRAD_TARGET: bool = true;
-
-    #[inline(always)]
-    fn eval<S: Simd>(&self, s: S, x: f32, t: f32, _: f32) -> Point {
-        let l = logistic(s, x - t);
-        Point { value: l.softplus, grad: l.sigmoid }
-    }
-
-    #[inline(always)]
-    fn grad_target<S: Simd>(&self, s: S, x: f32, t: f32, aux: f32) -> f32 {
-        -self.eval(s, x, t, aux).grad
-    }
-}
-
-elementwise_loss!(RelativisticPair);
-crate::call::elementwise_methods!(RelativisticPair);

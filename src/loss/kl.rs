@@ -277,17 +277,6 @@ impl Rowwise for Distillation {
         let (inv_p, inv_q) = ((1.0 / p.sum()) as f32, (1.0 / q.sum()) as f32);
         // p - q, where both are near 1, is what the one misses less what the other does.
         let both_ones = (q.miss(1.0) - p.miss(1.0)) as f32;
-        if row.wants_grad() {
-            for k in (0..row.classes).step_by(LANES) {
-                let ep = p.exp(s, row, 0, k, student_logits);
-                let eq = q.exp(s, row, 1, k, teacher_logits);
-                let grad = std::array::from_fn(|l| {
-                    let usual = ep[l] * inv_p - eq[l] * inv_q;
-                    scale * if ep[l] == 1.0 && eq[l] == 1.0 { both_ones } else { usual }
-                });
-                row.put(s, k, grad);
-            }
-        }
         if row.wants_grad_target() {
             let offset = (shift - kl) as f32;
             for k in (0..row.classes).step_by(LANES) {
@@ -298,6 +287,17 @@ impl Rowwise for Distillation {
                     if eq[l] == 0.0 { 0.0 } else { scale * eq[l] * inv_q * gap }
                 });
                 row.put_target(s, k, grad);
+            }
+        }
+        if row.wants_grad() {
+            for k in (0..row.classes).step_by(LANES) {
+                let ep = p.exp(s, row, 0, k, student_logits);
+                let eq = q.exp(s, row, 1, k, teacher_logits);
+                let grad = std::array::from_fn(|l| {
+                    let usual = ep[l] * inv_p - eq[l] * inv_q;
+                    scale * if ep[l] == 1.0 && eq[l] == 1.0 { both_ones } else { usual }
+                });
+                row.put(s, k, grad);
             }
         }
         f64::from(factor) * kl

@@ -5,6 +5,7 @@ use crate::cpu::simd::Simd;
 
 mod bce;
 mod cross_entropy;
+mod dice;
 mod focal;
 mod gan;
 mod hinge;
@@ -14,11 +15,14 @@ mod mae;
 mod margin;
 mod mse;
 mod penalty;
+#[allow(unsafe_code)] // loads and stores of its own, for it fits no skeleton
+mod relativistic;
 
 pub use bce::{Bce, BceWithLogits};
 pub use cross_entropy::{CrossEntropy, CrossEntropyProbs, Nll};
+pub use dice::{DiceLoss, TverskyLoss};
 pub use focal::{SigmoidFocal, SoftmaxFocal};
-pub use gan::{GanLoss, GanMode, GanTerm, RelativisticPair};
+pub use gan::{GanLoss, GanMode, GanTerm};
 pub use hinge::{Hinge, HingeLabels, SquaredHinge};
 pub use huber::{Huber, SmoothL1};
 pub use kl::{Distillation, KlDiv, KlDivProbs};
@@ -26,6 +30,7 @@ pub use mae::Mae;
 pub use margin::{CategoricalHinge, MultiMargin};
 pub use mse::Mse;
 pub use penalty::GradientPenalty;
+pub use relativistic::{RelativisticAverage, RelativisticPair};
 
 /// Makes a [`Pointwise`](crate::cpu::elementwise::Pointwise) type a [`Loss`](crate::Loss).
 macro_rules! elementwise_loss {

@@ -1,0 +1,550 @@
+//! The region skeleton: losses of sums over a region of an image, of which Dice is one.
+//!
+//! A region is a channel of a sample, or of the whole batch. It is looked at twice: for its sums, and
+//! for its gradients, which need them. Regions follow one another, so that the second look finds what
+//! it can in a cache. With softmax the channels of a position depend on each other and the regions of a
+//! sample go together; sixteen positions lie side by side in the lanes there.
+
+use rayon::prelude::*;
+
+use super::math::Math;
+use super::mem::{Dst, Mode, Src, fence};
+use super::rowwise::{KEEP, Scan};
+use super::simd::{Isa, Kernel, LANES, Lanes, Simd};
+use crate::call::{Output, Request};
+use crate::element::Element;
+use crate::error::{Error, Result, check_len};
+use crate::loss::logistic;
+use crate::params::DiceParams;
+use crate::reduction::Denominators;
+use crate::target::{Indices, Target};
+
+/// What is done to the input first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activation {
+    None,
+    Sigmoid,
+    Softmax,
+}
+
+/// A region loss with its options.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Region {
+    pub(crate) name: &'static str,
+    pub(crate) params: DiceParams,
+    pub(crate) activation: Activation,
+    /// A region is a channel of the whole batch, not of a sample.
+    pub(crate) batch: bool,
+    /// Channel 0 has a loss too.
+    pub(crate) include_background: bool,
+}
+
+/// I, P and T of a region.
+type Sums = [f64; 3];
+
+/// The gradient of a region's loss is `overlap * t + size * p^(k - 1)` at every element.
+#[derive(Clone, Copy, Default)]
+struct Slopes {
+    overlap: f32,
+    size: f32,
+}
+
+impl DiceParams {
+    /// The value of a region with these sums, and its slopes.
+    fn value(&self, [i, p, t]: Sums) -> (f64, [f64; 2]) {
+        let power = if self.squared == 0 { 1.0 } else { 2.0 };
+        let [overlap, union_i, union_p, union_t] = [self.overlap, self.union_i, self.union_p, self.union_t].map(f64::from);
+        let nr = overlap * i + f64::from(self.smooth_nr);
+        let dr = union_i * i + union_p * p + union_t * t + f64::from(self.smooth_dr);
+        let (score, inv) = (nr / dr, 1.0 / dr);
+        (1.0 - score, [(score * union_i - overlap) * inv, power * score * union_p * inv])
+    }
+}
+
+/// What every tile needs to know.
+struct Plan<'a, T> {
+    region: Region,
+    channels: usize,
+    /// Positions of a channel of a sample.
+    inner: usize,
+    input: Src<'a, T>,
+    target: RegionTarget<'a, T>,
+    grad: Option<(Dst<'a, T>, Mode)>,
+}
+
+#[derive(Clone, Copy)]
+enum RegionTarget<'a, T> {
+    Dense(Src<'a, T>),
+    Index(Indices<'a>),
+}
+
+/// Elements summed in f32 before the sum goes to f64.
+const BLOCK: usize = 8 * LANES;
+/// Positions of a tile, as many as fixed by nothing but this.
+const TILE: usize = 1 << 14;
+/// Elements of a group from which several threads share it.
+const SPLIT_MIN: usize = 1 << 18;
+
+/// Runs the loss.
+pub(crate) fn run<T: Element>(region: Region, request: Request<'_, T>) -> Result<f32> {
+    let n = request.input.len();
+    let extras = request.extras;
+    let unsupported = |what| Error::Unsupported { loss: region.name, what };
+    let shape = extras.shape.ok_or(unsupported("a call without a shape"))?;
+    shape.check_input(n)?;
+    let (samples, channels, inner) = (shape.outer, shape.classes, shape.inner);
+    let background = usize::from(!region.include_background);
+    if channels == background {
+        return Err(unsupported("leaving out the background of a single channel"));
+    }
+    let counted = channels - background;
+    let regions = if region.batch { counted } else { samples * counted };
+    if let Some(w) = extras.class_weight {
+        check_len("class_weight", counted, w.len())?;
+    }
+    if extras.grad_target.is_some() {
+        return Err(unsupported("a gradient for the targets"));
+    }
+    let weight = extras.weight.map(|w| w.per_loss(regions)).transpose()?;
+    let target = match extras.target {
+        Target::Dense(t) => {
+            check_len("target", n, t.len())?;
+            RegionTarget::Dense(Src::new(t))
+        }
+        Target::Nothing => return Err(unsupported("a call without targets")),
+        _ => {
+            let indices = extras.target.indices().expect("the other targets are indices");
+            check_len("target", samples * inner, indices.len())?;
+            Scan { indices, classes: channels, ignore: None }.check()?;
+            RegionTarget::Index(indices)
+        }
+    };
+    let weight_of = |r: usize| {
+        let class = extras.class_weight.map_or(1.0, |w| w[r % counted]);
+        class * weight.map_or(1.0, |(w, each)| w[r / each])
+    };
+    let (mut losses, mut grad_output, mut denominator) = (None, None, 1.0);
+    match request.output {
+        Output::Reduced(reduction) => {
+            reduction.check(regions)?;
+            let weighted = (0..regions).map(|r| f64::from(weight_of(r))).sum();
+            denominator = reduction.denominator(&Denominators { mean: regions as f64, weighted });
+        }
+        Output::Unreduced { losses: l, grad_output: g } => {
+            if let Some(l) = l {
+                check_len("losses", regions, l.len())?;
+            }
+            if let Some(g) = g {
+                check_len("grad_output", regions, g.len())?;
+            }
+            (losses, grad_output) = (l, g);
+        }
+    }
+    if regions == 0 {
+        return Ok((0.0 / denominator) as f32);
+    }
+    let bytes = n * size_of::<T>();
+    let mode = Mode::new(extras.accumulate, request.in_place, bytes);
+    let plan =
+        Plan { region, channels, inner, input: request.input, target, grad: request.grad_input.map(|g| (g, mode)) };
+    let scale = f64::from(extras.grad_output) / denominator;
+    let finish = |r: usize, sums: Sums| {
+        let (value, slopes) = region.params.value(sums);
+        let weight = f64::from(weight_of(r));
+        if let Some(losses) = losses {
+            // SAFETY: region `r` is finished by one task.
+            unsafe { losses.set(r, (value * weight) as f32) };
+        }
+        let scale = scale * weight * grad_output.map_or(1.0, |g| f64::from(g[r]));
+        (value * weight, Slopes { overlap: (slopes[0] * scale) as f32, size: (slopes[1] * scale) as f32 })
+    };
+
+    // A group is the regions that are worked on together: their samples and their channels.
+    let samples_of = |group: usize, each: usize| if region.batch { 0..samples } else { group / each..group / each + 1 };
+    let value = if region.activation == Activation::Softmax {
+        let groups = if region.batch { 1 } else { samples };
+        for_groups(groups, n / groups, |group, split| {
+            let samples = samples_of(group, 1);
+            let sums = plan.softmax_sums(samples.clone(), split);
+            let mut slopes = vec![Slopes::default(); channels];
+            let mut value = 0.0;
+            for c in background..channels {
+                let (v, s) = finish(group * counted + c - background, sums[c]);
+                value += v;
+                slopes[c] = s;
+            }
+            plan.softmax_grads(samples, &slopes, split);
+            value
+        })
+    } else {
+        let groups = if region.batch { channels } else { samples * channels };
+        for_groups(groups, n / groups, |group, split| {
+            let (samples, c) = (samples_of(group, channels), group % channels);
+            if c < background {
+                plan.pointwise_grads(samples, c, Slopes::default(), split);
+                return 0.0;
+            }
+            let sums = plan.pointwise_sums(samples.clone(), c, split);
+            let (value, slopes) = finish(group / channels * counted + c - background, sums);
+            plan.pointwise_grads(samples, c, slopes, split);
+            value
+        })
+    };
+    Ok((value / denominator) as f32)
+}
+
+/// The sum of `task` over all groups, in order. Small groups are dealt to the threads, large ones are
+/// split among them; the result is the same.
+fn for_groups(groups: usize, elements: usize, task: impl Fn(usize, bool) -> f64 + Sync) -> f64 {
+    if elements >= SPLIT_MIN {
+        (0..groups).map(|g| task(g, true)).sum()
+    } else if groups > 1 && groups * elements >= SPLIT_MIN {
+        let mut values = vec![0.0; groups];
+        values.par_iter_mut().enumerate().for_each(|(g, v)| *v = task(g, false));
+        values.iter().sum()
+    } else {
+        (0..groups).map(|g| task(g, false)).sum()
+    }
+}
+
+/// Runs `task(sample, start, end)` over tiles of positions and adds up what it returns, in order.
+fn for_tiles<R: Send>(
+    samples: std::ops::Range<usize>,
+    inner: usize,
+    tile: usize,
+    split: bool,
+    task: impl Fn(usize, usize, usize) -> R + Sync,
+    mut add: impl FnMut(R),
+) {
+    let per_sample = inner.div_ceil(tile);
+    let one = |j: usize| {
+        let start = j % per_sample * tile;
+        task(samples.start + j / per_sample, start, inner.min(start + tile))
+    };
+    let count = samples.len() * per_sample;
+    if split && count > 1 {
+        (0..count).into_par_iter().map(one).collect::<Vec<R>>().into_iter().for_each(add);
+    } else {
+        (0..count).for_each(|j| add(one(j)));
+    }
+}
+
+impl<T: Element> Plan<'_, T> {
+    /// The sums of one region.
+    fn pointwise_sums(&self, samples: std::ops::Range<usize>, c: usize, split: bool) -> Sums {
+        let isa = Isa::detect();
+        let mut sums = [0.0; 3];
+        let task = |n, start, end| isa.run(PointwiseSums { plan: self, n, c, start, end });
+        for_tiles(samples, self.inner, tile_of(self.inner), split, task, |s| add(&mut sums, s));
+        sums
+    }
+
+    /// The gradients of one region.
+    fn pointwise_grads(&self, samples: std::ops::Range<usize>, c: usize, slopes: Slopes, split: bool) {
+        let Some(grad) = self.grad else { return };
+        let isa = Isa::detect();
+        let task = |n, start, end| isa.run(PointwiseGrads { plan: self, n, c, start, end, slopes, grad });
+        for_tiles(samples, self.inner, tile_of(self.inner), split, task, |()| ());
+    }
+
+    /// The sums of all channels.
+    fn softmax_sums(&self, samples: std::ops::Range<usize>, split: bool) -> Vec<Sums> {
+        let isa = Isa::detect();
+        let mut sums = vec![[0.0; 3]; self.channels];
+        let task = |n, start, end| isa.run(SoftmaxSums { plan: self, n, start, end });
+        for_tiles(samples, self.inner, self.softmax_tile(), split, task, |tile: Vec<Sums>| {
+            sums.iter_mut().zip(tile).for_each(|(sum, s)| add(sum, s));
+        });
+        sums
+    }
+
+    /// The gradients of all channels.
+    fn softmax_grads(&self, samples: std::ops::Range<usize>, slopes: &[Slopes], split: bool) {
+        let Some(grad) = self.grad else { return };
+        let isa = Isa::detect();
+        let task = |n, start, end| isa.run(SoftmaxGrads { plan: self, n, start, end, slopes, grad });
+        for_tiles(samples, self.inner, self.softmax_tile(), split, task, |()| ());
+    }
+
+    /// Positions of a tile with all their channels.
+    fn softmax_tile(&self) -> usize {
+        (tile_of(self.inner) / self.channels).max(self.inner / 256).max(BLOCK).next_multiple_of(BLOCK)
+    }
+
+    /// Input of positions `i..i + count` of a channel.
+    #[inline(always)]
+    fn input<S: Simd>(&self, s: S, n: usize, c: usize, i: usize, count: usize) -> Lanes {
+        load(s, self.input, (n * self.channels + c) * self.inner + i, count)
+    }
+
+    /// Targets of the same.
+    #[inline(always)]
+    fn target<S: Simd>(&self, s: S, n: usize, c: usize, i: usize, count: usize) -> Lanes {
+        match self.target {
+            RegionTarget::Dense(t) => load(s, t, (n * self.channels + c) * self.inner + i, count),
+            RegionTarget::Index(indices) => {
+                let mut t: Lanes = [0.0; LANES];
+                for (l, t) in t[..count].iter_mut().enumerate() {
+                    *t = if indices.get(n * self.inner + i + l) == c as i64 { 1.0 } else { 0.0 };
+                }
+                t
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn store<S: Simd>(&self, s: S, (dst, mode): (Dst<'_, T>, Mode), n: usize, c: usize, i: usize, count: usize, g: Lanes) {
+        let at = (n * self.channels + c) * self.inner + i;
+        // SAFETY: tiles do not overlap, and a tile belongs to one task.
+        unsafe { if count == LANES { dst.store(s, at, g, mode) } else { dst.scatter(s, at, 1, count, g, mode) } }
+    }
+}
+
+fn tile_of(inner: usize) -> usize {
+    // At most 1024 partial sums a sample.
+    TILE.max(inner / 1024).next_multiple_of(BLOCK)
+}
+
+fn add(sum: &mut Sums, other: Sums) {
+    for k in 0..3 {
+        sum[k] += other[k];
+    }
+}
+
+#[inline(always)]
+fn load<S: Simd, T: Element>(s: S, src: Src<'_, T>, at: usize, count: usize) -> Lanes {
+    // SAFETY: tiles do not overlap, and a tile belongs to one task.
+    unsafe { if count == LANES { src.load(s, at) } else { src.load_part(s, at, count, 0.0) } }
+}
+
+/// Sums of one region in f32 lanes, emptied into f64 ones every `BLOCK` elements.
+struct LaneSums([Lanes; 3]);
+
+impl LaneSums {
+    #[inline(always)]
+    fn add(&mut self, squared: bool, p: &Lanes, t: &Lanes, count: usize) {
+        for l in 0..LANES {
+            let inside = if l < count { 1.0 } else { 0.0 };
+            self.0[0][l] += inside * (p[l] * t[l]);
+            self.0[1][l] += inside * if squared { p[l] * p[l] } else { p[l] };
+            self.0[2][l] += if squared { t[l] * t[l] } else { t[l] };
+        }
+    }
+
+    #[inline(always)]
+    fn empty_into(&mut self, total: &mut [[f64; LANES]; 3]) {
+        for k in 0..3 {
+            for l in 0..LANES {
+                total[k][l] += f64::from(self.0[k][l]);
+            }
+        }
+        self.0 = [[0.0; LANES]; 3];
+    }
+}
+
+struct PointwiseSums<'p, 'a, T> {
+    plan: &'p Plan<'a, T>,
+    n: usize,
+    c: usize,
+    start: usize,
+    end: usize,
+}
+
+impl<T: Element> Kernel for PointwiseSums<'_, '_, T> {
+    type Output = Sums;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Sums {
+        let PointwiseSums { plan, n, c, start, end } = self;
+        let squared = plan.region.params.squared != 0;
+        let sigmoid = plan.region.activation == Activation::Sigmoid;
+        let mut total = [[0f64; LANES]; 3];
+        for block in (start..end).step_by(BLOCK) {
+            let mut sums = LaneSums([[0.0; LANES]; 3]);
+            for i in (block..end.min(block + BLOCK)).step_by(LANES) {
+                let count = LANES.min(end - i);
+                let mut p = plan.input(s, n, c, i, count);
+                let t = plan.target(s, n, c, i, count);
+                if sigmoid {
+                    for p in &mut p {
+                        *p = s.sigmoid(*p);
+                    }
+                }
+                sums.add(squared, &p, &t, count);
+            }
+            sums.empty_into(&mut total);
+        }
+        total.map(|lanes| lanes.iter().sum())
+    }
+}
+
+struct PointwiseGrads<'p, 'a, T> {
+    plan: &'p Plan<'a, T>,
+    n: usize,
+    c: usize,
+    start: usize,
+    end: usize,
+    slopes: Slopes,
+    grad: (Dst<'a, T>, Mode),
+}
+
+impl<T: Element> Kernel for PointwiseGrads<'_, '_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let PointwiseGrads { plan, n, c, start, end, slopes, grad } = self;
+        let squared = plan.region.params.squared != 0;
+        let sigmoid = plan.region.activation == Activation::Sigmoid;
+        for i in (start..end).step_by(LANES) {
+            let count = LANES.min(end - i);
+            let x = plan.input(s, n, c, i, count);
+            let t = plan.target(s, n, c, i, count);
+            let mut g: Lanes = [0.0; LANES];
+            for l in 0..LANES {
+                if sigmoid {
+                    let y = logistic(s, x[l]);
+                    let slope = slopes.overlap * t[l] + slopes.size * if squared { y.sigmoid } else { 1.0 };
+                    g[l] = slope * (y.sigmoid * y.sigmoid_neg);
+                } else {
+                    g[l] = slopes.overlap * t[l] + slopes.size * if squared { x[l] } else { 1.0 };
+                }
+            }
+            plan.store(s, grad, n, c, i, count, g);
+        }
+        fence();
+    }
+}
+
+/// Softmax over the channels of sixteen positions. The probabilities stay in `keep` if they fit.
+struct PositionSoftmax<'k> {
+    keep: &'k mut [f32; KEEP],
+    max: Lanes,
+    inv_sum: Lanes,
+}
+
+impl PositionSoftmax<'_> {
+    #[inline(always)]
+    fn look<S: Simd, T: Element>(&mut self, s: S, plan: &Plan<'_, T>, n: usize, i: usize, count: usize) {
+        let mut max = [f32::NEG_INFINITY; LANES];
+        for c in 0..plan.channels {
+            let x = plan.input(s, n, c, i, count);
+            for l in 0..LANES {
+                max[l] = if x[l] > max[l] { x[l] } else { max[l] };
+            }
+        }
+        let mut sum: Lanes = [0.0; LANES];
+        let fits = self.fits(plan);
+        for c in 0..plan.channels {
+            let x = plan.input(s, n, c, i, count);
+            let e: Lanes = std::array::from_fn(|l| s.exp_neg(x[l] - max[l]));
+            for l in 0..LANES {
+                sum[l] += e[l];
+            }
+            if fits {
+                self.keep[c * LANES..(c + 1) * LANES].copy_from_slice(&e);
+            }
+        }
+        (self.max, self.inv_sum) = (max, sum.map(|s| 1.0 / s));
+    }
+
+    #[inline(always)]
+    fn fits<T: Element>(&self, plan: &Plan<'_, T>) -> bool {
+        plan.channels * LANES <= KEEP
+    }
+
+    #[inline(always)]
+    fn at<S: Simd, T: Element>(&self, s: S, plan: &Plan<'_, T>, n: usize, c: usize, i: usize, count: usize) -> Lanes {
+        let e: Lanes = if self.fits(plan) {
+            self.keep[c * LANES..(c + 1) * LANES].try_into().expect("sixteen")
+        } else {
+            let x = plan.input(s, n, c, i, count);
+            std::array::from_fn(|l| s.exp_neg(x[l] - self.max[l]))
+        };
+        std::array::from_fn(|l| e[l] * self.inv_sum[l])
+    }
+}
+
+struct SoftmaxSums<'p, 'a, T> {
+    plan: &'p Plan<'a, T>,
+    n: usize,
+    start: usize,
+    end: usize,
+}
+
+impl<T: Element> Kernel for SoftmaxSums<'_, '_, T> {
+    type Output = Vec<Sums>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Vec<Sums> {
+        let SoftmaxSums { plan, n, start, end } = self;
+        let squared = plan.region.params.squared != 0;
+        let mut keep = [0.0; KEEP];
+        let mut softmax = PositionSoftmax { keep: &mut keep, max: [0.0; LANES], inv_sum: [0.0; LANES] };
+        let mut total = vec![[0f64; 3]; plan.channels];
+        for i in (start..end).step_by(LANES) {
+            let count = LANES.min(end - i);
+            softmax.look(s, plan, n, i, count);
+            for (c, total) in total.iter_mut().enumerate() {
+                let mut sums = LaneSums([[0.0; LANES]; 3]);
+                sums.add(squared, &softmax.at(s, plan, n, c, i, count), &plan.target(s, n, c, i, count), count);
+                for k in 0..3 {
+                    total[k] += f64::from(sum16(&sums.0[k]));
+                }
+            }
+        }
+        total
+    }
+}
+
+/// The sum of sixteen lanes, as a tree.
+#[inline(always)]
+fn sum16(x: &Lanes) -> f32 {
+    let eight: [f32; 8] = std::array::from_fn(|l| x[l] + x[l + 8]);
+    let four: [f32; 4] = std::array::from_fn(|l| eight[l] + eight[l + 4]);
+    (four[0] + four[2]) + (four[1] + four[3])
+}
+
+struct SoftmaxGrads<'p, 'a, T> {
+    plan: &'p Plan<'a, T>,
+    n: usize,
+    start: usize,
+    end: usize,
+    slopes: &'p [Slopes],
+    grad: (Dst<'a, T>, Mode),
+}
+
+impl<T: Element> Kernel for SoftmaxGrads<'_, '_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let SoftmaxGrads { plan, n, start, end, slopes, grad } = self;
+        let squared = plan.region.params.squared != 0;
+        let mut keep = [0.0; KEEP];
+        let mut softmax = PositionSoftmax { keep: &mut keep, max: [0.0; LANES], inv_sum: [0.0; LANES] };
+        // dl/dp of a channel
+        let slope = |c: usize, p: &Lanes, t: &Lanes| -> Lanes {
+            let Slopes { overlap, size } = slopes[c];
+            std::array::from_fn(|l| overlap * t[l] + size * if squared { p[l] } else { 1.0 })
+        };
+        for i in (start..end).step_by(LANES) {
+            let count = LANES.min(end - i);
+            softmax.look(s, plan, n, i, count);
+            let mut mean: Lanes = [0.0; LANES];
+            for c in 0..plan.channels {
+                let (p, t) = (softmax.at(s, plan, n, c, i, count), plan.target(s, n, c, i, count));
+                let h = slope(c, &p, &t);
+                for l in 0..LANES {
+                    mean[l] += h[l] * p[l];
+                }
+            }
+            for c in 0..plan.channels {
+                let (p, t) = (softmax.at(s, plan, n, c, i, count), plan.target(s, n, c, i, count));
+                let h = slope(c, &p, &t);
+                plan.store(s, grad, n, c, i, count, std::array::from_fn(|l| p[l] * (h[l] - mean[l])));
+            }
+        }
+        fence();
+    }
+}

