@@ -84,17 +84,23 @@ impl Element for bf16 {
 impl Storage for bf16 {
     #[inline(always)]
     fn widen<S: Simd>(_: S, x: &[bf16; LANES]) -> Lanes {
-        std::array::from_fn(|l| f32::from_bits(u32::from(x[l].to_bits()) << 16))
+        let mut out: Lanes = [0.0; LANES];
+        for l in 0..LANES {
+            out[l] = f32::from_bits(u32::from(x[l].to_bits()) << 16);
+        }
+        out
     }
     #[inline(always)]
     fn narrow<S: Simd>(_: S, x: &Lanes) -> [bf16; LANES] {
-        std::array::from_fn(|l| {
+        let mut out = [bf16::ZERO; LANES];
+        for l in 0..LANES {
             let bits = x[l].to_bits();
             // Nearest even; the carry into the exponent is what overflow to infinity is. A NaN keeps
             // its sign and is made quiet, so that the cut-off payload cannot turn it into infinity.
             let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
             let bits = if x[l].is_nan() { bits >> 16 | 0x40 } else { rounded };
-            bf16::from_bits(bits as u16)
-        })
+            out[l] = bf16::from_bits(bits as u16);
+        }
+        out
     }
 }

@@ -112,7 +112,7 @@ pub(crate) fn run<T: Element, F: Pointwise>(loss: F, request: Request<'_, T>) ->
         target_mode: Mode::new(extras.accumulate, false, n * size_of::<T>()),
     };
     let isa = Isa::detect();
-    let total = Tiles::new(n, BLOCK).sum(n, |start, end| isa.run(Tile { loss, plan: &plan, start, end }));
+    let total = Tiles::new(n, BLOCK).sum(n, |start, end| isa.run(Tile { loss, plan, start, end }));
     Ok((total / denominator) as f32)
 }
 
@@ -120,108 +120,131 @@ pub(crate) fn run<T: Element, F: Pointwise>(loss: F, request: Request<'_, T>) ->
 /// of even a sum of equal values stays below 5e-7.
 const BLOCK: usize = 8 * LANES;
 
-struct Tile<'p, 'a, T, F> {
+impl<T> Clone for Plan<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Plan<'_, T> {}
+
+struct Tile<'a, T, F> {
     loss: F,
-    plan: &'p Plan<'a, T>,
+    /// A copy, so that LLVM keeps it in registers: behind a reference it might change with every store.
+    plan: Plan<'a, T>,
     start: usize,
     end: usize,
 }
 
-impl<T: Element, F: Pointwise> Kernel for Tile<'_, '_, T, F> {
+impl<T, F: Copy> Clone for Tile<'_, T, F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T, F: Copy> Copy for Tile<'_, T, F> {}
+
+impl<T: Element, F: Pointwise> Kernel for Tile<'_, T, F> {
     type Output = f64;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f64 {
+        let plan = self.plan;
+        let plain = plan.class_weight.is_none()
+            && plan.weight.is_none()
+            && plan.grad_output.is_none()
+            && plan.losses.is_none()
+            && plan.grad_target.is_none();
         let mut total = [0f64; LANES];
-        let mut block = self.start;
-        while block < self.end {
+        for block in (self.start..self.end).step_by(BLOCK) {
             let stop = self.end.min(block + BLOCK);
             let mut sum: Lanes = [0.0; LANES];
             let mut i = block;
-            while stop - i >= LANES {
-                self.chunk::<S, true>(s, i, LANES, &mut sum);
-                i += LANES;
+            if plain {
+                while stop - i >= LANES {
+                    self.plain(s, i, &mut sum);
+                    i += LANES;
+                }
             }
-            if i < stop {
-                self.chunk::<S, false>(s, i, stop - i, &mut sum);
+            while i < stop {
+                self.general(s, i, LANES.min(stop - i), &mut sum);
+                i += LANES;
             }
             for l in 0..LANES {
                 total[l] += f64::from(sum[l]);
             }
-            block = stop;
         }
         fence();
         total.iter().sum()
     }
 }
 
-impl<T: Element, F: Pointwise> Tile<'_, '_, T, F> {
-    /// Elements `i..i + count`; `FULL` where that is sixteen.
+impl<T: Element, F: Pointwise> Tile<'_, T, F> {
+    /// Elements `i..i + 16` of a call without extras.
     #[inline(always)]
-    fn chunk<S: Simd, const FULL: bool>(&self, s: S, i: usize, count: usize, sum: &mut Lanes) {
+    fn plain<S: Simd>(&self, s: S, i: usize, sum: &mut Lanes) {
         let plan = self.plan;
-        // SAFETY (all loads and stores): tiles do not overlap, and a tile belongs to one task.
-        let load = |src: Src<'_, T>| unsafe {
-            if FULL { src.load(s, i) } else { src.load_part(s, i, count, 0.0) }
-        };
-        let store = |dst: Dst<'_, T>, x: Lanes, mode: Mode| unsafe {
-            if FULL { dst.store(s, i, x, mode) } else { dst.scatter(s, i, 1, count, x, mode) }
-        };
-        let x = load(plan.input);
+        // SAFETY (loads and stores): tiles do not overlap, and a tile belongs to one task.
+        let x = unsafe { plan.input.load(s, i) };
         let t = match plan.target {
-            Some(target) => load(target),
-            None => [0.0; LANES],
+            Some(target) if F::TARGET => unsafe { target.load(s, i) },
+            _ => [0.0; LANES],
         };
-        let aux: Lanes = match plan.class_weight {
-            Some(w) if F::CLASS_WEIGHT => std::array::from_fn(|l| w[(i + l) % w.len()]),
-            _ => [1.0; LANES],
-        };
-        let mut value: Lanes = [0.0; LANES];
         let mut grad: Lanes = [0.0; LANES];
         for l in 0..LANES {
-            let point = self.loss.eval(s, x[l], t[l], aux[l]);
-            value[l] = point.value;
-            grad[l] = point.grad;
+            let point = self.loss.eval(s, x[l], t[l], 1.0);
+            sum[l] += point.value;
+            grad[l] = point.grad * plan.scale;
         }
-        let mut scale: Lanes = [plan.scale; LANES];
-        if let Some((w, each)) = plan.weight {
-            for l in 0..count {
-                let w = if each == 1 { w[i + l] } else { w[(i + l) / each] };
-                value[l] *= w;
-                scale[l] *= w;
+        if let Some(out) = plan.grad_input {
+            unsafe { out.store(s, i, grad, plan.mode) };
+        }
+    }
+
+    /// Elements `i..i + count` of any call.
+    #[inline(always)]
+    fn general<S: Simd>(&self, s: S, i: usize, count: usize, sum: &mut Lanes) {
+        let plan = self.plan;
+        // SAFETY (all loads and stores): tiles do not overlap, and a tile belongs to one task.
+        let load = |src: Src<'_, T>| unsafe { src.load_upto(s, i, count, 0.0) };
+        let x = load(plan.input);
+        let t = plan.target.map_or([0.0; LANES], load);
+        let mut aux: Lanes = [1.0; LANES];
+        if let Some(w) = plan.class_weight {
+            for (l, aux) in aux[..count].iter_mut().enumerate() {
+                *aux = w[(i + l) % w.len()];
             }
         }
+        let mut weight: Lanes = [1.0; LANES];
+        if let Some((w, each)) = plan.weight {
+            for (l, weight) in weight[..count].iter_mut().enumerate() {
+                *weight = if each == 1 { w[i + l] } else { w[(i + l) / each] };
+            }
+        }
+        let mut scale = weight.map(|w| w * plan.scale);
         if let Some(g) = plan.grad_output {
             for (scale, g) in scale.iter_mut().zip(&g[i..i + count]) {
                 *scale *= g;
             }
         }
-        if !FULL {
-            // The padding has a value too.
-            value[count..].fill(0.0);
-        }
+        let (mut value, mut grad, mut grad_target): (Lanes, Lanes, Lanes) = Default::default();
         for l in 0..LANES {
-            sum[l] += value[l];
+            let point = self.loss.eval(s, x[l], t[l], aux[l]);
+            value[l] = point.value * weight[l];
+            grad[l] = point.grad * scale[l];
+            // The padding has a value too.
+            sum[l] += if l < count { value[l] } else { 0.0 };
         }
+        let plain = Mode { accumulate: false, stream: false };
         if let Some(losses) = plan.losses {
-            let mode = Mode { accumulate: false, stream: false };
-            // SAFETY: as above.
-            unsafe {
-                if FULL { losses.store(s, i, value, mode) } else { losses.scatter(s, i, 1, count, value, mode) }
-            }
+            unsafe { losses.store_upto(s, i, count, value, plain) };
         }
         if let Some(out) = plan.grad_target {
-            let mut grad_t: Lanes = [0.0; LANES];
             for l in 0..LANES {
-                grad_t[l] = self.loss.grad_target(s, x[l], t[l], aux[l]) * scale[l];
+                grad_target[l] = self.loss.grad_target(s, x[l], t[l], aux[l]) * scale[l];
             }
-            store(out, grad_t, plan.target_mode);
+            unsafe { out.store_upto(s, i, count, grad_target, plan.target_mode) };
         }
         if let Some(out) = plan.grad_input {
-            for l in 0..LANES {
-                grad[l] *= scale[l];
-            }
-            store(out, grad, plan.mode);
+            unsafe { out.store_upto(s, i, count, grad, plan.mode) };
         }
     }
 }

@@ -85,7 +85,11 @@ impl<'a, T: Element> Src<'a, T> {
     /// # Safety
     /// No other task writes them meanwhile. (Bounds are checked.)
     #[inline(always)]
-    pub(crate) unsafe fn load_part<S: Simd>(self, s: S, i: usize, count: usize, pad: f32) -> Lanes {
+    pub(crate) unsafe fn load_upto<S: Simd>(self, s: S, i: usize, count: usize, pad: f32) -> Lanes {
+        if count == LANES {
+            // SAFETY: the caller's promise.
+            return unsafe { self.load(s, i) };
+        }
         assert!(i <= self.len && self.len - i >= count && count <= LANES);
         let mut part = [T::default(); LANES];
         // SAFETY: in bounds, and `part` is our own.
@@ -161,6 +165,21 @@ impl<'a, T: Element> Dst<'a, T> {
         if !(mode.stream && stream(out, &narrow)) {
             // SAFETY: as above.
             unsafe { *out = narrow };
+        }
+    }
+
+    /// Writes the first `count` of `x` to elements `i..i + count`.
+    ///
+    /// # Safety
+    /// No other task reads or writes them meanwhile. (Bounds are checked.)
+    #[inline(always)]
+    pub(crate) unsafe fn store_upto<S: Simd>(self, s: S, i: usize, count: usize, x: Lanes, mode: Mode) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match count {
+                LANES => self.store(s, i, x, mode),
+                _ => self.scatter(s, i, 1, count, x, mode),
+            }
         }
     }
 

@@ -9,8 +9,8 @@ use rayon::prelude::*;
 
 use super::math::Math;
 use super::mem::{Dst, Mode, Src, fence};
-use super::rowwise::{KEEP, Scan};
-use super::simd::{Isa, Kernel, LANES, Lanes, Simd};
+use super::rowwise::{KEEP, Kept, Scan};
+use super::simd::{Isa, Kernel, LANES, Lanes, Simd, lanes};
 use crate::call::{Output, Request};
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
@@ -296,7 +296,7 @@ impl<T: Element> Plan<'_, T> {
     fn store<S: Simd>(&self, s: S, (dst, mode): (Dst<'_, T>, Mode), n: usize, c: usize, i: usize, count: usize, g: Lanes) {
         let at = (n * self.channels + c) * self.inner + i;
         // SAFETY: tiles do not overlap, and a tile belongs to one task.
-        unsafe { if count == LANES { dst.store(s, at, g, mode) } else { dst.scatter(s, at, 1, count, g, mode) } }
+        unsafe { dst.store_upto(s, at, count, g, mode) }
     }
 }
 
@@ -314,7 +314,7 @@ fn add(sum: &mut Sums, other: Sums) {
 #[inline(always)]
 fn load<S: Simd, T: Element>(s: S, src: Src<'_, T>, at: usize, count: usize) -> Lanes {
     // SAFETY: tiles do not overlap, and a tile belongs to one task.
-    unsafe { if count == LANES { src.load(s, at) } else { src.load_part(s, at, count, 0.0) } }
+    unsafe { src.load_upto(s, at, count, 0.0) }
 }
 
 /// Sums of one region in f32 lanes, emptied into f64 ones every `BLOCK` elements.
@@ -322,21 +322,18 @@ struct LaneSums([Lanes; 3]);
 
 impl LaneSums {
     #[inline(always)]
-    fn add(&mut self, squared: bool, p: &Lanes, t: &Lanes, count: usize) {
-        for l in 0..LANES {
-            let inside = if l < count { 1.0 } else { 0.0 };
-            self.0[0][l] += inside * (p[l] * t[l]);
-            self.0[1][l] += inside * if squared { p[l] * p[l] } else { p[l] };
-            self.0[2][l] += if squared { t[l] * t[l] } else { t[l] };
-        }
+    fn add<S: Simd>(&mut self, s: S, squared: bool, p: &Lanes, t: &Lanes, count: usize) {
+        let p = lanes!(|l| if l < count { p[l] } else { 0.0 });
+        let (pt, pp, tt) = (lanes!(|l| p[l] * t[l]), lanes!(|l| p[l] * p[l]), lanes!(|l| t[l] * t[l]));
+        s.add(&mut self.0[0], &pt);
+        s.add(&mut self.0[1], if squared { &pp } else { &p });
+        s.add(&mut self.0[2], if squared { &tt } else { t });
     }
 
     #[inline(always)]
-    fn empty_into(&mut self, total: &mut [[f64; LANES]; 3]) {
+    fn empty_into<S: Simd>(&mut self, s: S, total: &mut [[f64; LANES]; 3]) {
         for k in 0..3 {
-            for l in 0..LANES {
-                total[k][l] += f64::from(self.0[k][l]);
-            }
+            s.add_wide(&mut total[k], &self.0[k]);
         }
         self.0 = [[0.0; LANES]; 3];
     }
@@ -370,9 +367,9 @@ impl<T: Element> Kernel for PointwiseSums<'_, '_, T> {
                         *p = s.sigmoid(*p);
                     }
                 }
-                sums.add(squared, &p, &t, count);
+                sums.add(s, squared, &p, &t, count);
             }
-            sums.empty_into(&mut total);
+            sums.empty_into(s, &mut total);
         }
         total.map(|lanes| lanes.iter().sum())
     }
@@ -418,7 +415,7 @@ impl<T: Element> Kernel for PointwiseGrads<'_, '_, T> {
 
 /// Softmax over the channels of sixteen positions. The probabilities stay in `keep` if they fit.
 struct PositionSoftmax<'k> {
-    keep: &'k mut [f32; KEEP],
+    keep: &'k mut Kept,
     max: Lanes,
     inv_sum: Lanes,
 }
@@ -437,15 +434,13 @@ impl PositionSoftmax<'_> {
         let fits = self.fits(plan);
         for c in 0..plan.channels {
             let x = plan.input(s, n, c, i, count);
-            let e: Lanes = std::array::from_fn(|l| s.exp_neg(x[l] - max[l]));
-            for l in 0..LANES {
-                sum[l] += e[l];
-            }
+            let e: Lanes = lanes!(|l| s.exp_neg(x[l] - max[l]));
+            s.add(&mut sum, &e);
             if fits {
-                self.keep[c * LANES..(c + 1) * LANES].copy_from_slice(&e);
+                self.keep.put(c * LANES, e);
             }
         }
-        (self.max, self.inv_sum) = (max, sum.map(|s| 1.0 / s));
+        (self.max, self.inv_sum) = (max, lanes!(|l| 1.0 / sum[l]));
     }
 
     #[inline(always)]
@@ -456,12 +451,13 @@ impl PositionSoftmax<'_> {
     #[inline(always)]
     fn at<S: Simd, T: Element>(&self, s: S, plan: &Plan<'_, T>, n: usize, c: usize, i: usize, count: usize) -> Lanes {
         let e: Lanes = if self.fits(plan) {
-            self.keep[c * LANES..(c + 1) * LANES].try_into().expect("sixteen")
+            // SAFETY: `look` has put them.
+            unsafe { self.keep.get(c * LANES) }
         } else {
             let x = plan.input(s, n, c, i, count);
-            std::array::from_fn(|l| s.exp_neg(x[l] - self.max[l]))
+            lanes!(|l| s.exp_neg(x[l] - self.max[l]))
         };
-        std::array::from_fn(|l| e[l] * self.inv_sum[l])
+        lanes!(|l| e[l] * self.inv_sum[l])
     }
 }
 
@@ -479,7 +475,7 @@ impl<T: Element> Kernel for SoftmaxSums<'_, '_, T> {
     fn run<S: Simd>(self, s: S) -> Vec<Sums> {
         let SoftmaxSums { plan, n, start, end } = self;
         let squared = plan.region.params.squared != 0;
-        let mut keep = [0.0; KEEP];
+        let mut keep = Kept::new();
         let mut softmax = PositionSoftmax { keep: &mut keep, max: [0.0; LANES], inv_sum: [0.0; LANES] };
         let mut total = vec![[0f64; 3]; plan.channels];
         for i in (start..end).step_by(LANES) {
@@ -487,7 +483,7 @@ impl<T: Element> Kernel for SoftmaxSums<'_, '_, T> {
             softmax.look(s, plan, n, i, count);
             for (c, total) in total.iter_mut().enumerate() {
                 let mut sums = LaneSums([[0.0; LANES]; 3]);
-                sums.add(squared, &softmax.at(s, plan, n, c, i, count), &plan.target(s, n, c, i, count), count);
+                sums.add(s, squared, &softmax.at(s, plan, n, c, i, count), &plan.target(s, n, c, i, count), count);
                 for k in 0..3 {
                     total[k] += f64::from(sum16(&sums.0[k]));
                 }
@@ -521,12 +517,12 @@ impl<T: Element> Kernel for SoftmaxGrads<'_, '_, T> {
     fn run<S: Simd>(self, s: S) {
         let SoftmaxGrads { plan, n, start, end, slopes, grad } = self;
         let squared = plan.region.params.squared != 0;
-        let mut keep = [0.0; KEEP];
+        let mut keep = Kept::new();
         let mut softmax = PositionSoftmax { keep: &mut keep, max: [0.0; LANES], inv_sum: [0.0; LANES] };
         // dl/dp of a channel
         let slope = |c: usize, p: &Lanes, t: &Lanes| -> Lanes {
             let Slopes { overlap, size } = slopes[c];
-            std::array::from_fn(|l| overlap * t[l] + size * if squared { p[l] } else { 1.0 })
+            lanes!(|l| overlap * t[l] + size * if squared { p[l] } else { 1.0 })
         };
         for i in (start..end).step_by(LANES) {
             let count = LANES.min(end - i);
@@ -535,14 +531,13 @@ impl<T: Element> Kernel for SoftmaxGrads<'_, '_, T> {
             for c in 0..plan.channels {
                 let (p, t) = (softmax.at(s, plan, n, c, i, count), plan.target(s, n, c, i, count));
                 let h = slope(c, &p, &t);
-                for l in 0..LANES {
-                    mean[l] += h[l] * p[l];
-                }
+                let hp = lanes!(|l| h[l] * p[l]);
+                s.add(&mut mean, &hp);
             }
             for c in 0..plan.channels {
                 let (p, t) = (softmax.at(s, plan, n, c, i, count), plan.target(s, n, c, i, count));
                 let h = slope(c, &p, &t);
-                plan.store(s, grad, n, c, i, count, std::array::from_fn(|l| p[l] * (h[l] - mean[l])));
+                plan.store(s, grad, n, c, i, count, lanes!(|l| p[l] * (h[l] - mean[l])));
             }
         }
         fence();

@@ -4,10 +4,11 @@
 //! a cache. Rows with few enough classes are kept in a buffer on the stack between the looks, widened,
 //! and where an exponential was computed it is kept there too.
 
+use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::mem::{Dst, Mode, Src, fence};
-use super::simd::{Isa, Kernel, LANES, Lanes, Simd};
+use super::simd::{Isa, Kernel, LANES, Lanes, Simd, Span};
 use super::tiles::Tiles;
 use crate::call::{Output, Request};
 use crate::element::Element;
@@ -56,12 +57,34 @@ pub(crate) struct Row<'a, T> {
     pub(crate) scale: f32,
     grad_input: Option<(Dst<'a, T>, Mode)>,
     grad_target: Option<(Dst<'a, T>, Mode)>,
-    /// Two rows of `KEEP` elements.
+    /// Room for two rows.
     pub(crate) keep: &'a mut [Kept; 2],
 }
 
-/// A row between two looks at it.
-pub(crate) type Kept = [f32; KEEP];
+/// A row between two looks at it. Not zeroed: for short rows that would take longer than the loss.
+pub(crate) struct Kept([MaybeUninit<Lanes>; KEEP / LANES]);
+
+impl Kept {
+    pub(crate) fn new() -> Self {
+        Kept([MaybeUninit::uninit(); KEEP / LANES])
+    }
+
+    /// Keeps elements `k..k + 16`, `k` being a multiple of sixteen.
+    #[inline(always)]
+    pub(crate) fn put(&mut self, k: usize, x: Lanes) {
+        self.0[k / LANES].write(x);
+    }
+
+    /// Elements `k..k + 16`.
+    ///
+    /// # Safety
+    /// They have been put.
+    #[inline(always)]
+    pub(crate) unsafe fn get(&self, k: usize) -> Lanes {
+        // SAFETY: the caller's promise.
+        unsafe { self.0[k / LANES].assume_init() }
+    }
+}
 
 /// Where the elements of a row are.
 #[derive(Clone, Copy)]
@@ -97,8 +120,8 @@ impl<T: Element> Row<'_, T> {
 
     /// Input elements `k..k + 16`, then `pad` past the last class.
     #[inline(always)]
-    pub(crate) fn input<S: Simd>(&self, s: S, k: usize, pad: f32) -> Lanes {
-        self.load(s, self.input.buffer, k, pad)
+    pub(crate) fn input<S: Simd, P: Span>(&self, s: S, k: usize, p: P, pad: f32) -> Lanes {
+        self.load(s, self.input.buffer, k, p, pad)
     }
 
     /// One input element.
@@ -108,34 +131,39 @@ impl<T: Element> Row<'_, T> {
         unsafe { self.input.buffer.get(self.input.base + k * self.input.stride) }
     }
 
-    /// Dense targets of classes `k..k + 16`, zero past the last class.
+    /// Dense targets of classes `k..k + 16`, then `pad`; zeros if the targets are not dense.
     #[inline(always)]
-    pub(crate) fn dense<S: Simd>(&self, s: S, target: Src<'_, T>, k: usize, pad: f32) -> Lanes {
-        self.load(s, target, k, pad)
+    pub(crate) fn dense<S: Simd, P: Span>(&self, s: S, k: usize, p: P, pad: f32) -> Lanes {
+        match self.target {
+            RowTarget::Dense(target) => self.load(s, target, k, p, pad),
+            _ => [0.0; LANES],
+        }
     }
 
     #[inline(always)]
-    fn load<S: Simd>(&self, s: S, src: Src<'_, T>, k: usize, pad: f32) -> Lanes {
+    fn load<S: Simd, P: Span>(&self, s: S, src: Src<'_, T>, k: usize, p: P, pad: f32) -> Lanes {
         let Strided { base, stride, .. } = self.input;
-        let count = LANES.min(self.classes - k);
         // SAFETY: rows do not overlap, and a row belongs to one task.
         unsafe {
-            match (stride, count) {
-                (1, LANES) => src.load(s, base + k),
-                (1, _) => src.load_part(s, base + k, count, pad),
-                _ => src.gather(s, base + k * stride, stride, count, pad),
+            if P::WHOLE {
+                src.load(s, base + k)
+            } else if stride == 1 {
+                src.load_upto(s, base + k, p.count(), pad)
+            } else {
+                src.gather(s, base + k * stride, stride, p.count(), pad)
             }
         }
     }
 
     /// Class weights of classes `k..k + 16`; 1 without, zero past the last class.
     #[inline(always)]
-    pub(crate) fn class_weights(&self, k: usize) -> Lanes {
-        match self.class_weight {
-            Some(w) if self.classes - k >= LANES => w[k..k + LANES].try_into().expect("sixteen"),
-            Some(w) => std::array::from_fn(|l| w.get(k + l).copied().unwrap_or(0.0)),
-            None => std::array::from_fn(|l| if k + l < self.classes { 1.0 } else { 0.0 }),
+    pub(crate) fn class_weights<P: Span>(&self, k: usize, p: P) -> Lanes {
+        let mut out = [1.0; LANES];
+        if let Some(w) = self.class_weight {
+            out[..p.count()].copy_from_slice(&w[k..k + p.count()]);
         }
+        out[p.count()..].fill(0.0);
+        out
     }
 
     /// The class weight of one class.
@@ -146,30 +174,58 @@ impl<T: Element> Row<'_, T> {
 
     /// Writes the gradient of classes `k..k + 16`.
     #[inline(always)]
-    pub(crate) fn put<S: Simd>(&self, s: S, k: usize, grad: Lanes) {
-        self.store(s, self.grad_input, k, grad);
+    pub(crate) fn put<S: Simd, P: Span>(&self, s: S, k: usize, p: P, grad: Lanes) {
+        self.store(s, self.grad_input, k, p, grad);
     }
 
     /// Writes the gradient for the targets of classes `k..k + 16`.
     #[inline(always)]
-    pub(crate) fn put_target<S: Simd>(&self, s: S, k: usize, grad: Lanes) {
-        self.store(s, self.grad_target, k, grad);
+    pub(crate) fn put_target<S: Simd, P: Span>(&self, s: S, k: usize, p: P, grad: Lanes) {
+        self.store(s, self.grad_target, k, p, grad);
     }
 
     #[inline(always)]
-    fn store<S: Simd>(&self, s: S, out: Option<(Dst<'_, T>, Mode)>, k: usize, grad: Lanes) {
+    fn store<S: Simd, P: Span>(&self, s: S, out: Option<(Dst<'_, T>, Mode)>, k: usize, p: P, grad: Lanes) {
         let Some((dst, mode)) = out else { return };
         let Strided { base, stride, .. } = self.input;
-        let count = LANES.min(self.classes - k);
         // SAFETY: rows do not overlap, and a row belongs to one task.
         unsafe {
-            match (stride, count) {
-                (1, LANES) => dst.store(s, base + k, grad, mode),
-                _ => dst.scatter(s, base + k * stride, stride, count, grad, mode),
+            if P::WHOLE {
+                dst.store(s, base + k, grad, mode);
+            } else {
+                dst.scatter(s, base + k * stride, stride, p.count(), grad, mode);
             }
         }
     }
+
+    /// Classes that are handled as whole chunks: none of a strided row.
+    #[inline(always)]
+    pub(crate) fn whole(&self) -> usize {
+        if self.input.stride == 1 { self.classes - self.classes % LANES } else { 0 }
+    }
 }
+
+/// Runs the body for all classes of a row, sixteen at a time from `k`, `p` being their [`Span`].
+macro_rules! for_chunks {
+    ($row:expr, |$k:ident, $p:ident| $body:block) => {
+        $crate::cpu::rowwise::for_chunks!($row, 0..$row.classes, |$k, $p| $body)
+    };
+    ($row:expr, $range:expr, |$k:ident, $p:ident| $body:block) => {{
+        let range: std::ops::Range<usize> = $range;
+        let (whole, mut $k) = ($row.whole().min(range.end), range.start);
+        while $k < whole {
+            let $p = $crate::cpu::simd::Whole;
+            $body
+            $k += $crate::cpu::simd::LANES;
+        }
+        while $k < range.end {
+            let $p = $crate::cpu::simd::Part($crate::cpu::simd::LANES.min(range.end - $k));
+            $body
+            $k += $crate::cpu::simd::LANES;
+        }
+    }};
+}
+pub(crate) use for_chunks;
 
 /// What a tile of rows needs to know.
 struct Plan<'a, T> {
@@ -294,7 +350,7 @@ impl<T: Element, F: Rowwise> Kernel for Tile<'_, '_, T, F> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f64 {
         let Tile { loss, plan, start, end } = self;
-        let mut keep = [[0f32; KEEP]; 2];
+        let mut keep = [Kept::new(), Kept::new()];
         let shape = plan.shape;
         let mut total = 0.0;
         for r in start..end {
@@ -325,9 +381,7 @@ impl<T: Element, F: Rowwise> Kernel for Tile<'_, '_, T, F> {
             let index = plan.indices.map(|i| i.get(r));
             if index.is_some() && index == loss.ignore_index() {
                 // Exactly zero, whatever the row holds.
-                for k in (0..shape.classes).step_by(LANES) {
-                    row.put(s, k, [0.0; LANES]);
-                }
+                for_chunks!(row, |k, p| { row.put(s, k, p, [0.0; LANES]) });
             } else {
                 if let Some(index) = index {
                     row.target = RowTarget::Class(index as usize);

@@ -13,6 +13,50 @@ pub(crate) const LANES: usize = 16;
 /// Sixteen `f32` values.
 pub(crate) type Lanes = [f32; LANES];
 
+/// Sixteen values, one expression for each lane. A loop, for `array::from_fn` and `array::map` are often
+/// not turned into vectors.
+macro_rules! lanes {
+    (|$l:ident| $value:expr) => {{
+        let mut lanes: $crate::cpu::simd::Lanes = [0.0; $crate::cpu::simd::LANES];
+        for $l in 0..$crate::cpu::simd::LANES {
+            lanes[$l] = $value;
+        }
+        lanes
+    }};
+}
+pub(crate) use lanes;
+
+/// How much of sixteen lanes is in use: a type, so that the loop over whole ones is compiled without a
+/// thought of the last.
+pub(crate) trait Span: Copy {
+    const WHOLE: bool;
+    fn count(self) -> usize;
+}
+
+/// All sixteen, side by side in memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Whole;
+
+/// So many.
+#[derive(Clone, Copy)]
+pub(crate) struct Part(pub(crate) usize);
+
+impl Span for Whole {
+    const WHOLE: bool = true;
+    #[inline(always)]
+    fn count(self) -> usize {
+        LANES
+    }
+}
+
+impl Span for Part {
+    const WHOLE: bool = false;
+    #[inline(always)]
+    fn count(self) -> usize {
+        self.0
+    }
+}
+
 /// An instruction set. A value of a type that implements this exists only where the machine has the
 /// instructions: [`Isa::detect`] is the one place that makes them.
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
@@ -22,13 +66,40 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Sixteen halves, widened.
     #[inline(always)]
     fn widen_f16(self, h: &[f16; LANES]) -> Lanes {
-        core::array::from_fn(|l| widen_f16(h[l]))
+        lanes!(|l| widen_f16(h[l]))
     }
 
     /// Sixteen floats, rounded to nearest even.
     #[inline(always)]
     fn narrow_f16(self, x: &Lanes) -> [f16; LANES] {
-        core::array::from_fn(|l| narrow_f16(x[l]))
+        let mut out = [f16::ZERO; LANES];
+        for l in 0..LANES {
+            out[l] = narrow_f16(x[l]);
+        }
+        out
+    }
+
+    /// `sum + x`, lane by lane. Sums are explicit vector instructions, and with them what they sum: left to
+    /// itself LLVM may make vectors of two out of the lanes of two sums that are filled side by side.
+    #[inline(always)]
+    fn add(self, sum: &mut Lanes, x: &Lanes) {
+        for l in 0..LANES {
+            sum[l] += x[l];
+        }
+    }
+
+    /// The same into f64.
+    #[inline(always)]
+    fn add_wide(self, sum: &mut [f64; LANES], x: &Lanes) {
+        for l in 0..LANES {
+            sum[l] += f64::from(x[l]);
+        }
+    }
+
+    /// `x - y` of every lane.
+    #[inline(always)]
+    fn sub_scalar(self, x: &Lanes, y: f32) -> Lanes {
+        lanes!(|l| x[l] - y)
     }
 
     /// Runs `task` in a function compiled for this instruction set.
@@ -96,6 +167,39 @@ mod x86 {
             out
         }
         #[inline(always)]
+        fn add(self, sum: &mut Lanes, x: &Lanes) {
+            for k in [0, 8] {
+                // SAFETY: `self` proves AVX; both arrays hold sixteen elements.
+                unsafe {
+                    let p = sum.as_mut_ptr().add(k);
+                    _mm256_storeu_ps(p, _mm256_add_ps(_mm256_loadu_ps(p), _mm256_loadu_ps(x.as_ptr().add(k))));
+                }
+            }
+        }
+        #[inline(always)]
+        fn add_wide(self, sum: &mut [f64; LANES], x: &Lanes) {
+            for k in [0, 4, 8, 12] {
+                // SAFETY: `self` proves AVX; both arrays hold sixteen elements.
+                unsafe {
+                    let p = sum.as_mut_ptr().add(k);
+                    let wide = _mm256_cvtps_pd(_mm_loadu_ps(x.as_ptr().add(k)));
+                    _mm256_storeu_pd(p, _mm256_add_pd(_mm256_loadu_pd(p), wide));
+                }
+            }
+        }
+        #[inline(always)]
+        fn sub_scalar(self, x: &Lanes, y: f32) -> Lanes {
+            let mut out = [0.0; LANES];
+            for k in [0, 8] {
+                // SAFETY: `self` proves AVX; both arrays hold sixteen elements.
+                unsafe {
+                    let v = _mm256_sub_ps(_mm256_loadu_ps(x.as_ptr().add(k)), _mm256_set1_ps(y));
+                    _mm256_storeu_ps(out.as_mut_ptr().add(k), v);
+                }
+            }
+            out
+        }
+        #[inline(always)]
         fn run<K: Kernel>(self, task: K) -> K::Output {
             #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2")]
             fn go<K: Kernel>(simd: Avx2, task: K) -> K::Output {
@@ -133,6 +237,32 @@ mod x86 {
                 let v = _mm512_cvtps_ph::<0>(_mm512_loadu_ps(x.as_ptr()));
                 _mm256_storeu_si256(out.as_mut_ptr().cast(), v);
             }
+            out
+        }
+        #[inline(always)]
+        fn add(self, sum: &mut Lanes, x: &Lanes) {
+            // SAFETY: `self` proves AVX-512F; both arrays hold sixteen elements.
+            unsafe {
+                let p = sum.as_mut_ptr();
+                _mm512_storeu_ps(p, _mm512_add_ps(_mm512_loadu_ps(p), _mm512_loadu_ps(x.as_ptr())));
+            }
+        }
+        #[inline(always)]
+        fn add_wide(self, sum: &mut [f64; LANES], x: &Lanes) {
+            for k in [0, 8] {
+                // SAFETY: `self` proves AVX-512F; both arrays hold sixteen elements.
+                unsafe {
+                    let p = sum.as_mut_ptr().add(k);
+                    let wide = _mm512_cvtps_pd(_mm256_loadu_ps(x.as_ptr().add(k)));
+                    _mm512_storeu_pd(p, _mm512_add_pd(_mm512_loadu_pd(p), wide));
+                }
+            }
+        }
+        #[inline(always)]
+        fn sub_scalar(self, x: &Lanes, y: f32) -> Lanes {
+            let mut out = [0.0; LANES];
+            // SAFETY: `self` proves AVX-512F; both arrays hold sixteen elements.
+            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), _mm512_sub_ps(_mm512_loadu_ps(x.as_ptr()), _mm512_set1_ps(y))) };
             out
         }
         #[inline(always)]

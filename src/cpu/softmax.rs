@@ -5,8 +5,8 @@
 //! row is in a cache by then.
 
 use super::math::Math;
-use super::rowwise::Row;
-use super::simd::{LANES, Lanes, Simd};
+use super::rowwise::{Row, for_chunks};
+use super::simd::{LANES, Lanes, Simd, Span, lanes};
 use crate::element::Element;
 
 /// Exponentials of a row, `e_k = exp(z_k - max)`, and their sum, kept in two parts.
@@ -23,58 +23,84 @@ pub(crate) struct Softmax {
     rest: f64,
 }
 
-/// Chunks whose exponentials are added in f32 before the sum goes to f64.
-const BLOCK: usize = 8;
+/// Where the logits of a row come from. (A closure would not always be inlined, and then be compiled for
+/// the baseline.)
+pub(crate) trait Logits: Copy + Send + Sync {
+    /// Sixteen logits from class `k`, minus infinity past the last. Must be `#[inline(always)]`.
+    fn at<S: Simd, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> Lanes;
+
+    /// Turns the gradients for these logits into gradients for the input.
+    #[inline(always)]
+    fn chain<S: Simd, T: Element, P: Span>(self, _s: S, _row: &Row<'_, T>, _k: usize, _p: P, _grad: &mut Lanes) {}
+}
+
+/// The input itself.
+#[derive(Clone, Copy)]
+pub(crate) struct Input;
+
+impl Logits for Input {
+    #[inline(always)]
+    fn at<S: Simd, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> Lanes {
+        row.input(s, k, p, f32::NEG_INFINITY)
+    }
+}
+
+/// What else is summed while the exponentials are.
+pub(crate) trait Visit<T> {
+    /// Sees `u = z - max` and `e = exp(u)` of sixteen classes. Must be `#[inline(always)]`.
+    fn visit<S: Simd, P: Span>(&mut self, s: S, row: &Row<'_, T>, k: usize, p: P, u: &Lanes, e: &Lanes);
+}
+
+impl<T> Visit<T> for () {
+    #[inline(always)]
+    fn visit<S: Simd, P: Span>(&mut self, _: S, _: &Row<'_, T>, _: usize, _: P, _: &Lanes, _: &Lanes) {}
+}
+
+/// Classes whose exponentials are added in f32 before the sum goes to f64.
+const BLOCK: usize = 8 * LANES;
 
 impl Softmax {
-    /// Looks at the row twice. `logits` gives sixteen logits, minus infinity past the end; `visit`
-    /// sees `(k, z - max, e)` of every sixteen classes.
-    ///
-    /// The exponentials stay in `row.keep[slot]` if they fit.
+    /// Looks at the row twice; the exponentials stay in `row.keep[slot]` if they fit.
     #[inline(always)]
     pub(crate) fn new<S: Simd, T: Element>(
         s: S,
         row: &mut Row<'_, T>,
         slot: usize,
-        logits: impl Fn(&Row<'_, T>, usize) -> Lanes,
-        mut visit: impl FnMut(&Row<'_, T>, usize, &Lanes, &Lanes),
+        logits: impl Logits,
+        visitor: &mut impl Visit<T>,
     ) -> Self {
         let (classes, fits) = (row.classes, row.fits());
         let mut max = [f32::NEG_INFINITY; LANES];
-        for k in (0..classes).step_by(LANES) {
-            let z = logits(row, k);
+        for_chunks!(row, |k, p| {
+            let z = logits.at(s, row, k, p);
             for l in 0..LANES {
                 // NaN is passed over here and comes back through its exponential.
                 max[l] = if z[l] > max[l] { z[l] } else { max[l] };
             }
             if fits {
-                row.keep[slot][k..k + LANES].copy_from_slice(&z);
+                row.keep[slot].put(k, z);
             }
-        }
+        });
         let max = max.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
 
         let (mut ones, mut rest) = ([0f64; LANES], [0f64; LANES]);
-        for block in (0..classes).step_by(BLOCK * LANES) {
+        for block in (0..classes).step_by(BLOCK) {
             let (mut block_ones, mut block_rest) = ([0f32; LANES], [0f32; LANES]);
-            for k in (block..classes.min(block + BLOCK * LANES)).step_by(LANES) {
-                let mut u = if fits { kept(row, slot, k) } else { logits(row, k) };
-                let mut e: Lanes = [0.0; LANES];
-                for l in 0..LANES {
-                    u[l] -= max;
-                    e[l] = s.exp_neg(u[l]);
-                    let one = if e[l] == 1.0 { 1.0 } else { 0.0 };
-                    block_ones[l] += one;
-                    block_rest[l] += e[l] - one;
-                }
+            for_chunks!(row, block..classes.min(block + BLOCK), |k, p| {
+                let z = if fits { kept(row, slot, k) } else { logits.at(s, row, k, p) };
+                let u = s.sub_scalar(&z, max);
+                let e = lanes!(|l| s.exp_neg(u[l]));
+                let one = lanes!(|l| if e[l] == 1.0 { 1.0 } else { 0.0 });
+                let other = lanes!(|l| e[l] - one[l]);
+                s.add(&mut block_ones, &one);
+                s.add(&mut block_rest, &other);
                 if fits {
-                    row.keep[slot][k..k + LANES].copy_from_slice(&e);
+                    row.keep[slot].put(k, e);
                 }
-                visit(row, k, &u, &e);
-            }
-            for l in 0..LANES {
-                ones[l] += f64::from(block_ones[l]);
-                rest[l] += f64::from(block_rest[l]);
-            }
+                visitor.visit(s, row, k, p, &u, &e);
+            });
+            s.add_wide(&mut ones, &block_ones);
+            s.add_wide(&mut rest, &block_rest);
         }
         Softmax { max, ones: ones.iter().sum(), rest: rest.iter().sum() }
     }
@@ -106,26 +132,24 @@ impl Softmax {
 
     /// The exponentials of classes `k..k + 16`, kept or computed again.
     #[inline(always)]
-    pub(crate) fn exp<S: Simd, T: Element>(
+    pub(crate) fn exp<S: Simd, T: Element, P: Span>(
         &self,
         s: S,
         row: &Row<'_, T>,
         slot: usize,
-        k: usize,
-        logits: impl Fn(&Row<'_, T>, usize) -> Lanes,
+        (k, p): (usize, P),
+        logits: impl Logits,
     ) -> Lanes {
         if row.fits() {
             return kept(row, slot, k);
         }
-        let mut e = logits(row, k);
-        for e in &mut e {
-            *e = s.exp_neg(*e - self.max);
-        }
-        e
+        let z = logits.at(s, row, k, p);
+        lanes!(|l| s.exp_neg(z[l] - self.max))
     }
 }
 
 #[inline(always)]
 fn kept<T>(row: &Row<'_, T>, slot: usize, k: usize) -> Lanes {
-    row.keep[slot][k..k + LANES].try_into().expect("sixteen")
+    // SAFETY: `Softmax::new` puts every element of a row that fits before this is called.
+    unsafe { row.keep[slot].get(k) }
 }

@@ -1,8 +1,8 @@
-use crate::call::class_methods;
+use crate::call::{Loss, Request, Run, class_methods};
 use crate::cpu::math::Math;
-use crate::cpu::rowwise::{Row, RowTarget, Rowwise};
-use crate::cpu::simd::{LANES, Lanes, Simd};
-use crate::cpu::softmax::Softmax;
+use crate::cpu::rowwise::{self, Row, RowTarget, Rowwise, for_chunks};
+use crate::cpu::simd::{LANES, Lanes, Simd, Span, lanes};
+use crate::cpu::softmax::{Input, Logits, Softmax, Visit};
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::bce::check_smoothing;
@@ -101,45 +101,70 @@ impl Default for CrossEntropy {
     }
 }
 
-impl Rowwise for CrossEntropy {
+impl Loss for CrossEntropy {
     const NAME: &'static str = "cross-entropy";
+}
+impl Run for CrossEntropy {
+    fn run<T: Element>(&self, request: Request<'_, T>) -> Result<f32> {
+        match self.params.softcap {
+            0.0 => rowwise::run(WithLogits { loss: *self, logits: Input }, request),
+            softcap => rowwise::run(WithLogits { loss: *self, logits: Capped { softcap } }, request),
+        }
+    }
+}
+
+/// Cross-entropy, compiled with and without a soft-cap.
+#[derive(Clone, Copy)]
+struct WithLogits<G> {
+    loss: CrossEntropy,
+    logits: G,
+}
+
+/// Logits bent to `softcap * tanh(z / softcap)`.
+#[derive(Clone, Copy)]
+struct Capped {
+    softcap: f32,
+}
+
+impl Logits for Capped {
+    #[inline(always)]
+    fn at<S: Simd, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> Lanes {
+        let z = row.input(s, k, p, f32::NEG_INFINITY);
+        // Past the last class minus infinity must stay what it is.
+        lanes!(|l| {
+            let capped = self.softcap * s.tanh(z[l] / self.softcap);
+            if k + l < row.classes { capped } else { z[l] }
+        })
+    }
+
+    #[inline(always)]
+    fn chain<S: Simd, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P, grad: &mut Lanes) {
+        let z = row.input(s, k, p, 0.0);
+        for l in 0..LANES {
+            let bent = s.tanh(z[l] / self.softcap);
+            grad[l] *= 1.0 - bent * bent;
+        }
+    }
+}
+
+impl<G: Logits> Rowwise for WithLogits<G> {
+    const NAME: &'static str = CrossEntropy::NAME;
     const CLASS_WEIGHT: bool = true;
     const GRAD_TARGET: bool = true;
     const MEAN_BY_CLASS_WEIGHT: bool = true;
 
     fn ignore_index(&self) -> Option<i64> {
-        self.ignore_index
+        self.loss.ignore_index
     }
 
     #[inline(always)]
     fn row<S: Simd, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
-        let CrossEntropyParams { smoothing, z_loss, softcap } = self.params;
-        let logits = |row: &Row<'_, T>, k: usize| {
-            let mut z = row.input(s, k, f32::NEG_INFINITY);
-            if softcap != 0.0 {
-                for (l, z) in z.iter_mut().enumerate() {
-                    let capped = softcap * s.tanh(*z / softcap);
-                    // Past the last class minus infinity must stay what it is.
-                    *z = if k + l < row.classes { capped } else { *z };
-                }
-            }
-            z
-        };
+        let CrossEntropyParams { smoothing, z_loss, .. } = self.loss.params;
+        let logits = self.logits;
         let weights = TargetWeights::new(row, smoothing);
-
-        // sum a, and sum a (max - z)
-        let (mut mass, mut cost) = ([0f64; LANES], [0f64; LANES]);
-        let softmax = Softmax::new(s, row, 0, logits, |row, k, u, _| {
-            if weights.some(k) {
-                let a = weights.at(s, row, k);
-                for l in 0..LANES {
-                    mass[l] += f64::from(a[l]);
-                    // Zero times minus infinity is a masked class that the target does not ask for.
-                    cost[l] -= if a[l] == 0.0 { 0.0 } else { f64::from(a[l]) * f64::from(u[l]) };
-                }
-            }
-        });
-        let (mass, cost): (f64, f64) = (mass.iter().sum(), cost.iter().sum());
+        let mut sums = TargetSums { weights, mass: [0.0; LANES], cost: [0.0; LANES] };
+        let softmax = Softmax::new(s, row, 0, logits, &mut sums);
+        let (mass, cost): (f64, f64) = (sums.mass.iter().sum(), sums.cost.iter().sum());
         let lse = softmax.lse();
         // Masses of zero, all targets being zero, must not meet an infinity.
         let value = if mass == 0.0 { 0.0 } else { mass * softmax.ln_sum() } + cost;
@@ -148,14 +173,14 @@ impl Rowwise for CrossEntropy {
         // Before the gradient of the input, which in place overwrites the logits.
         if row.wants_grad_target() {
             let (ln_sum, max) = (softmax.ln_sum() as f32, softmax.max);
-            for k in (0..row.classes).step_by(LANES) {
-                let (z, w) = (logits(row, k), row.class_weights(k));
-                let grad = std::array::from_fn(|l| {
+            for_chunks!(row, |k, p| {
+                let (z, w) = (logits.at(s, row, k, p), row.class_weights(k, p));
+                let grad = lanes!(|l| {
                     let factor = w[l] * (1.0 - smoothing) * row.scale;
                     if factor == 0.0 { 0.0 } else { factor * (ln_sum + (max - z[l])) }
                 });
-                row.put_target(s, k, grad);
-            }
+                row.put_target(s, k, p, grad);
+            });
         }
         if row.wants_grad() {
             // dl/dz = p (mass + pull) - a, and where p is near 1 the same as (mass - a) - mass (1 - p) + pull p.
@@ -165,11 +190,11 @@ impl Rowwise for CrossEntropy {
             let slope = ((mass + pull) / softmax.sum() * scale) as f32;
             let top = ((pull * (1.0 - miss) - mass * miss) * scale) as f32;
             let (mass, scale) = (mass as f32, row.scale);
-            for k in (0..row.classes).step_by(LANES) {
-                let e = softmax.exp(s, row, 0, k, logits);
+            for_chunks!(row, |k, p| {
+                let e = softmax.exp(s, row, 0, (k, p), logits);
                 let mut grad: Lanes = [0.0; LANES];
                 if weights.some(k) {
-                    let a = weights.at(s, row, k);
+                    let a = weights.at(s, row, k, p);
                     for l in 0..LANES {
                         let near_one = (mass - a[l]) * scale + top;
                         let usual = e[l] * slope - a[l] * scale;
@@ -180,22 +205,37 @@ impl Rowwise for CrossEntropy {
                         grad[l] = e[l] * slope;
                     }
                 }
-                if softcap != 0.0 {
-                    let z = logits(row, k);
-                    for l in 0..LANES {
-                        let bent = z[l] / softcap;
-                        grad[l] *= if e[l] == 0.0 && k + l >= row.classes { 0.0 } else { 1.0 - bent * bent };
-                    }
-                }
-                row.put(s, k, grad);
-            }
+                logits.chain(s, row, k, p, &mut grad);
+                row.put(s, k, p, grad);
+            });
         }
         value
     }
 }
 
-rowwise_loss!(CrossEntropy);
 class_methods!(CrossEntropy);
+
+/// `sum a` and `sum a (max - z)`.
+struct TargetSums<'a, T> {
+    weights: TargetWeights<'a, T>,
+    mass: [f64; LANES],
+    cost: [f64; LANES],
+}
+
+impl<T: Element> Visit<T> for TargetSums<'_, T> {
+    #[inline(always)]
+    fn visit<S: Simd, P: Span>(&mut self, s: S, row: &Row<'_, T>, k: usize, p: P, u: &Lanes, _: &Lanes) {
+        if self.weights.some(k) {
+            let a = self.weights.at(s, row, k, p);
+            // Zero times minus infinity is a masked class that the target does not ask for.
+            let u = lanes!(|l| if a[l] == 0.0 { 0.0 } else { u[l] });
+            s.add_wide(&mut self.mass, &a);
+            for l in 0..LANES {
+                self.cost[l] -= f64::from(a[l]) * f64::from(u[l]);
+            }
+        }
+    }
+}
 
 /// The weight `a` that the target of a row puts on every class, smoothing and class weights included.
 #[derive(Clone, Copy)]
@@ -232,11 +272,11 @@ impl<'a, T: Element> TargetWeights<'a, T> {
 
     /// The weights of classes `k..k + 16`, zero past the last class.
     #[inline(always)]
-    pub(crate) fn at<S: Simd>(&self, s: S, row: &Row<'_, T>, k: usize) -> Lanes {
-        let mut a = row.class_weights(k);
+    pub(crate) fn at<S: Simd, P: Span>(&self, s: S, row: &Row<'_, T>, k: usize, p: P) -> Lanes {
+        let mut a = row.class_weights(k, p);
         match self.target {
-            RowTarget::Dense(target) => {
-                let q = row.dense(s, target, k, 0.0);
+            RowTarget::Dense(_) => {
+                let q = row.dense(s, k, p, 0.0);
                 for l in 0..LANES {
                     a[l] *= self.on_target * q[l] + self.on_all;
                 }
@@ -331,12 +371,12 @@ impl Rowwise for CrossEntropyProbs {
     fn row<S: Simd, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
         let CrossEntropyProbsParams { epsilon, smoothing } = self.params;
         let mut sum = [0f64; LANES];
-        for k in (0..row.classes).step_by(LANES) {
-            let x = row.input(s, k, 0.0);
+        for_chunks!(row, |k, p| {
+            let x = row.input(s, k, p, 0.0);
             for l in 0..LANES {
                 sum[l] += f64::from(x[l]);
             }
-        }
+        });
         let sum: f64 = sum.iter().sum();
         let inv_sum = (1.0 / sum) as f32;
         let weights = TargetWeights::new(row, smoothing);
@@ -348,9 +388,9 @@ impl Rowwise for CrossEntropyProbs {
             (c, !(q < epsilon || q > 1.0 - epsilon))
         };
         let (mut value, mut free) = ([0f64; LANES], [0f64; LANES]);
-        for k in (0..row.classes).step_by(LANES) {
+        for_chunks!(row, |k, p| {
             if weights.some(k) {
-                let (x, a) = (row.input(s, k, 0.0), weights.at(s, row, k));
+                let (x, a) = (row.input(s, k, p, 0.0), weights.at(s, row, k, p));
                 for l in 0..LANES {
                     let (q, inside) = clip(x[l]);
                     let term = f64::from(a[l]) * f64::from(s.ln(q));
@@ -358,27 +398,27 @@ impl Rowwise for CrossEntropyProbs {
                     free[l] += if inside { f64::from(a[l]) } else { 0.0 };
                 }
             }
-        }
+        });
         let value = value.iter().sum();
         if row.wants_grad_target() {
-            for k in (0..row.classes).step_by(LANES) {
-                let (x, w) = (row.input(s, k, 0.0), row.class_weights(k));
-                let grad = std::array::from_fn(|l| -w[l] * (1.0 - smoothing) * s.ln(clip(x[l]).0) * row.scale);
-                row.put_target(s, k, grad);
-            }
+            for_chunks!(row, |k, p| {
+                let (x, w) = (row.input(s, k, p, 0.0), row.class_weights(k, p));
+                let grad = lanes!(|l| -w[l] * (1.0 - smoothing) * s.ln(clip(x[l]).0) * row.scale);
+                row.put_target(s, k, p, grad);
+            });
         }
         if row.wants_grad() {
             let free = free.iter().sum::<f64>() as f32;
             let scale = inv_sum * row.scale;
-            for k in (0..row.classes).step_by(LANES) {
-                let x = row.input(s, k, 0.0);
-                let a = if weights.some(k) { weights.at(s, row, k) } else { [0.0; LANES] };
-                let grad = std::array::from_fn(|l| {
+            for_chunks!(row, |k, p| {
+                let x = row.input(s, k, p, 0.0);
+                let a = if weights.some(k) { weights.at(s, row, k, p) } else { [0.0; LANES] };
+                let grad = lanes!(|l| {
                     let (q, inside) = clip(x[l]);
                     (free - if inside { a[l] / q } else { 0.0 }) * scale
                 });
-                row.put(s, k, grad);
-            }
+                row.put(s, k, p, grad);
+            });
         }
         // A sum that is not a number above zero is not a distribution, whatever class was asked for.
         if sum.is_nan() || sum == 0.0 { f64::NAN } else { value }
@@ -448,9 +488,9 @@ impl Rowwise for Nll {
         let RowTarget::Class(t) = row.target else { return 0.0 };
         let weight = row.class_weight_at(t);
         let value = -f64::from(weight) * f64::from(row.input_at(t));
-        for k in (0..row.classes).step_by(LANES) {
-            row.put(s, k, std::array::from_fn(|l| if k + l == t { -weight * row.scale } else { 0.0 }));
-        }
+        for_chunks!(row, |k, p| {
+            row.put(s, k, p, lanes!(|l| if k + l == t { -weight * row.scale } else { 0.0 }));
+        });
         value
     }
 }

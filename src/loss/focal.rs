@@ -1,9 +1,9 @@
 use crate::call::{Loss, Request, Run, class_methods, elementwise_methods};
 use crate::cpu::elementwise::{self, Point, Pointwise};
 use crate::cpu::math::Math;
-use crate::cpu::rowwise::{Row, RowTarget, Rowwise};
-use crate::cpu::simd::{LANES, Simd};
-use crate::cpu::softmax::Softmax;
+use crate::cpu::rowwise::{Row, RowTarget, Rowwise, for_chunks};
+use crate::cpu::simd::{Simd, lanes};
+use crate::cpu::softmax::{Input, Softmax};
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::{logistic, rowwise_loss};
@@ -215,9 +215,8 @@ impl Rowwise for SoftmaxFocal {
         let RowTarget::Class(t) = row.target else { return 0.0 };
         let gamma = f64::from(self.params.gamma);
         let alpha = f64::from(row.class_weight_at(t));
-        let logits = |row: &Row<'_, T>, k: usize| row.input(s, k, f32::NEG_INFINITY);
         let z_t = row.input_at(t);
-        let softmax = Softmax::new(s, row, 0, logits, |_, _, _, _| ());
+        let softmax = Softmax::new(s, row, 0, Input, &mut ());
         let u_t = z_t - softmax.max;
         let e_t = s.exp_neg(u_t);
         // -ln p, 1 - p and p of the target; the first two without cancellation.
@@ -230,11 +229,11 @@ impl Rowwise for SoftmaxFocal {
         let slope = alpha * power * (1.0 + bend) * f64::from(row.scale);
         if row.wants_grad() {
             let (each, at_target) = ((slope / softmax.sum()) as f32, (-slope * miss) as f32);
-            for k in (0..row.classes).step_by(LANES) {
-                let e = softmax.exp(s, row, 0, k, logits);
-                let grad = std::array::from_fn(|l| if k + l == t { at_target } else { e[l] * each });
-                row.put(s, k, grad);
-            }
+            for_chunks!(row, |k, p| {
+                let e = softmax.exp(s, row, 0, (k, p), Input);
+                let grad = lanes!(|l| if k + l == t { at_target } else { e[l] * each });
+                row.put(s, k, p, grad);
+            });
         }
         alpha * if power == 0.0 { 0.0 } else { power * nll }
     }

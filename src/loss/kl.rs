@@ -1,9 +1,9 @@
 use crate::call::{Loss, Request, Run, class_methods, elementwise_methods};
 use crate::cpu::elementwise::{self, Point, Pointwise};
 use crate::cpu::math::Math;
-use crate::cpu::rowwise::{Row, RowTarget, Rowwise};
-use crate::cpu::simd::{LANES, Simd};
-use crate::cpu::softmax::Softmax;
+use crate::cpu::rowwise::{Row, Rowwise, for_chunks};
+use crate::cpu::simd::{LANES, Lanes, Simd, Span, lanes};
+use crate::cpu::softmax::{Logits, Softmax, Visit};
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::{elementwise_loss, rowwise_loss};
@@ -255,54 +255,89 @@ impl Rowwise for Distillation {
 
     #[inline(always)]
     fn row<S: Simd, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
-        let RowTarget::Dense(teacher) = row.target else { return 0.0 };
         let DistillationParams { inv_temperature, factor } = self.params();
-        let student_logits = |row: &Row<'_, T>, k: usize| row.input(s, k, f32::NEG_INFINITY).map(|z| z * inv_temperature);
-        let teacher_logits =
-            |row: &Row<'_, T>, k: usize| row.dense(s, teacher, k, f32::NEG_INFINITY).map(|z| z * inv_temperature);
-        let p = Softmax::new(s, row, 0, student_logits, |_, _, _, _| ());
-        // sum q (ln q - ln p), less what the two normalisers add
-        let mut cross = [0f64; LANES];
-        let q = Softmax::new(s, row, 1, teacher_logits, |row, k, u, e| {
-            let z = student_logits(row, k);
-            for l in 0..LANES {
-                let gap = f64::from(u[l]) - f64::from(z[l] - p.max);
-                cross[l] += if e[l] == 0.0 { 0.0 } else { f64::from(e[l]) * gap };
-            }
-        });
-        let shift = p.ln_sum() - q.ln_sum();
-        let kl = cross.iter().sum::<f64>() / q.sum() + shift;
+        let (student_logits, teacher_logits) = (Student { inv_temperature }, Teacher { inv_temperature });
+        let student = Softmax::new(s, row, 0, student_logits, &mut ());
+        let mut cross = Cross { student_logits, max: student.max, sum: [0.0; LANES] };
+        let teacher = Softmax::new(s, row, 1, teacher_logits, &mut cross);
+        let shift = student.ln_sum() - teacher.ln_sum();
+        let kl = cross.sum.iter().sum::<f64>() / teacher.sum() + shift;
 
         let scale = row.scale * factor * inv_temperature;
-        let (inv_p, inv_q) = ((1.0 / p.sum()) as f32, (1.0 / q.sum()) as f32);
-        // p - q, where both are near 1, is what the one misses less what the other does.
-        let both_ones = (q.miss(1.0) - p.miss(1.0)) as f32;
+        let (inv_p, inv_q) = ((1.0 / student.sum()) as f32, (1.0 / teacher.sum()) as f32);
+        // Before the gradient of the student, which in place overwrites its logits.
         if row.wants_grad_target() {
             let offset = (shift - kl) as f32;
-            for k in (0..row.classes).step_by(LANES) {
-                let (zs, zt) = (student_logits(row, k), teacher_logits(row, k));
-                let eq = q.exp(s, row, 1, k, teacher_logits);
-                let grad = std::array::from_fn(|l| {
-                    let gap = (zt[l] - q.max) - (zs[l] - p.max) + offset;
+            for_chunks!(row, |k, p| {
+                let (zs, zt) = (student_logits.at(s, row, k, p), teacher_logits.at(s, row, k, p));
+                let eq = teacher.exp(s, row, 1, (k, p), teacher_logits);
+                let grad = lanes!(|l| {
+                    let gap = (zt[l] - teacher.max) - (zs[l] - student.max) + offset;
                     if eq[l] == 0.0 { 0.0 } else { scale * eq[l] * inv_q * gap }
                 });
-                row.put_target(s, k, grad);
-            }
+                row.put_target(s, k, p, grad);
+            });
         }
         if row.wants_grad() {
-            for k in (0..row.classes).step_by(LANES) {
-                let ep = p.exp(s, row, 0, k, student_logits);
-                let eq = q.exp(s, row, 1, k, teacher_logits);
-                let grad = std::array::from_fn(|l| {
+            // p - q, where both are near 1, is what the one misses less what the other does.
+            let both_ones = (teacher.miss(1.0) - student.miss(1.0)) as f32;
+            for_chunks!(row, |k, p| {
+                let ep = student.exp(s, row, 0, (k, p), student_logits);
+                let eq = teacher.exp(s, row, 1, (k, p), teacher_logits);
+                let grad = lanes!(|l| {
                     let usual = ep[l] * inv_p - eq[l] * inv_q;
                     scale * if ep[l] == 1.0 && eq[l] == 1.0 { both_ones } else { usual }
                 });
-                row.put(s, k, grad);
-            }
+                row.put(s, k, p, grad);
+            });
         }
         f64::from(factor) * kl
     }
 }
 
+/// `sum e_q (ln q - ln p)`, less what the two normalisers add.
+struct Cross {
+    student_logits: Student,
+    max: f32,
+    sum: [f64; LANES],
+}
+
+impl<T: Element> Visit<T> for Cross {
+    #[inline(always)]
+    fn visit<S: Simd, P: Span>(&mut self, s: S, row: &Row<'_, T>, k: usize, p: P, u: &Lanes, e: &Lanes) {
+        let z = self.student_logits.at(s, row, k, p);
+        for l in 0..LANES {
+            let gap = f64::from(u[l]) - f64::from(z[l] - self.max);
+            self.sum[l] += if e[l] == 0.0 { 0.0 } else { f64::from(e[l]) * gap };
+        }
+    }
+}
+
 rowwise_loss!(Distillation);
 class_methods!(Distillation);
+
+#[derive(Clone, Copy)]
+struct Student {
+    inv_temperature: f32,
+}
+
+impl Logits for Student {
+    #[inline(always)]
+    fn at<S: Simd, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> Lanes {
+        let z = row.input(s, k, p, f32::NEG_INFINITY);
+        lanes!(|l| z[l] * self.inv_temperature)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Teacher {
+    inv_temperature: f32,
+}
+
+impl Logits for Teacher {
+    #[inline(always)]
+    fn at<S: Simd, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> Lanes {
+        let z = row.dense(s, k, p, f32::NEG_INFINITY);
+        lanes!(|l| z[l] * self.inv_temperature)
+    }
+}

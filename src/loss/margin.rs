@@ -1,6 +1,6 @@
 use crate::call::class_methods;
-use crate::cpu::rowwise::{Row, RowTarget, Rowwise};
-use crate::cpu::simd::{LANES, Simd};
+use crate::cpu::rowwise::{Row, RowTarget, Rowwise, for_chunks};
+use crate::cpu::simd::{LANES, Lanes, Simd, Span, lanes};
 use crate::element::Element;
 use crate::error::{Error, Result, check_option};
 use crate::loss::rowwise_loss;
@@ -43,16 +43,11 @@ impl Rowwise for CategoricalHinge {
 
     #[inline(always)]
     fn row<S: Simd, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
-        let (classes, target) = (row.classes, row.target);
-        let labels = |row: &Row<'_, T>, k: usize| match target {
-            RowTarget::Dense(y) => row.dense(s, y, k, 0.0),
-            RowTarget::Class(t) => std::array::from_fn(|l| if k + l == t { 1.0 } else { 0.0 }),
-            RowTarget::Nothing => [0.0; LANES],
-        };
+        let classes = row.classes;
         // The largest wrong score and where it is; the score of the target; NaN if there is any.
         let (mut wrong, mut at, mut right, mut nan) = (f32::NEG_INFINITY, 0, 0f64, 0f32);
-        for k in (0..classes).step_by(LANES) {
-            let (x, y) = (row.input(s, k, 0.0), labels(row, k));
+        for_chunks!(row, |k, p| {
+            let (x, y) = (row.input(s, k, p, 0.0), labels(s, row, k, p));
             for l in 0..LANES.min(classes - k) {
                 let score = if y[l] == 1.0 { 0.0 } else { (1.0 - y[l]) * x[l] };
                 if score > wrong {
@@ -61,20 +56,29 @@ impl Rowwise for CategoricalHinge {
                 right += if y[l] == 0.0 { 0.0 } else { f64::from(y[l]) * f64::from(x[l]) };
                 nan += if x[l].is_nan() || y[l].is_nan() { f32::NAN } else { 0.0 };
             }
-        }
+        });
         let short = 1.0 + f64::from(wrong) - right + f64::from(nan);
         if row.wants_grad() {
             let active = if short > 0.0 { row.scale } else { (0.0 * short) as f32 };
-            for k in (0..classes).step_by(LANES) {
-                let y = labels(row, k);
-                let grad = std::array::from_fn(|l| {
+            for_chunks!(row, |k, p| {
+                let y = labels(s, row, k, p);
+                let grad = lanes!(|l| {
                     let pull = if k + l == at { 1.0 - y[l] } else { 0.0 };
                     active * (pull - y[l])
                 });
-                row.put(s, k, grad);
-            }
+                row.put(s, k, p, grad);
+            });
         }
         if short <= 0.0 { 0.0 } else { short }
+    }
+}
+
+/// The labels of sixteen classes, one-hot for an index.
+#[inline(always)]
+fn labels<S: Simd, T: Element, P: Span>(s: S, row: &Row<'_, T>, k: usize, p: P) -> Lanes {
+    match row.target {
+        RowTarget::Class(t) => lanes!(|l| if k + l == t { 1.0 } else { 0.0 }),
+        _ => row.dense(s, k, p, 0.0),
     }
 }
 
@@ -142,40 +146,52 @@ impl Rowwise for MultiMargin {
     #[inline(always)]
     fn row<S: Simd, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
         let RowTarget::Class(t) = row.target else { return 0.0 };
-        let MultiMarginParams { margin, p } = self.0;
+        let MultiMarginParams { margin, p: power } = self.0;
         let x_t = row.input_at(t);
         let weight = row.class_weight_at(t) / row.classes as f32;
-        // max(0, margin - x_t + x_k) of sixteen classes, zero for the target and past the last.
-        let shorts = |row: &Row<'_, T>, k: usize| {
-            let x = row.input(s, k, f32::NEG_INFINITY);
-            std::array::from_fn::<f32, LANES, _>(|l| {
-                let short = (margin - x_t) + x[l];
-                let short = if short <= 0.0 { 0.0 } else { short };
-                if k + l == t || k + l >= row.classes { 0.0 } else { short }
-            })
-        };
-        // The derivative of short^p.
-        let slope = |short: f32| match p {
-            1 => if short == 0.0 { 0.0 } else { 1.0 + 0.0 * short },
-            _ => 2.0 * short,
+        let shorts = Shorts { margin, x_t, t };
+        // The derivative of short^p; NaN stays NaN.
+        let slope = |short: f32| {
+            let step = if short > 0.0 { 1.0 } else { short };
+            if power == 1 { step } else { 2.0 * short }
         };
         let (mut value, mut slopes) = ([0f64; LANES], [0f64; LANES]);
-        for k in (0..row.classes).step_by(LANES) {
-            let short = shorts(row, k);
+        for_chunks!(row, |k, p| {
+            let short = shorts.at(s, row, k, p);
             for l in 0..LANES {
-                value[l] += f64::from(if p == 1 { short[l] } else { short[l] * short[l] });
+                value[l] += f64::from(if power == 1 { short[l] } else { short[l] * short[l] });
                 slopes[l] += f64::from(slope(short[l]));
             }
-        }
+        });
         if row.wants_grad() {
             let scale = weight * row.scale;
             let at_target = -(slopes.iter().sum::<f64>() as f32) * scale;
-            for k in (0..row.classes).step_by(LANES) {
-                let short = shorts(row, k);
-                row.put(s, k, std::array::from_fn(|l| if k + l == t { at_target } else { scale * slope(short[l]) }));
-            }
+            for_chunks!(row, |k, p| {
+                let short = shorts.at(s, row, k, p);
+                row.put(s, k, p, lanes!(|l| if k + l == t { at_target } else { scale * slope(short[l]) }));
+            });
         }
         f64::from(weight) * value.iter().sum::<f64>()
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Shorts {
+    margin: f32,
+    x_t: f32,
+    t: usize,
+}
+
+impl Shorts {
+    /// `max(0, margin - x_t + x_k)` of sixteen classes, zero for the target and past the last.
+    #[inline(always)]
+    fn at<S: Simd, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> Lanes {
+        let x = row.input(s, k, p, f32::NEG_INFINITY);
+        lanes!(|l| {
+            let short = (self.margin - self.x_t) + x[l];
+            let short = if short <= 0.0 { 0.0 } else { short };
+            if k + l == self.t || l >= p.count() { 0.0 } else { short }
+        })
     }
 }
 

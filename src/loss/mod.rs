@@ -85,10 +85,8 @@ pub(crate) struct Logistic {
 
 #[inline(always)]
 pub(crate) fn logistic<S: Simd>(s: S, x: f32) -> Logistic {
-    let e = s.exp_neg(-x.abs());
-    let large = 1.0 / (1.0 + e);
-    let small = e * large;
-    let l = s.ln_1p(e);
+    let (small, l) = s.sigmoid_softplus(-x.abs());
+    let large = 1.0 - small;
     let positive = x >= 0.0;
     Logistic {
         sigmoid: if positive { large } else { small },

@@ -1,6 +1,6 @@
 use crate::call::Call;
-use crate::cpu::rowwise::{Row, Rowwise};
-use crate::cpu::simd::{LANES, Simd};
+use crate::cpu::rowwise::{Row, Rowwise, for_chunks};
+use crate::cpu::simd::{LANES, Simd, lanes};
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::rowwise_loss;
@@ -102,12 +102,12 @@ impl Rowwise for GradientPenalty {
     fn row<S: Simd, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
         let weight = f64::from(self.0.weight);
         let mut squares = [0f64; LANES];
-        for k in (0..row.classes).step_by(LANES) {
-            let g = row.input(s, k, 0.0);
+        for_chunks!(row, |k, p| {
+            let g = row.input(s, k, p, 0.0);
             for l in 0..LANES {
                 squares[l] += f64::from(g[l]) * f64::from(g[l]);
             }
-        }
+        });
         let square: f64 = squares.iter().sum();
         let norm = square.sqrt();
         let (value, slope) = match self.0.centred {
@@ -117,9 +117,10 @@ impl Rowwise for GradientPenalty {
         };
         if row.wants_grad() {
             let slope = (slope * f64::from(row.scale)) as f32;
-            for k in (0..row.classes).step_by(LANES) {
-                row.put(s, k, row.input(s, k, 0.0).map(|g| slope * g));
-            }
+            for_chunks!(row, |k, p| {
+                let g = row.input(s, k, p, 0.0);
+                row.put(s, k, p, lanes!(|l| slope * g[l]));
+            });
         }
         value
     }

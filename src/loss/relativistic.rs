@@ -200,7 +200,7 @@ impl<T: Element> Side<'_, T> {
     #[inline(always)]
     fn load<S: Simd>(self, s: S, i: usize, count: usize) -> Lanes {
         // SAFETY: nobody writes the inputs.
-        unsafe { if count == LANES { self.input.load(s, i) } else { self.input.load_part(s, i, count, 0.0) } }
+        unsafe { self.input.load_upto(s, i, count, 0.0) }
     }
 }
 
@@ -262,12 +262,7 @@ impl<T: Element> Kernel for GradTile<'_, T> {
             let x = self.side.load(s, i, count);
             let grad = x.map(|x| self.scale * (logistic(s, self.side.sign * (x - self.shift)).sigmoid + self.other));
             // SAFETY: tiles do not overlap, and a tile belongs to one task.
-            unsafe {
-                match count {
-                    LANES => self.out.store(s, i, grad, self.mode),
-                    _ => self.out.scatter(s, i, 1, count, grad, self.mode),
-                }
-            }
+            unsafe { self.out.store_upto(s, i, count, grad, self.mode) };
         }
         fence();
         0.0

@@ -1,0 +1,16 @@
+//! Edge cases, numbered 1 to 54 as the comments count them. Three of them live elsewhere: the gradient
+//! check of every loss, option and reduction against its f64 definition (17) in `battery.rs`, and the
+//! reruns (36) in `determinism.rs`; bad class indices (31) are in `bad_input.rs` too.
+
+#[macro_use]
+mod support;
+
+mod elementwise;
+mod gan;
+mod large;
+mod literals;
+mod pitfalls;
+mod properties;
+mod region;
+mod rowwise;
+mod sizes;

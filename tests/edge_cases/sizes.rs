@@ -1,0 +1,105 @@
+//! 33: one element, one more and one less than a vector, misaligned buffers, classes on either axis. The
+//! reference is each loss on its own, and the answer the same to the last bit.
+
+use crate::support::*;
+use fused_loss::*;
+
+const SIZES: [usize; 15] = [1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 127, 128, 129, 1023, 1025];
+
+/// The row (element, sample) `r` of the data, on its own, and where its elements were.
+fn alone<T: Element>(loss: &AnyLoss<T>, data: &Data<T>, r: usize) -> (Data<T>, Vec<usize>) {
+    let [_, classes, inner] = data.dims;
+    let (at, dims): (Vec<usize>, _) = match loss.form {
+        Form::Element => (vec![r], [1, 1, 1]),
+        Form::Row => ((0..classes).map(|k| (r / inner * classes + k) * inner + r % inner).collect(), [1, classes, 1]),
+        // With softmax the regions of a sample need each other.
+        _ => ((0..classes * inner).map(|i| r * classes * inner + i).collect(), [1, classes, inner]),
+    };
+    let target = match &data.target {
+        Labels::Nothing => Labels::Nothing,
+        Labels::Dense(t) => Labels::Dense(at.iter().map(|&i| t[i]).collect()),
+        Labels::Index(t) if loss.form == Form::Row => Labels::Index(vec![t[r]]),
+        Labels::Index(t) => Labels::Index(t[r * inner..(r + 1) * inner].to_vec()),
+    };
+    (Data { dims, input: at.iter().map(|&i| data.input[i]).collect(), target }, at)
+}
+
+/// Runs `data` from and into buffers `offset` elements away from where they were allocated.
+fn misaligned<T: Element>(loss: &AnyLoss<T>, data: &Data<T>, offset: usize) -> (f32, Vec<T>) {
+    let n = data.input.len();
+    let shift = |x: &[T]| [&vec![T::from_f32(-77.0); offset][..], x].concat();
+    let input = shift(&data.input);
+    let target = match &data.target {
+        Labels::Dense(t) => shift(t),
+        _ => vec![],
+    };
+    let view = match &data.target {
+        Labels::Dense(_) => Target::Dense(&target[offset..]),
+        other => other.view(),
+    };
+    let canary = T::from_f32(123.0);
+    let mut grad = vec![canary; n + 40];
+    let job = Job::new(&input[offset..], view, data.dims.into(), Verb::ForwardBackward(Reduction::Sum, &mut grad[offset..offset + n]));
+    let value = (loss.run)(job).unwrap();
+    let (before, after) = (&grad[..offset], &grad[offset + n..]);
+    assert!(before.iter().chain(after).all(|c| c.to_f32() == 123.0), "{}: wrote outside", loss.name);
+    (value, grad[offset..offset + n].to_vec())
+}
+
+#[test]
+fn the_smallest_and_oddest_sizes_and_addresses_give_what_single_losses_give() {
+    fn check<T: Element>() {
+        let mut random = Random(33);
+        for loss in losses::<T>() {
+            let shapes: Vec<[usize; 3]> = match loss.form {
+                Form::Element => SIZES.iter().map(|&n| [1, 1, n]).collect(),
+                Form::Row => SIZES.iter().flat_map(|&n| [[2, n, 1], [n.min(130), 3, 1], [2, 3, n.min(130)], [2, n, 2]]).collect(),
+                Form::Region => SIZES.iter().flat_map(|&n| [[2, 3, n], [2, n.min(130), 2]]).collect(),
+                // Sums over samples are rounded in another order.
+                Form::BatchRegion => continue,
+            };
+            for dims in shapes {
+                let data = loss.data(&mut random, dims);
+                let (value, grad) = loss.gradient(&data, Reduction::Sum);
+                let units = if loss.form == Form::Region { dims[0] } else { loss.losses(dims) };
+                let (mut sum, mut size) = (0.0, 0.0);
+                for r in 0..units {
+                    let (single, at) = alone(&loss, &data, r);
+                    let (value, single) = loss.gradient(&single, Reduction::Sum);
+                    sum += f64::from(value);
+                    size += f64::from(value.abs());
+                    let of_it: Vec<T> = at.iter().map(|&i| grad[i]).collect();
+                    assert_eq!(bits(&of_it), bits(&single), "{} {dims:?}: loss {r}", loss.name);
+                }
+                let error = (f64::from(value) - sum).abs();
+                assert!(error <= 1e-6 * size, "{} {dims:?}: expected {sum}, got {value}", loss.name);
+                let (moved, moved_grad) = misaligned(&loss, &data, 1 + random.below(20));
+                assert_eq!((moved.to_bits(), bits(&moved_grad)), (value.to_bits(), bits(&grad)), "{} {dims:?}", loss.name);
+            }
+        }
+    }
+    every_dtype!(check);
+}
+
+#[test]
+fn the_layouts_of_classes_are_transposes_of_each_other() {
+    let mut random = Random(330);
+    for loss in losses::<f32>().iter().filter(|loss| loss.form == Form::Row) {
+        for [outer, classes, inner] in [[1, 5, 40], [3, 17, 16], [2, 300, 3], [2, 9000, 2]] {
+            let first = loss.data(&mut random, [outer, classes, inner]);
+            let transpose = |x: &[f32]| -> Vec<f32> {
+                let at = |i: usize| (i / (classes * inner) * classes + i % classes) * inner + i / classes % inner;
+                (0..x.len()).map(|i| x[at(i)]).collect()
+            };
+            let target = match &first.target {
+                Labels::Dense(t) => Labels::Dense(transpose(t)),
+                other => other.clone(),
+            };
+            let last = Data { dims: [outer * inner, classes, 1], input: transpose(&first.input), target };
+            let (a, a_grad) = loss.gradient(&first, Reduction::Mean);
+            let (b, b_grad) = loss.gradient(&last, Reduction::Mean);
+            close(loss.name, a, b.into(), 1e-6);
+            assert_eq!(bits(&transpose(&a_grad)), bits(&b_grad), "{} {outer} {classes} {inner}", loss.name);
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! What the tests of edge cases, bad input and determinism share: seeded data, and every loss behind
+//! one signature.
+#![allow(dead_code)] // each of the three uses its part
+
+use fused_loss::*;
+
+/// SplitMix64: seeded, so that a failure comes back.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    /// A whole number below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    pub fn between(&mut self, low: f32, high: f32) -> f32 {
+        low + (high - low) * ((self.next() >> 40) as f32 / (1 << 24) as f32)
+    }
+
+    pub fn pick<X: Copy>(&mut self, from: &[X]) -> X {
+        from[self.below(from.len())]
+    }
+
+    pub fn floats(&mut self, n: usize, low: f32, high: f32) -> Vec<f32> {
+        (0..n).map(|_| self.between(low, high)).collect()
+    }
+
+    /// A random order of `0..n`.
+    pub fn order(&mut self, n: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..n).collect();
+        (1..n).rev().for_each(|i| order.swap(i, self.below(i + 1)));
+        order
+    }
+}
+
+/// What a number may be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Domain {
+    Real,
+    Probability,
+    LogProbability,
+    Binary,
+    Signed,
+    /// Class indices, one a row.
+    Index,
+    Nothing,
+}
+
+impl Domain {
+    fn draw(self, random: &mut Random) -> f32 {
+        match self {
+            Domain::Probability => random.between(0.05, 0.95),
+            Domain::LogProbability => random.between(-4.0, -0.05),
+            Domain::Binary => random.pick(&[0.0, 1.0]),
+            Domain::Signed => random.pick(&[-1.0, 1.0]),
+            _ => random.between(-4.0, 4.0),
+        }
+    }
+}
+
+/// Owned targets.
+#[derive(Clone, Debug)]
+pub enum Labels<T> {
+    Nothing,
+    Dense(Vec<T>),
+    Index(Vec<i64>),
+}
+
+impl<T: Element> Labels<T> {
+    pub fn view(&self) -> Target<'_, T> {
+        match self {
+            Labels::Nothing => Target::Nothing,
+            Labels::Dense(t) => Target::Dense(t),
+            Labels::Index(t) => Target::I64(t),
+        }
+    }
+}
+
+/// Input and targets of `[outer, classes, inner]`.
+#[derive(Clone, Debug)]
+pub struct Data<T> {
+    pub dims: [usize; 3],
+    pub input: Vec<T>,
+    pub target: Labels<T>,
+}
+
+impl<T: Element> Data<T> {
+    pub fn job<'a>(&'a self, verb: Verb<'a, T>) -> Job<'a, T> {
+        Job::new(&self.input, self.target.view(), self.dims.into(), verb)
+    }
+}
+
+/// What a call is told to do, and where it writes.
+pub enum Verb<'a, T> {
+    Forward(Reduction),
+    ForwardBackward(Reduction, &'a mut [T]),
+    /// The buffer is the input.
+    InPlace(Reduction, &'a mut [T]),
+    Unreduced(&'a mut [f32]),
+    /// Upstream gradients, losses, gradients.
+    UnreducedBackward(&'a [f32], &'a mut [f32], &'a mut [T]),
+    UnreducedInPlace(&'a [f32], &'a mut [f32], &'a mut [T]),
+}
+
+/// One call of any loss.
+pub struct Job<'a, T> {
+    pub input: &'a [T],
+    pub target: Target<'a, T>,
+    pub shape: Shape,
+    pub weight: Option<&'a [f32]>,
+    pub sample_weight: Option<&'a [f32]>,
+    pub class_weight: Option<&'a [f32]>,
+    pub grad_output: f32,
+    pub accumulate: bool,
+    pub grad_target: Option<&'a mut [T]>,
+    pub verb: Verb<'a, T>,
+}
+
+impl<'a, T: Element> Job<'a, T> {
+    pub fn new(input: &'a [T], target: Target<'a, T>, shape: Shape, verb: Verb<'a, T>) -> Self {
+        let (weight, sample_weight, class_weight, grad_target) = (None, None, None, None);
+        let (grad_output, accumulate) = (1.0, false);
+        Job { input, target, shape, weight, sample_weight, class_weight, grad_output, accumulate, grad_target, verb }
+    }
+
+    /// The targets of an element-wise loss, which has them as a slice.
+    fn dense(&self) -> &'a [T] {
+        let Target::Dense(target) = self.target else { panic!("element-wise losses have dense targets") };
+        target
+    }
+
+    /// Runs one of the two calls, the second of them in place.
+    fn run<L: Loss>(
+        self,
+        call: impl FnOnce(&Self) -> Call<'a, L, T>,
+        in_place: impl FnOnce(&Self, &'a mut [T]) -> Call<'a, L, T, &'a mut [T]>,
+    ) -> Result<f32> {
+        fn add<'a, L: Loss, T: Element, I>(job: Job<'a, T>, mut call: Call<'a, L, T, I>) -> (Call<'a, L, T, I>, Verb<'a, T>) {
+            if let Some(w) = job.weight {
+                call = call.weight(w);
+            }
+            if let Some(w) = job.sample_weight {
+                call = call.sample_weight(w);
+            }
+            if let Some(w) = job.class_weight {
+                call = call.class_weight(w);
+            }
+            if job.accumulate {
+                call = call.accumulate();
+            }
+            if let Some(grad) = job.grad_target {
+                call = call.grad_target(grad);
+            }
+            (call.grad_output(job.grad_output), job.verb)
+        }
+        let mut job = self;
+        match job.verb {
+            Verb::InPlace(reduction, buffer) => {
+                job.verb = Verb::Forward(reduction);
+                let call = in_place(&job, buffer);
+                add(job, call).0.forward_backward(reduction)
+            }
+            Verb::UnreducedInPlace(upstream, losses, buffer) => {
+                job.verb = Verb::Forward(Reduction::Sum);
+                let call = in_place(&job, buffer);
+                add(job, call).0.forward_backward_unreduced(upstream, losses).map(|()| 0.0)
+            }
+            _ => {
+                let call = call(&job);
+                let (call, verb) = add(job, call);
+                match verb {
+                    Verb::Forward(reduction) => call.forward(reduction),
+                    Verb::ForwardBackward(reduction, grad) => call.forward_backward(reduction, grad),
+                    Verb::Unreduced(losses) => call.forward_unreduced(losses).map(|()| 0.0),
+                    Verb::UnreducedBackward(upstream, losses, grad) => {
+                        call.forward_backward_unreduced(upstream, losses, grad).map(|()| 0.0)
+                    }
+                    Verb::InPlace(..) | Verb::UnreducedInPlace(..) => unreachable!("both are above"),
+                }
+            }
+        }
+    }
+}
+
+/// What has a value of its own.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Form {
+    Element,
+    Row,
+    /// A channel of a sample.
+    Region,
+    /// A channel of the batch.
+    BatchRegion,
+}
+
+/// A loss whose type is hidden.
+pub struct AnyLoss<T: 'static> {
+    pub name: &'static str,
+    pub form: Form,
+    pub input: Domain,
+    pub target: Domain,
+    pub class_weight: bool,
+    pub grad_target: bool,
+    pub run: fn(Job<'_, T>) -> Result<f32>,
+}
+
+impl<T: Element> AnyLoss<T> {
+    /// The number of values of the unreduced form.
+    pub fn losses(&self, [outer, classes, inner]: [usize; 3]) -> usize {
+        match self.form {
+            Form::Element => outer * classes * inner,
+            Form::Row => outer * inner,
+            Form::Region => outer * classes,
+            Form::BatchRegion => classes,
+        }
+    }
+
+    pub fn data(&self, random: &mut Random, dims: [usize; 3]) -> Data<T> {
+        let [outer, classes, inner] = dims;
+        let mut draw = |domain: Domain| (0..outer * classes * inner).map(|_| T::from_f32(domain.draw(random))).collect();
+        let input = draw(self.input);
+        let target = match self.target {
+            Domain::Nothing => Labels::Nothing,
+            Domain::Index => Labels::Index((0..outer * inner).map(|_| random.below(classes) as i64).collect()),
+            domain => Labels::Dense(draw(domain)),
+        };
+        Data { dims, input, target }
+    }
+
+    /// The value, and the gradient into a new buffer.
+    pub fn gradient(&self, data: &Data<T>, reduction: Reduction) -> (f32, Vec<T>) {
+        let mut grad = vec![T::default(); data.input.len()];
+        let value = (self.run)(data.job(Verb::ForwardBackward(reduction, &mut grad)));
+        (value.unwrap_or_else(|e| panic!("{}: {e}", self.name)), grad)
+    }
+}
+
+/// Every loss, with options where they lead to other code.
+pub fn losses<T: Element>() -> Vec<AnyLoss<T>> {
+    use Domain::*;
+    macro_rules! element {
+        ($name:literal, $input:ident, $target:ident, $loss:expr) => {
+            AnyLoss {
+                name: $name,
+                form: Form::Element,
+                input: $input,
+                target: $target,
+                class_weight: $name.contains("with logits"),
+                grad_target: !($name.contains("hinge") || $name.contains("focal")),
+                run: |job| job.run(|j| $loss.call(j.input, j.dense()), |j, x| $loss.call_in_place(x, j.dense())),
+            }
+        };
+    }
+    macro_rules! term {
+        ($name:literal, $input:ident, $loss:expr) => {
+            AnyLoss {
+                name: $name,
+                form: Form::Element,
+                input: $input,
+                target: Nothing,
+                class_weight: false,
+                grad_target: false,
+                run: |job| job.run(|j| $loss.call(j.input), |_, x| $loss.call_in_place(x)),
+            }
+        };
+    }
+    macro_rules! row {
+        ($name:literal, $input:ident, $target:ident, $loss:expr) => { row!($name, $input, $target, $loss, false, false) };
+        ($name:literal, $input:ident, $target:ident, $loss:expr, $class_weight:literal, $grad_target:literal) => {
+            row!($name, Form::Row, $input, $target, $loss, $class_weight, $grad_target)
+        };
+        ($name:literal, $form:expr, $input:ident, $target:ident, $loss:expr, $class_weight:literal, $grad_target:literal) => {
+            AnyLoss {
+                name: $name,
+                form: $form,
+                input: $input,
+                target: $target,
+                class_weight: $class_weight,
+                grad_target: $grad_target,
+                run: |job| job.run(|j| $loss.call(j.input, j.target, j.shape), |j, x| $loss.call_in_place(x, j.target, j.shape)),
+            }
+        };
+    }
+    macro_rules! penalty {
+        ($name:literal, $loss:expr) => {
+            AnyLoss {
+                name: $name,
+                form: Form::Row,
+                input: Real,
+                target: Nothing,
+                class_weight: false,
+                grad_target: false,
+                run: |job| job.run(|j| $loss.call(j.input, j.shape), |j, x| $loss.call_in_place(x, j.shape)),
+            }
+        };
+    }
+    macro_rules! region {
+        ($name:literal, $form:ident, $input:ident, $target:ident, $loss:expr) => {
+            row!($name, Form::$form, $input, $target, $loss, true, false)
+        };
+    }
+    vec![
+        element!("MSE", Real, Real, Mse::new()),
+        element!("MAE", Real, Real, Mae),
+        element!("Huber", Real, Real, Huber::new(0.7).unwrap()),
+        element!("SmoothL1", Real, Real, SmoothL1::new(0.7).unwrap()),
+        element!("BCE", Probability, Probability, Bce::new()),
+        element!("BCE, clipped", Probability, Probability, Bce::new().epsilon(0.1).unwrap()),
+        element!("BCE with logits", Real, Probability, BceWithLogits::new().pos_weight(3.0).unwrap()),
+        element!("hinge", Real, Signed, Hinge::new()),
+        element!("hinge, Keras labels", Real, Binary, Hinge::new().labels(HingeLabels::Keras)),
+        element!("squared hinge", Real, Signed, SquaredHinge::new()),
+        element!("KL", LogProbability, Probability, KlDiv::new()),
+        element!("KL, log targets", LogProbability, LogProbability, KlDiv::new().log_target(true)),
+        element!("KL on probabilities", Probability, Probability, KlDivProbs::new()),
+        element!("sigmoid focal", Real, Binary, SigmoidFocal::new()),
+        element!("sigmoid focal, any gamma", Real, Probability, SigmoidFocal::new().gamma(0.5).unwrap()),
+        element!("relativistic pair", Real, Real, RelativisticPair),
+        term!("GAN, logistic", Real, GanLoss::new(GanMode::NonSaturating).generator_term()),
+        term!("GAN, minimax", Real, GanLoss::new(GanMode::Minimax).generator_term()),
+        term!("GAN, least squares", Real, GanLoss::new(GanMode::LeastSquares).real_term()),
+        term!("GAN, Wasserstein", Real, GanLoss::new(GanMode::Wasserstein).fake_term()),
+        term!("GAN, margin", Real, GanLoss::new(GanMode::Hinge).real_term()),
+        term!("GAN, probabilities", Probability, GanLoss::new(GanMode::Probabilities).fake_term()),
+        row!("cross-entropy", Real, Index, CrossEntropy::new(), true, false),
+        row!("cross-entropy, dense", Real, Probability, CrossEntropy::new(), true, true),
+        row!(
+            "cross-entropy, every option",
+            Real,
+            Index,
+            CrossEntropy::new().label_smoothing(0.1).unwrap().z_loss(1e-2).unwrap().softcap(5.0).unwrap(),
+            true,
+            false
+        ),
+        row!("cross-entropy on probabilities", Probability, Index, CrossEntropyProbs::new(), true, false),
+        row!("cross-entropy on probabilities, dense", Probability, Probability, CrossEntropyProbs::new(), true, true),
+        row!("NLL", LogProbability, Index, Nll::new(), true, false),
+        row!("softmax focal", Real, Index, SoftmaxFocal::new(), true, false),
+        row!("categorical hinge", Real, Index, CategoricalHinge),
+        row!("categorical hinge, dense", Real, Probability, CategoricalHinge),
+        row!("multi-margin", Real, Index, MultiMargin::new(), true, false),
+        row!("multi-margin, squared", Real, Index, MultiMargin::new().p(2).unwrap(), true, false),
+        row!("distillation", Real, Real, Distillation::new().temperature(2.0).unwrap(), false, true),
+        penalty!("gradient penalty", GradientPenalty::wgan_gp(10.0).unwrap()),
+        penalty!("gradient penalty, R1", GradientPenalty::r1(10.0).unwrap()),
+        region!("Dice", Region, Probability, Binary, DiceLoss::new()),
+        region!("Dice, sigmoid", Region, Real, Probability, DiceLoss::new().sigmoid().squared_pred(true)),
+        region!("Dice, softmax", Region, Real, Index, DiceLoss::new().softmax()),
+        region!("Dice, batch", BatchRegion, Real, Binary, DiceLoss::new().sigmoid().batch(true).jaccard(true)),
+        region!("Dice, softmax, batch", BatchRegion, Real, Index, DiceLoss::new().softmax().batch(true)),
+        region!("Tversky", Region, Real, Index, TverskyLoss::new(0.3, 0.7).unwrap().sigmoid()),
+    ]
+}
+
+/// Runs a generic test on every storage type.
+#[macro_export]
+macro_rules! every_dtype {
+    ($test:ident) => {{
+        $test::<f32>();
+        $test::<half::f16>();
+        $test::<half::bf16>();
+    }};
+}
+
+pub fn to<T: Element>(x: &[f32]) -> Vec<T> {
+    x.iter().map(|&x| T::from_f32(x)).collect()
+}
+
+pub fn from<T: Element>(x: &[T]) -> Vec<f32> {
+    x.iter().map(|x| x.to_f32()).collect()
+}
+
+/// Bit patterns, which tell -0 from 0 and NaN from nothing.
+pub fn bits<T: Element>(x: &[T]) -> Vec<u32> {
+    x.iter().map(|x| x.to_f32().to_bits()).collect()
+}
+
+/// Equal within a share of the wanted number, or of 1 if that is smaller.
+#[track_caller]
+pub fn close(what: &str, got: f32, want: f64, tolerance: f64) {
+    let error = (f64::from(got) - want).abs();
+    assert!(error <= tolerance * want.abs().max(1.0), "{what}: expected {want}, got {got}");
+}
