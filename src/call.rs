@@ -267,6 +267,11 @@ macro_rules! elementwise_methods {
                 self.call_in_place(input, target).forward_backward(reduction)
             }
 
+            /// The same on a device.
+            pub fn on<'d>(&self, device: &'d $crate::Device) -> $crate::On<'d, Self> {
+                $crate::On::new(*self, device)
+            }
+
             /// The long form: weights, upstream gradient, accumulation, gradient for the targets,
             /// unreduced values.
             pub fn call<'a, T: $crate::Element>(
@@ -284,6 +289,30 @@ macro_rules! elementwise_methods {
                 target: &'a [T],
             ) -> $crate::Call<'a, Self, T, &'a mut [T]> {
                 $crate::Call::new(*self, input, $crate::Target::Dense(target), None)
+            }
+        }
+
+        impl $crate::On<'_, $loss> {
+            /// The value for `input` and `target`, of equal length.
+            pub fn forward<T: $crate::Element>(
+                &self,
+                input: &$crate::Buffer<T>,
+                target: &$crate::Buffer<T>,
+                reduction: $crate::Reduction,
+            ) -> $crate::Result<f32> {
+                self.loss.forward(input.host(), target.host(), reduction)
+            }
+
+            /// The value, and its gradient for the input into `grad_input`, in one pass.
+            pub fn forward_backward<T: $crate::Element>(
+                &self,
+                input: &$crate::Buffer<T>,
+                target: &$crate::Buffer<T>,
+                reduction: $crate::Reduction,
+                grad_input: &mut $crate::Buffer<T>,
+            ) -> $crate::Result<f32> {
+                let call = self.loss.call(input.host(), target.host());
+                self.extend(call).forward_backward(reduction, grad_input.host_mut())
             }
         }
     };
@@ -329,6 +358,11 @@ macro_rules! class_methods {
                 self.call_in_place(input, target, shape).forward_backward(reduction)
             }
 
+            /// The same on a device.
+            pub fn on<'d>(&self, device: &'d $crate::Device) -> $crate::On<'d, Self> {
+                $crate::On::new(*self, device)
+            }
+
             /// The long form: weights, upstream gradient, accumulation, gradient for the targets,
             /// unreduced values.
             pub fn call<'a, T: $crate::Element>(
@@ -348,6 +382,33 @@ macro_rules! class_methods {
                 shape: impl Into<$crate::Shape>,
             ) -> $crate::Call<'a, Self, T, &'a mut [T]> {
                 $crate::Call::new(*self, input, target.into(), Some(shape.into()))
+            }
+        }
+
+        impl $crate::On<'_, $loss> {
+            /// The value for `input` of the given shape; targets are a buffer of class indices or of the
+            /// input's type and shape.
+            pub fn forward<'a, T: $crate::Element>(
+                &self,
+                input: &'a $crate::Buffer<T>,
+                target: impl Into<$crate::Target<'a, T>>,
+                shape: impl Into<$crate::Shape>,
+                reduction: $crate::Reduction,
+            ) -> $crate::Result<f32> {
+                self.loss.forward(input.host(), target, shape, reduction)
+            }
+
+            /// The value, and its gradient for the input into `grad_input`, in one call.
+            pub fn forward_backward<'a, T: $crate::Element>(
+                &self,
+                input: &'a $crate::Buffer<T>,
+                target: impl Into<$crate::Target<'a, T>>,
+                shape: impl Into<$crate::Shape>,
+                reduction: $crate::Reduction,
+                grad_input: &'a mut $crate::Buffer<T>,
+            ) -> $crate::Result<f32> {
+                let call = self.loss.call(input.host(), target, shape);
+                self.extend(call).forward_backward(reduction, grad_input.host_mut())
             }
         }
     };

@@ -8,6 +8,7 @@ use crate::cpu::simd::{LANES, Lanes, Simd};
 pub(crate) mod storage {
     use super::{LANES, Lanes, Simd};
 
+    // `Simd` is private, and so is this trait; that it is a supertrait of a public one is how it is sealed.
     #[allow(private_bounds)]
     pub trait Storage: Sized {
         fn widen<S: Simd>(simd: S, x: &[Self; LANES]) -> Lanes;
@@ -39,14 +40,15 @@ impl Element for f32 {
     }
 }
 
+#[allow(private_bounds)]
 impl Storage for f32 {
     #[inline(always)]
-    fn widen<S: Simd>(_: S, x: &[f32; LANES]) -> Lanes {
-        *x
+    fn widen<S: Simd>(s: S, x: &[f32; LANES]) -> Lanes {
+        s.copy(x)
     }
     #[inline(always)]
-    fn narrow<S: Simd>(_: S, x: &Lanes) -> [f32; LANES] {
-        *x
+    fn narrow<S: Simd>(s: S, x: &Lanes) -> [f32; LANES] {
+        s.copy(x)
     }
 }
 
@@ -60,6 +62,7 @@ impl Element for f16 {
     }
 }
 
+#[allow(private_bounds)]
 impl Storage for f16 {
     #[inline(always)]
     fn widen<S: Simd>(s: S, x: &[f16; LANES]) -> Lanes {
@@ -81,26 +84,14 @@ impl Element for bf16 {
     }
 }
 
+#[allow(private_bounds)]
 impl Storage for bf16 {
     #[inline(always)]
-    fn widen<S: Simd>(_: S, x: &[bf16; LANES]) -> Lanes {
-        let mut out: Lanes = [0.0; LANES];
-        for l in 0..LANES {
-            out[l] = f32::from_bits(u32::from(x[l].to_bits()) << 16);
-        }
-        out
+    fn widen<S: Simd>(s: S, x: &[bf16; LANES]) -> Lanes {
+        s.widen_bf16(x)
     }
     #[inline(always)]
-    fn narrow<S: Simd>(_: S, x: &Lanes) -> [bf16; LANES] {
-        let mut out = [bf16::ZERO; LANES];
-        for l in 0..LANES {
-            let bits = x[l].to_bits();
-            // Nearest even; the carry into the exponent is what overflow to infinity is. A NaN keeps
-            // its sign and is made quiet, so that the cut-off payload cannot turn it into infinity.
-            let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-            let bits = if x[l].is_nan() { bits >> 16 | 0x40 } else { rounded };
-            out[l] = bf16::from_bits(bits as u16);
-        }
-        out
+    fn narrow<S: Simd>(s: S, x: &Lanes) -> [bf16; LANES] {
+        s.narrow_bf16(x)
     }
 }

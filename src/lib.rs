@@ -4,6 +4,8 @@
 mod call;
 #[allow(unsafe_code)] // SIMD and disjoint writes from several threads; each with its contract
 mod cpu;
+mod cuda;
+mod device;
 mod element;
 mod error;
 mod loss;
@@ -13,6 +15,7 @@ mod shape;
 mod target;
 
 pub use call::{Call, Loss};
+pub use device::{Buffer, Device, On};
 pub use element::Element;
 pub use error::{Error, Result};
 pub use loss::*;

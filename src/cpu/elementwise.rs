@@ -168,9 +168,7 @@ impl<T: Element, F: Pointwise> Kernel for Tile<'_, T, F> {
                 self.general(s, i, LANES.min(stop - i), &mut sum);
                 i += LANES;
             }
-            for l in 0..LANES {
-                total[l] += f64::from(sum[l]);
-            }
+            s.add_wide(&mut total, &sum);
         }
         fence();
         total.iter().sum()
@@ -188,12 +186,13 @@ impl<T: Element, F: Pointwise> Tile<'_, T, F> {
             Some(target) if F::TARGET => unsafe { target.load(s, i) },
             _ => [0.0; LANES],
         };
-        let mut grad: Lanes = [0.0; LANES];
+        let (mut value, mut grad): (Lanes, Lanes) = Default::default();
         for l in 0..LANES {
             let point = self.loss.eval(s, x[l], t[l], 1.0);
-            sum[l] += point.value;
+            value[l] = point.value;
             grad[l] = point.grad * plan.scale;
         }
+        s.add(sum, &value);
         if let Some(out) = plan.grad_input {
             unsafe { out.store(s, i, grad, plan.mode) };
         }

@@ -51,8 +51,6 @@ pub(crate) struct Row<'a, T> {
     pub(crate) target: RowTarget<'a, T>,
     /// The weight of every class.
     pub(crate) class_weight: Option<&'a [f32]>,
-    /// Their sum; the number of classes without.
-    pub(crate) class_weight_sum: f64,
     /// What every gradient is multiplied by.
     pub(crate) scale: f32,
     grad_input: Option<(Dst<'a, T>, Mode)>,
@@ -234,7 +232,6 @@ struct Plan<'a, T> {
     target: RowTarget<'a, T>,
     indices: Option<Indices<'a>>,
     class_weight: Option<&'a [f32]>,
-    class_weight_sum: f64,
     weight: Option<(&'a [f32], usize)>,
     losses: Option<Dst<'a, f32>>,
     grad_output: Option<&'a [f32]>,
@@ -323,7 +320,6 @@ pub(crate) fn run<T: Element, F: Rowwise>(loss: F, request: Request<'_, T>) -> R
         target,
         indices,
         class_weight,
-        class_weight_sum: class_weight.map_or(shape.classes as f64, super::tiles::sum_weights),
         weight,
         losses,
         grad_output,
@@ -371,7 +367,6 @@ impl<T: Element, F: Rowwise> Kernel for Tile<'_, '_, T, F> {
                 },
                 target: plan.target,
                 class_weight: plan.class_weight,
-                class_weight_sum: plan.class_weight_sum,
                 scale,
                 grad_input: plan.grad_input,
                 grad_target: plan.grad_target,

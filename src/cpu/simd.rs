@@ -5,7 +5,7 @@
 //! sixteen lanes into vectors. What LLVM cannot find by itself stands here: fused multiply-add
 //! (without the instruction, `f32::mul_add` is a libm call), f16 conversion, non-temporal stores.
 
-use half::f16;
+use half::{bf16, f16};
 
 /// Elements handled together: one AVX-512 register, two AVX ones, four SSE or NEON ones.
 pub(crate) const LANES: usize = 16;
@@ -63,6 +63,19 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `a * b + c`, rounded once where the machine has FMA, twice otherwise.
     fn mul_add(self, a: f32, b: f32, c: f32) -> f32;
 
+    /// The same sixteen floats, as vectors: what is computed from them, and what they were computed from,
+    /// becomes vectors too.
+    #[inline(always)]
+    fn copy(self, x: &Lanes) -> Lanes {
+        *x
+    }
+
+    /// Sixteen bfloats, widened.
+    #[inline(always)]
+    fn widen_bf16(self, h: &[bf16; LANES]) -> Lanes {
+        lanes!(|l| f32::from_bits(u32::from(h[l].to_bits()) << 16))
+    }
+
     /// Sixteen halves, widened.
     #[inline(always)]
     fn widen_f16(self, h: &[f16; LANES]) -> Lanes {
@@ -75,6 +88,16 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         let mut out = [f16::ZERO; LANES];
         for l in 0..LANES {
             out[l] = narrow_f16(x[l]);
+        }
+        out
+    }
+
+    /// Sixteen floats, rounded to nearest even.
+    #[inline(always)]
+    fn narrow_bf16(self, x: &Lanes) -> [bf16; LANES] {
+        let mut out = [bf16::ZERO; LANES];
+        for l in 0..LANES {
+            out[l] = narrow_bf16(x[l]);
         }
         out
     }
@@ -133,7 +156,7 @@ impl Simd for Baseline {
 mod x86 {
     use super::{Kernel, LANES, Lanes, Simd};
     use core::arch::x86_64::*;
-    use half::f16;
+    use half::{bf16, f16};
 
     /// AVX2, FMA and F16C.
     #[derive(Clone, Copy)]
@@ -195,6 +218,49 @@ mod x86 {
                 unsafe {
                     let v = _mm256_sub_ps(_mm256_loadu_ps(x.as_ptr().add(k)), _mm256_set1_ps(y));
                     _mm256_storeu_ps(out.as_mut_ptr().add(k), v);
+                }
+            }
+            out
+        }
+        #[inline(always)]
+        fn narrow_bf16(self, x: &Lanes) -> [bf16; LANES] {
+            let mut out = [bf16::ZERO; LANES];
+            // SAFETY: `self` proves AVX2; both arrays hold sixteen elements. The lines are those of
+            // `narrow_bf16`.
+            unsafe {
+                let round = |x: __m256| {
+                    let bits = _mm256_castps_si256(x);
+                    let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+                    let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+                    let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40_0000));
+                    let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
+                    _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan))
+                };
+                let (low, high) = (_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8)));
+                // The packing goes by halves of 128 bits; put them back in order.
+                let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(round(low), round(high)));
+                _mm256_storeu_si256(out.as_mut_ptr().cast(), packed);
+            }
+            out
+        }
+        #[inline(always)]
+        fn copy(self, x: &Lanes) -> Lanes {
+            let mut out = [0.0; LANES];
+            for k in [0, 8] {
+                // SAFETY: `self` proves AVX; both arrays hold sixteen elements.
+                unsafe { _mm256_storeu_ps(out.as_mut_ptr().add(k), _mm256_loadu_ps(x.as_ptr().add(k))) };
+            }
+            out
+        }
+        #[inline(always)]
+        fn widen_bf16(self, h: &[bf16; LANES]) -> Lanes {
+            let mut out = [0.0; LANES];
+            for k in [0, 8] {
+                // SAFETY: `self` proves AVX2; both arrays hold sixteen elements.
+                unsafe {
+                    let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(h.as_ptr().add(k).cast()));
+                    let wide = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits));
+                    _mm256_storeu_ps(out.as_mut_ptr().add(k), wide);
                 }
             }
             out
@@ -263,6 +329,40 @@ mod x86 {
             let mut out = [0.0; LANES];
             // SAFETY: `self` proves AVX-512F; both arrays hold sixteen elements.
             unsafe { _mm512_storeu_ps(out.as_mut_ptr(), _mm512_sub_ps(_mm512_loadu_ps(x.as_ptr()), _mm512_set1_ps(y))) };
+            out
+        }
+        #[inline(always)]
+        fn narrow_bf16(self, x: &Lanes) -> [bf16; LANES] {
+            let mut out = [bf16::ZERO; LANES];
+            // SAFETY: `self` proves AVX-512F; both arrays hold sixteen elements. The lines are those of
+            // `narrow_bf16`. (AVX512_BF16 has an instruction for it, which takes denormals for zero.)
+            unsafe {
+                let x = _mm512_loadu_ps(x.as_ptr());
+                let bits = _mm512_castps_si512(x);
+                let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+                let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+                let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+                let kept = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x40_0000));
+                let half = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(kept));
+                _mm256_storeu_si256(out.as_mut_ptr().cast(), half);
+            }
+            out
+        }
+        #[inline(always)]
+        fn copy(self, x: &Lanes) -> Lanes {
+            let mut out = [0.0; LANES];
+            // SAFETY: `self` proves AVX-512F; both arrays hold sixteen elements.
+            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), _mm512_loadu_ps(x.as_ptr())) };
+            out
+        }
+        #[inline(always)]
+        fn widen_bf16(self, h: &[bf16; LANES]) -> Lanes {
+            let mut out = [0.0; LANES];
+            // SAFETY: `self` proves AVX-512F; both arrays hold sixteen elements.
+            unsafe {
+                let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(h.as_ptr().cast()));
+                _mm512_storeu_ps(out.as_mut_ptr(), _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits)));
+            }
             out
         }
         #[inline(always)]
@@ -367,6 +467,16 @@ fn narrow_f16(x: f32) -> f16 {
     f16::from_bits((half | (bits >> 16) & 0x8000) as u16)
 }
 
+/// Float to bfloat, to nearest even, without a branch. The carry into the exponent is what overflow to
+/// infinity is; a NaN keeps its sign and is made quiet, so that losing its low bits cannot make it infinity.
+#[inline(always)]
+fn narrow_bf16(x: f32) -> bf16 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+    let kept = if x.is_nan() { bits | 0x40_0000 } else { rounded };
+    bf16::from_bits((kept >> 16) as u16)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -396,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn floats_round_to_half_to_nearest_even() {
+    fn floats_round_to_half_and_bfloat_to_nearest_even() {
         for &isa in Isa::available() {
             struct Check;
             impl Kernel for Check {
@@ -406,7 +516,11 @@ mod tests {
                     for base in (0..=u32::MAX - 4096 * 16).step_by(4096 * 16 - 77) {
                         let x: Lanes = core::array::from_fn(|l| f32::from_bits(base + 4099 * l as u32));
                         let half = s.narrow_f16(&x);
+                        let brain = s.narrow_bf16(&x);
                         for l in 0..LANES {
+                            let want = bf16::from_f32(x[l]);
+                            let same = brain[l].to_bits() == want.to_bits() || brain[l].is_nan() && want.is_nan();
+                            assert!(same, "{:e}: {:?} {:?}", x[l], brain[l], want);
                             let want = f16::from_f32_const(x[l]);
                             let same = half[l].to_bits() == want.to_bits() || half[l].is_nan() && want.is_nan();
                             assert!(same, "{:e}: {:?} {:?}", x[l], half[l], want);

@@ -1,6 +1,7 @@
 use crate::call::{Call, Loss, Request, Run};
 use crate::cpu::elementwise::{self, Point, Pointwise};
 use crate::cpu::simd::Simd;
+use crate::device::{Buffer, Device, On};
 use crate::element::Element;
 use crate::error::{Error, Result, check_option};
 use crate::loss::{Bce, logistic};
@@ -43,7 +44,7 @@ pub enum GanMode {
 /// | PyTorch | `BCEWithLogitsLoss()(real, ones) + BCEWithLogitsLoss()(fake, zeros)` and so on |
 ///
 /// D's value is the sum of its two terms, each reduced over its own batch; some codes halve it. Weights,
-/// accumulation, in-place gradients and unreduced values are had term by term from
+/// in-place gradients and unreduced values are had term by term from
 /// [`real_term`](Self::real_term), [`fake_term`](Self::fake_term) and [`generator_term`](Self::generator_term).
 ///
 /// ```
@@ -63,12 +64,13 @@ pub struct GanLoss {
     mode: GanMode,
     real_label: f32,
     grad_output: f32,
+    accumulate: bool,
 }
 
 impl GanLoss {
     /// A mode, with real label 1.
     pub fn new(mode: GanMode) -> Self {
-        GanLoss { mode, real_label: 1.0, grad_output: 1.0 }
+        GanLoss { mode, real_label: 1.0, grad_output: 1.0, accumulate: false }
     }
 
     /// One-sided label smoothing: what the discriminator is asked to say of real samples, such as 0.9.
@@ -89,6 +91,18 @@ impl GanLoss {
         self
     }
 
+    /// Whether gradients are added to the buffers instead of overwriting them. Defaults to false.
+    pub fn accumulate(mut self, accumulate: bool) -> Self {
+        self.accumulate = accumulate;
+        self
+    }
+
+    /// A call of one term with the options that all terms share.
+    fn term<'a, T: Element>(&self, term: GanTerm, input: &'a [T]) -> Call<'a, GanTerm, T> {
+        let call = term.call(input).grad_output(self.grad_output);
+        if self.accumulate { call.accumulate() } else { call }
+    }
+
     /// The discriminator's value, and its gradients for what it said of both batches.
     pub fn discriminator<T: Element>(
         &self,
@@ -103,8 +117,7 @@ impl GanLoss {
         // The second batch must not be refused after the gradient of the first is written.
         reduction.check(real.len())?;
         reduction.check(fake.len())?;
-        let on_real = self.real_term().call(real).grad_output(self.grad_output);
-        let on_fake = self.fake_term().call(fake).grad_output(self.grad_output);
+        let (on_real, on_fake) = (self.term(self.real_term(), real), self.term(self.fake_term(), fake));
         Ok(on_real.forward_backward(reduction, grad_real)? + on_fake.forward_backward(reduction, grad_fake)?)
     }
 
@@ -115,7 +128,7 @@ impl GanLoss {
 
     /// The generator's value, and its gradient for what the discriminator said of its samples.
     pub fn generator<T: Element>(&self, fake: &[T], reduction: Reduction, grad_fake: &mut [T]) -> Result<f32> {
-        self.generator_term().call(fake).grad_output(self.grad_output).forward_backward(reduction, grad_fake)
+        self.term(self.generator_term(), fake).forward_backward(reduction, grad_fake)
     }
 
     /// The generator's value alone.
@@ -161,6 +174,34 @@ impl GanLoss {
 impl Default for GanLoss {
     fn default() -> Self {
         GanLoss::new(GanMode::default())
+    }
+}
+
+impl GanLoss {
+    /// The same on a device.
+    pub fn on<'d>(&self, device: &'d Device) -> On<'d, Self> {
+        On::new(*self, device).grad_output(self.grad_output)
+    }
+}
+
+impl On<'_, GanLoss> {
+    /// The discriminator's value, and its gradients for what it said of both batches.
+    pub fn discriminator<T: Element>(
+        &self,
+        real: &Buffer<T>,
+        fake: &Buffer<T>,
+        reduction: Reduction,
+        grad_real: &mut Buffer<T>,
+        grad_fake: &mut Buffer<T>,
+    ) -> Result<f32> {
+        let loss = self.loss.grad_output(self.grad_output).accumulate(self.accumulate);
+        loss.discriminator(real.host(), fake.host(), reduction, grad_real.host_mut(), grad_fake.host_mut())
+    }
+
+    /// The generator's value, and its gradient for what the discriminator said of its samples.
+    pub fn generator<T: Element>(&self, fake: &Buffer<T>, reduction: Reduction, grad_fake: &mut Buffer<T>) -> Result<f32> {
+        let loss = self.loss.grad_output(self.grad_output).accumulate(self.accumulate);
+        loss.generator(fake.host(), reduction, grad_fake.host_mut())
     }
 }
 
