@@ -5,7 +5,6 @@ use std::fmt;
 use crate::cpu::simd::Isa;
 use crate::element::Element;
 use crate::error::{Result, check_len};
-use crate::target::Target;
 
 /// Where losses are computed.
 ///
@@ -122,22 +121,6 @@ impl<T: Copy> Buffer<T> {
     pub(crate) fn host_mut(&mut self) -> &mut [T] {
         &mut self.data
     }
-}
-
-macro_rules! target_from_buffer {
-    ($($element:ty: $($index:ty)*;)*) => {$(
-        impl<'a> From<&'a Buffer<$element>> for Target<'a, $element> {
-            fn from(x: &'a Buffer<$element>) -> Self { x.host().into() }
-        }
-        $(impl<'a> From<&'a Buffer<$index>> for Target<'a, $element> {
-            fn from(x: &'a Buffer<$index>) -> Self { x.host().into() }
-        })*
-    )*};
-}
-target_from_buffer! {
-    f32: i64 i32 u32 u8;
-    half::f16: i64 i32 u32 u8;
-    half::bf16: i64 i32 u32 u8;
 }
 
 /// A loss bound to a [`Device`] by its `on` method.

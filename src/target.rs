@@ -1,5 +1,6 @@
 //! What a loss compares its input with.
 
+use crate::device::Buffer;
 use crate::element::Element;
 
 /// The targets of a call: a tensor of the input's type, class indices, or nothing at all.
@@ -23,29 +24,31 @@ pub enum Target<'a, T> {
     U8(&'a [u8]),
 }
 
+/// Generic over the element, so that code generic over it can use them; a class index is no element, so
+/// they do not overlap.
 macro_rules! from_slices {
-    ($($variant:ident($t:ty) for $element:ty,)*) => {$(
-        impl<'a> From<&'a [$t]> for Target<'a, $element> {
+    ($($variant:ident: $t:ty,)*) => {$(
+        impl<'a, T: Element> From<&'a [$t]> for Target<'a, T> {
             fn from(x: &'a [$t]) -> Self { Target::$variant(x) }
         }
-        impl<'a> From<&'a Vec<$t>> for Target<'a, $element> {
+        impl<'a, T: Element> From<&'a Vec<$t>> for Target<'a, T> {
             fn from(x: &'a Vec<$t>) -> Self { Target::$variant(x) }
         }
-        impl<'a, const N: usize> From<&'a [$t; N]> for Target<'a, $element> {
+        impl<'a, T: Element, const N: usize> From<&'a [$t; N]> for Target<'a, T> {
             fn from(x: &'a [$t; N]) -> Self { Target::$variant(x) }
+        }
+        impl<'a, T: Element> From<&'a Buffer<$t>> for Target<'a, T> {
+            fn from(x: &'a Buffer<$t>) -> Self { Target::$variant(x.host()) }
         }
     )*};
 }
-macro_rules! from_all {
-    ($($element:ty)*) => {$(from_slices! {
-        Dense($element) for $element,
-        I64(i64) for $element,
-        I32(i32) for $element,
-        U32(u32) for $element,
-        U8(u8) for $element,
-    })*};
+from_slices! {
+    Dense: T,
+    I64: i64,
+    I32: i32,
+    U32: u32,
+    U8: u8,
 }
-from_all!(f32 half::f16 half::bf16);
 
 /// Class indices of any integer type, read as `i64`.
 #[derive(Clone, Copy)]

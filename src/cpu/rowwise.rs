@@ -42,6 +42,121 @@ pub(crate) trait Rowwise: Copy + Send + Sync {
 
     /// The value of one row; writes its gradients. Must be `#[inline(always)]`.
     fn row<S: Simd, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64;
+
+    /// Whether rows of this shape are better computed by `rows`. At most `KEEP / 16` classes are.
+    fn side_by_side(_: Shape) -> bool {
+        false
+    }
+
+    /// The values of sixteen rows at once, one in each lane. Must be `#[inline(always)]`.
+    #[inline(always)]
+    fn rows<S: Simd, T: Element>(&self, _: S, _: &mut Rows<'_, T>) -> Lanes {
+        [0.0; LANES]
+    }
+}
+
+/// Sixteen rows, one in each lane.
+pub(crate) struct Rows<'a, T> {
+    pub(crate) classes: usize,
+    input: Src<'a, T>,
+    target: RowTarget<'a, T>,
+    /// The class of each row, -1 where it has none.
+    pub(crate) index: [i32; LANES],
+    ignored: [bool; LANES],
+    pub(crate) class_weight: Option<&'a [f32]>,
+    /// What the gradients of each row are multiplied by.
+    pub(crate) scale: Lanes,
+    grad_input: Option<(Dst<'a, T>, Mode)>,
+    grad_target: Option<(Dst<'a, T>, Mode)>,
+    /// Room for them all.
+    pub(crate) keep: &'a mut Kept,
+    /// Where class 0 of the first row is, how far the next row and the next class are.
+    base: usize,
+    row_stride: usize,
+    class_stride: usize,
+    count: usize,
+}
+
+impl<T: Element> Rows<'_, T> {
+    pub(crate) fn wants_grad(&self) -> bool {
+        self.grad_input.is_some()
+    }
+
+    pub(crate) fn wants_grad_target(&self) -> bool {
+        self.grad_target.is_some()
+    }
+
+    pub(crate) fn is_dense(&self) -> bool {
+        matches!(self.target, RowTarget::Dense(_))
+    }
+
+    /// Input of class `c`.
+    #[inline(always)]
+    pub(crate) fn input<S: Simd>(&self, s: S, c: usize) -> Lanes {
+        self.load(s, self.input, c)
+    }
+
+    /// Dense targets of class `c`.
+    #[inline(always)]
+    pub(crate) fn dense<S: Simd>(&self, s: S, c: usize) -> Lanes {
+        match self.target {
+            RowTarget::Dense(target) => self.load(s, target, c),
+            _ => [0.0; LANES],
+        }
+    }
+
+    /// What was kept of class `c`.
+    #[inline(always)]
+    pub(crate) fn kept(&self, c: usize) -> Lanes {
+        // SAFETY: every loss keeps every class in its first look.
+        unsafe { self.keep.get(c * LANES) }
+    }
+
+    /// The class weight of an index; 1 where it is no class.
+    #[inline(always)]
+    pub(crate) fn class_weight_of(&self, index: i32) -> f32 {
+        self.class_weight.map_or(1.0, |w| w.get(index as usize).copied().unwrap_or(1.0))
+    }
+
+    /// Writes the gradients of class `c`; those of ignored rows are zero.
+    #[inline(always)]
+    pub(crate) fn put<S: Simd>(&self, s: S, c: usize, grad: Lanes) {
+        self.store(s, self.grad_input, c, grad);
+    }
+
+    /// Writes the gradients for the targets of class `c`.
+    #[inline(always)]
+    pub(crate) fn put_target<S: Simd>(&self, s: S, c: usize, grad: Lanes) {
+        self.store(s, self.grad_target, c, grad);
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(&self, s: S, src: Src<'_, T>, c: usize) -> Lanes {
+        let at = self.base + c * self.class_stride;
+        // SAFETY: rows do not overlap, and a row belongs to one task.
+        unsafe {
+            match self.row_stride {
+                1 => src.load_upto(s, at, self.count, 0.0),
+                stride => src.gather(s, at, stride, self.count, 0.0),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn store<S: Simd>(&self, s: S, out: Option<(Dst<'_, T>, Mode)>, c: usize, mut grad: Lanes) {
+        let Some((dst, mode)) = out else { return };
+        for l in 0..LANES {
+            grad[l] = if self.ignored[l] { 0.0 } else { grad[l] };
+        }
+        let at = self.base + c * self.class_stride;
+        // SAFETY: rows do not overlap, and a row belongs to one task.
+        unsafe {
+            match self.row_stride {
+                1 => dst.store_upto(s, at, self.count, grad, mode),
+                stride => dst.scatter(s, at, stride, self.count, grad, mode),
+            }
+        }
+    }
 }
 
 /// One row, and where its gradients go.
@@ -345,26 +460,24 @@ impl<T: Element, F: Rowwise> Kernel for Tile<'_, '_, T, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f64 {
-        let Tile { loss, plan, start, end } = self;
+        let total = if F::side_by_side(self.plan.shape) { self.side_by_side(s) } else { self.one_by_one(s) };
+        fence();
+        total
+    }
+}
+
+impl<T: Element, F: Rowwise> Tile<'_, '_, T, F> {
+    #[inline(always)]
+    fn one_by_one<S: Simd>(&self, s: S) -> f64 {
+        let &Tile { loss, plan, start, end } = self;
         let mut keep = [Kept::new(), Kept::new()];
         let shape = plan.shape;
         let mut total = 0.0;
         for r in start..end {
-            let mut weight = 1.0;
-            if let Some((w, each)) = plan.weight {
-                weight = w[r / each];
-            }
-            let mut scale = plan.scale * weight;
-            if let Some(g) = plan.grad_output {
-                scale *= g[r];
-            }
+            let (weight, scale) = plan.weight_and_scale(r);
             let mut row = Row {
                 classes: shape.classes,
-                input: Strided {
-                    buffer: plan.input,
-                    base: r / shape.inner * shape.classes * shape.inner + r % shape.inner,
-                    stride: shape.inner,
-                },
+                input: Strided { buffer: plan.input, base: plan.base(r), stride: shape.inner },
                 target: plan.target,
                 class_weight: plan.class_weight,
                 scale,
@@ -389,8 +502,72 @@ impl<T: Element, F: Rowwise> Kernel for Tile<'_, '_, T, F> {
                 unsafe { losses.set(r, value as f32) };
             }
         }
-        fence();
         total
+    }
+
+    #[inline(always)]
+    fn side_by_side<S: Simd>(&self, s: S) -> f64 {
+        let &Tile { loss, plan, start, end } = self;
+        let mut keep = Kept::new();
+        let shape = plan.shape;
+        let (mut total, mut r) = (0.0, start);
+        while r < end {
+            // Not past the last position of a sample: the next row is elsewhere.
+            let left = if shape.inner == 1 { end - r } else { (end - r).min(shape.inner - r % shape.inner) };
+            let mut rows = Rows {
+                classes: shape.classes,
+                input: plan.input,
+                target: plan.target,
+                index: [-1; LANES],
+                ignored: [false; LANES],
+                class_weight: plan.class_weight,
+                scale: [0.0; LANES],
+                grad_input: plan.grad_input,
+                grad_target: plan.grad_target,
+                keep: &mut keep,
+                base: plan.base(r),
+                row_stride: if shape.inner == 1 { shape.classes } else { 1 },
+                class_stride: shape.inner,
+                count: left.min(LANES),
+            };
+            let mut weights: Lanes = [0.0; LANES];
+            for l in 0..rows.count {
+                (weights[l], rows.scale[l]) = plan.weight_and_scale(r + l);
+                if let Some(indices) = plan.indices {
+                    let index = indices.get(r + l);
+                    rows.ignored[l] = Some(index) == loss.ignore_index();
+                    rows.index[l] = if rows.ignored[l] { -1 } else { index as i32 };
+                }
+            }
+            let values = loss.rows(s, &mut rows);
+            for l in 0..rows.count {
+                let value = if rows.ignored[l] { 0.0 } else { values[l] * weights[l] };
+                total += f64::from(value);
+                if let Some(losses) = plan.losses {
+                    // SAFETY: row `r + l` belongs to this task.
+                    unsafe { losses.set(r + l, value) };
+                }
+            }
+            r += rows.count;
+        }
+        total
+    }
+}
+
+impl<T> Plan<'_, T> {
+    /// Where class 0 of a row is.
+    #[inline(always)]
+    fn base(&self, r: usize) -> usize {
+        let Shape { classes, inner, .. } = self.shape;
+        if inner == 1 { r * classes } else { r / inner * classes * inner + r % inner }
+    }
+
+    /// The weight of a row, and what its gradients are multiplied by.
+    #[inline(always)]
+    fn weight_and_scale(&self, r: usize) -> (f32, f32) {
+        let weight = self.weight.map_or(1.0, |(w, each)| w[r / each]);
+        let scale = self.scale * weight;
+        (weight, self.grad_output.map_or(scale, |g| scale * g[r]))
     }
 }
 

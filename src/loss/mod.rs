@@ -5,6 +5,7 @@ use crate::cpu::simd::Simd;
 
 mod bce;
 mod cross_entropy;
+mod cross_entropy_probs;
 mod dice;
 mod focal;
 mod gan;
@@ -14,12 +15,14 @@ mod kl;
 mod mae;
 mod margin;
 mod mse;
+mod nll;
 mod penalty;
 #[allow(unsafe_code)] // loads and stores of its own, for it fits no skeleton
 mod relativistic;
 
 pub use bce::{Bce, BceWithLogits};
-pub use cross_entropy::{CrossEntropy, CrossEntropyProbs, Nll};
+pub use cross_entropy::CrossEntropy;
+pub use cross_entropy_probs::CrossEntropyProbs;
 pub use dice::{DiceLoss, TverskyLoss};
 pub use focal::{SigmoidFocal, SoftmaxFocal};
 pub use gan::{GanLoss, GanMode, GanTerm};
@@ -29,6 +32,7 @@ pub use kl::{Distillation, KlDiv, KlDivProbs};
 pub use mae::Mae;
 pub use margin::{CategoricalHinge, MultiMargin};
 pub use mse::Mse;
+pub use nll::Nll;
 pub use penalty::GradientPenalty;
 pub use relativistic::{RelativisticAverage, RelativisticPair};
 

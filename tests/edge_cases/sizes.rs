@@ -24,28 +24,6 @@ fn alone<T: Element>(loss: &AnyLoss<T>, data: &Data<T>, r: usize) -> (Data<T>, V
     (Data { dims, input: at.iter().map(|&i| data.input[i]).collect(), target }, at)
 }
 
-/// Runs `data` from and into buffers `offset` elements away from where they were allocated.
-fn misaligned<T: Element>(loss: &AnyLoss<T>, data: &Data<T>, offset: usize) -> (f32, Vec<T>) {
-    let n = data.input.len();
-    let shift = |x: &[T]| [&vec![T::from_f32(-77.0); offset][..], x].concat();
-    let input = shift(&data.input);
-    let target = match &data.target {
-        Labels::Dense(t) => shift(t),
-        _ => vec![],
-    };
-    let view = match &data.target {
-        Labels::Dense(_) => Target::Dense(&target[offset..]),
-        other => other.view(),
-    };
-    let canary = T::from_f32(123.0);
-    let mut grad = vec![canary; n + 40];
-    let job = Job::new(&input[offset..], view, data.dims.into(), Verb::ForwardBackward(Reduction::Sum, &mut grad[offset..offset + n]));
-    let value = (loss.run)(job).unwrap();
-    let (before, after) = (&grad[..offset], &grad[offset + n..]);
-    assert!(before.iter().chain(after).all(|c| c.to_f32() == 123.0), "{}: wrote outside", loss.name);
-    (value, grad[offset..offset + n].to_vec())
-}
-
 #[test]
 fn the_smallest_and_oddest_sizes_and_addresses_give_what_single_losses_give() {
     fn check<T: Element>() {

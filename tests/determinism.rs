@@ -1,0 +1,167 @@
+//! The same call gives the same bits: again, on any number of threads, at any address.
+//!
+//! Without optimisation the sizes that wake the thread pool run for one loss of each kind and a few
+//! times, in release mode for every loss and a hundred times.
+
+#[macro_use]
+#[path = "edge_cases/support.rs"]
+mod support;
+
+use fused_loss::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use support::*;
+
+const QUICK: bool = cfg!(debug_assertions);
+
+/// Below and above what wakes the thread pool: 2^16 elements, for the regions 2^18, of one region
+/// (which is split) or of several (which are dealt out).
+const SMALL: [usize; 3] = [3, 7, 50];
+const LARGE: [usize; 3] = [4, 18, 1000];
+const LARGE_REGIONS: [[usize; 3]; 3] = [[4, 7, 9500], [1, 1, 263_000], [1, 2, 132_000]];
+
+/// Losses that between them run every loop: of elements, rows of classes on the last axis and on axis 1,
+/// regions of a sample or of the batch, with and without softmax.
+const EACH_KIND: [&str; 7] =
+    ["BCE with logits", "GAN, least squares", "cross-entropy", "cross-entropy, dense", "Dice, sigmoid", "Dice, batch", "Dice, softmax, batch"];
+
+fn sizes(form: Form) -> Vec<[usize; 3]> {
+    match form {
+        Form::Element => vec![SMALL, LARGE],
+        // Both layouts.
+        Form::Row => vec![SMALL, [350, 3, 1], LARGE, [500, 150, 1], [9, 9000, 1]],
+        Form::Region | Form::BatchRegion => [&[SMALL][..], &LARGE_REGIONS[..if QUICK { 2 } else { 3 }]].concat(),
+    }
+}
+
+/// Everything that a loss writes, with weights, as bits.
+fn outcome<T: Element>(loss: &AnyLoss<T>, data: &Data<T>, weight: &[f32]) -> Vec<u32> {
+    let (n, elements) = (weight.len(), data.input.len());
+    let (mut losses, mut written) = (vec![0.0; n], vec![]);
+    for reduction in [Some(Reduction::WeightedMean), None] {
+        let (mut grad, mut grad_target) = (vec![T::default(); elements], vec![T::default(); elements]);
+        let verb = match reduction {
+            Some(reduction) => Verb::ForwardBackward(reduction, &mut grad),
+            None => Verb::UnreducedBackward(weight, &mut losses, &mut grad),
+        };
+        let job = Job { weight: Some(weight), grad_target: loss.grad_target.then_some(&mut grad_target[..]), ..data.job(verb) };
+        let value = (loss.run)(job).unwrap_or_else(|e| panic!("{}: {e}", loss.name));
+        written.extend([value.to_bits()]);
+        written.extend(bits(&grad));
+        written.extend(bits(&grad_target));
+        if QUICK && elements > 10_000 {
+            return written;
+        }
+    }
+    written.extend(bits(&losses));
+    written
+}
+
+/// Runs the check for the losses and sizes of the mode.
+fn every_case<T: Element>(check: impl Fn(&AnyLoss<T>, &Data<T>, &[f32])) {
+    let mut random = Random(100);
+    for loss in losses::<T>() {
+        for dims in sizes(loss.form) {
+            let small = dims.iter().product::<usize>() < 10_000;
+            if small || !QUICK || EACH_KIND.contains(&loss.name) {
+                let (data, weight) = (loss.data(&mut random, dims), random.floats(loss.losses(dims), 0.5, 2.0));
+                check(&loss, &data, &weight);
+            }
+        }
+    }
+}
+
+fn pools() -> [ThreadPool; 3] {
+    [1, 2, 7].map(|threads| ThreadPoolBuilder::new().num_threads(threads).build().unwrap())
+}
+
+#[test]
+fn one_two_and_seven_threads_give_the_same_bits() {
+    fn check<T: Element>() {
+        let pools = pools();
+        every_case::<T>(|loss, data, weight| {
+            let [one, two, seven] = pools.each_ref().map(|pool| pool.install(|| outcome(loss, data, weight)));
+            assert!(one == two && two == seven, "{} {:?} {}", loss.name, data.dims, T::NAME);
+        });
+    }
+    every_dtype!(check);
+}
+
+#[test]
+fn a_hundred_runs_give_the_same_bits() {
+    fn check<T: Element>() {
+        every_case::<T>(|loss, data, weight| {
+            let runs = match (data.input.len() < 10_000, QUICK) {
+                (_, false) => 100,
+                (true, true) if EACH_KIND.contains(&loss.name) => 100,
+                _ => 2,
+            };
+            let first = outcome(loss, data, weight);
+            for run in 1..runs {
+                assert!(outcome(loss, data, weight) == first, "{} {:?} {}: run {run}", loss.name, data.dims, T::NAME);
+            }
+        });
+    }
+    every_dtype!(check);
+}
+
+/// It has a skeleton of its own, with two batches.
+#[test]
+fn relativistic_average_gives_the_same_bits() {
+    fn check<T: Element>() {
+        let (pools, mut random) = (pools(), Random(101));
+        for (n, m, runs) in [(1000, 37, 100), (70_000, 66_000, if QUICK { 2 } else { 100 }), (100, 70_000, 2)] {
+            let (real, fake) = (to::<T>(&random.floats(n, -3.0, 3.0)), to::<T>(&random.floats(m, -3.0, 3.0)));
+            let run = || {
+                let (mut on_real, mut on_fake) = (vec![T::default(); n], vec![T::default(); m]);
+                let value = RelativisticAverage::new().discriminator(&real, &fake, &mut on_real, &mut on_fake);
+                [vec![value.unwrap().to_bits()], bits(&on_real), bits(&on_fake)].concat()
+            };
+            let first = run();
+            for run in pools.iter().map(|pool| pool.install(run)).chain((1..runs).map(|_| run())) {
+                assert!(run == first, "{n} {m} {}", T::NAME);
+            }
+        }
+    }
+    every_dtype!(check);
+}
+
+#[test]
+fn misaligned_buffers_give_the_bits_of_aligned_ones() {
+    fn check<T: Element>() {
+        every_case::<T>(|loss, data, _| {
+            let aligned = loss.gradient(data, Reduction::Sum);
+            for offset in if data.input.len() < 10_000 { vec![1, 2, 3, 4, 5, 8, 15, 17] } else { vec![1] } {
+                let moved = misaligned(loss, data, offset);
+                let same = moved.0.to_bits() == aligned.0.to_bits() && bits(&moved.1) == bits(&aligned.1);
+                assert!(same, "{} {:?} {}: {offset} elements off", loss.name, data.dims, T::NAME);
+            }
+        });
+    }
+    every_dtype!(check);
+}
+
+/// From 8 MiB on gradients are written past the caches, if their address allows it.
+#[test]
+fn gradients_written_past_the_caches_are_the_same() {
+    fn check<T: Element>() {
+        let (mut random, rows) = (Random(102), (9 << 20) / size_of::<T>() / 1000);
+        for loss in losses::<T>() {
+            let cheap = ["MSE", "NLL"].contains(&loss.name);
+            if QUICK && (!cheap || T::NAME == "bfloat16") || !cheap && !EACH_KIND.contains(&loss.name) {
+                continue;
+            }
+            for dims in [[rows, 1000, 1], [2, rows / 2, 1000]].into_iter().take(if QUICK { 1 } else { 2 }) {
+                let data = loss.data(&mut random, dims);
+                let (value, grad) = loss.gradient(&data, Reduction::Mean);
+                let mut in_place = data.input.clone();
+                let other = (loss.run)(data.job(Verb::InPlace(Reduction::Mean, &mut in_place))).unwrap();
+                assert_eq!(other.to_bits(), value.to_bits(), "{} {dims:?}", loss.name);
+                assert!(bits(&in_place) == bits(&grad), "{} {dims:?} {}: in place", loss.name, T::NAME);
+                let aligned = loss.gradient(&data, Reduction::Sum);
+                let moved = misaligned(&loss, &data, 3);
+                assert!(bits(&moved.1) == bits(&aligned.1), "{} {dims:?} {}: misaligned", loss.name, T::NAME);
+            }
+        }
+    }
+    every_dtype!(check);
+}
