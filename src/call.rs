@@ -1,6 +1,5 @@
 //! One call of a loss with everything that is not an option of the loss itself.
 
-
 use crate::cpu::mem::{Dst, Src};
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
@@ -227,10 +226,15 @@ impl<'a, L: Loss, T: Element> Call<'a, L, T, &'a mut [T]> {
             return Err(Error::Unsupported { loss: L::NAME, what: "accumulate in place, over the input," });
         }
         let grad = Dst::new(self.input);
-        self.loss.run(Request { input: grad.src(), extras: self.extras, grad_input: Some(grad), in_place: true, output })
+        self.loss.run(Request {
+            input: grad.src(),
+            extras: self.extras,
+            grad_input: Some(grad),
+            in_place: true,
+            output,
+        })
     }
 }
-
 
 /// The methods of a loss with targets of the input's shape.
 macro_rules! elementwise_methods {
@@ -274,11 +278,7 @@ macro_rules! elementwise_methods {
 
             /// The long form: weights, upstream gradient, accumulation, gradient for the targets,
             /// unreduced values.
-            pub fn call<'a, T: $crate::Element>(
-                &self,
-                input: &'a [T],
-                target: &'a [T],
-            ) -> $crate::Call<'a, Self, T> {
+            pub fn call<'a, T: $crate::Element>(&self, input: &'a [T], target: &'a [T]) -> $crate::Call<'a, Self, T> {
                 $crate::Call::new(*self, input, $crate::Target::Dense(target), None)
             }
 

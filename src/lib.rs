@@ -1,8 +1,83 @@
-//! fused-loss
-#![deny(unsafe_code)]
+//! Deep-learning losses whose value and gradient are computed in **one pass**, in f32, f16 and bf16.
+//!
+//! ```
+//! use fused_loss::{Huber, Reduction};
+//!
+//! # fn main() -> fused_loss::Result<()> {
+//! let (input, target) = ([0.5, 3.0, -4.0], [0.0; 3]);
+//! let mut grad = [0.0; 3];
+//! let loss = Huber::new(1.0)?.forward_backward(&input, &target, Reduction::Mean, &mut grad)?;
+//! assert_eq!((loss, grad), (6.125 / 3.0, [0.5 / 3.0, 1.0 / 3.0, -1.0 / 3.0]));
+//! # Ok(()) }
+//! ```
+//!
+//! # Losses
+//!
+//! | loss | types |
+//! |---|---|
+//! | squared and absolute error | [`Mse`], [`Mae`], [`Huber`], [`SmoothL1`] |
+//! | binary cross-entropy | [`BceWithLogits`], [`Bce`] |
+//! | categorical cross-entropy | [`CrossEntropy`], [`CrossEntropyProbs`], [`Nll`] |
+//! | hinge | [`Hinge`], [`SquaredHinge`], [`CategoricalHinge`], [`MultiMargin`] |
+//! | overlap | [`DiceLoss`] (and Jaccard), [`TverskyLoss`] |
+//! | Kullback-Leibler divergence | [`KlDiv`], [`KlDivProbs`], [`Distillation`] |
+//! | focal | [`SigmoidFocal`], [`SoftmaxFocal`] |
+//! | adversarial | [`GanLoss`], [`RelativisticAverage`], [`RelativisticPair`], [`GradientPenalty`] |
+//!
+//! Each type's page has formula, gradient, shapes, defaults, the PyTorch and Keras equivalents and the edge cases.
+//!
+//! # One vocabulary
+//!
+//! Words and defaults are PyTorch's. Options are small values; a setter that can be given nonsense returns a `Result`.
+//! `forward`, `forward_backward` and `forward_backward_in_place` are what most programs need. Weights, an upstream
+//! gradient, accumulation, gradients for the targets and unreduced values are added to a [`Call`]:
+//!
+//! ```
+//! use fused_loss::{CrossEntropy, Reduction};
+//!
+//! # fn main() -> fused_loss::Result<()> {
+//! let (rows, classes) = (2, 3);
+//! let logits = [2.0, -1.0, 0.5, 0.1, 0.2, 0.3].map(half::bf16::from_f32);
+//! let mut grad = [half::bf16::ZERO; 6];
+//! let loss = CrossEntropy::new()
+//!     .label_smoothing(0.1)?
+//!     .call(&logits, &[0u8, 2], (rows, classes))
+//!     .class_weight(&[1.0, 2.0, 0.5])
+//!     .grad_output(1024.0) // AMP's loss scale: multiplied in before the gradient is rounded
+//!     .forward_backward(Reduction::Mean, &mut grad)?;
+//! # assert!(loss > 0.0);
+//! # Ok(()) }
+//! ```
+//!
+//! * [`Reduction`] has PyTorch's and a sum over any denominator; losses are always `f32`.
+//! * [`Element`]: f16, bf16 and f32 are storage; arithmetic is f32; sums end in f64.
+//! * [`Shape`] says where the classes are: on the last axis, or on axis 1 as in segmentation.
+//! * [`Device`] and [`Buffer`] let one program run on a GPU box and on a laptop.
+//! * [`Error`]: everything is checked before anything is written. No safe call panics.
+//!
+//! # How it is built
+//!
+//! A loss is two small pure functions and a paragraph of maths (`src/loss`). Three skeletons (`src/cpu`) do the rest,
+//! loads, storage types, reductions, scaling, threads, for any loss:
+//!
+//! | skeleton | a loss gives | passes over memory |
+//! |---|---|---|
+//! | element-wise | value and gradient at one element | each input read once, each gradient written once |
+//! | row-wise | value and gradients of a row, with the log-sum-exp from the skeleton | the same; further looks at a row hit a cache |
+//! | region | factors of three sums over a region | inputs read twice, the second time from a cache where the region fits one |
+//!
+//! Scalar maths over sixteen lanes is compiled for AVX-512, AVX2 + FMA and the target's baseline (NEON on aarch64), and
+//! the best is chosen at run time. Large gradients are written past the caches. Results are **bit-identical** from run to
+//! run and for any number of threads: tiles depend on the shape alone, and sums are added in their order.
+//!
+//! # Crate features
+//!
+//! * `cuda` (default): looks for a CUDA driver at run time. Builds and runs without CUDA installed. The kernels are not
+//!   written yet, so [`Device::auto`] takes the CPU and says why.
+#![deny(unsafe_code, missing_docs)]
 
 mod call;
-#[allow(unsafe_code)] // SIMD and disjoint writes from several threads; each with its contract
+#[allow(unsafe_code)] // SIMD, and disjoint writes from several threads; each with its contract
 mod cpu;
 mod cuda;
 mod device;
@@ -22,3 +97,8 @@ pub use loss::*;
 pub use reduction::Reduction;
 pub use shape::Shape;
 pub use target::Target;
+
+/// The README's programs, compiled and run by `cargo test`.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -47,7 +47,9 @@ impl Reduction {
     /// Checks what does not depend on the data.
     pub(crate) fn check(self, losses: usize) -> Result<()> {
         match self {
-            Reduction::BatchMean(batch) if (batch == 0 && losses != 0) || (batch != 0 && !losses.is_multiple_of(batch)) => {
+            Reduction::BatchMean(batch)
+                if (batch == 0 && losses != 0) || (batch != 0 && !losses.is_multiple_of(batch)) =>
+            {
                 Err(Error::Samples { what: "BatchMean", samples: batch, elements: losses })
             }
             Reduction::SumOver(d) if !(d.is_finite() && d > 0.0) => {

@@ -60,13 +60,16 @@ pub fn attempt<T: Element>(loss: &AnyLoss<T>, data: &Data<T>, shape: Shape, leng
     let cycle = |n: usize| (0..n).map(|i| (0.5 + (i % 7) as f32 / 8.0)).collect::<Vec<f32>>();
     let target = match &data.target {
         Labels::Nothing => Labels::Nothing,
-        Labels::Dense(t) => Labels::Dense(t.iter().copied().cycle().take(lengths.target * usize::from(!t.is_empty())).collect()),
+        Labels::Dense(t) => {
+            Labels::Dense(t.iter().copied().cycle().take(lengths.target * usize::from(!t.is_empty())).collect())
+        }
         Labels::Index(t) => Labels::Index(t.iter().copied().chain(std::iter::repeat(0)).take(lengths.target).collect()),
     };
     let (mut grad, mut grad_target) = (canaries(lengths.grad), canaries(lengths.grad_target.unwrap_or(0)));
     let (mut losses, mut buffer) = (from(&canaries(lengths.losses)), data.input.clone());
     let before = (grad.clone(), grad_target.clone(), losses.clone());
-    let [weight, sample_weight, class_weight] = [lengths.weight, lengths.sample_weight, lengths.class_weight].map(|n| n.map(cycle));
+    let [weight, sample_weight, class_weight] =
+        [lengths.weight, lengths.sample_weight, lengths.class_weight].map(|n| n.map(cycle));
     let grad_output = cycle(lengths.grad_output);
     let verb = match verb {
         Do::Forward(reduction) => Verb::Forward(reduction),
@@ -104,7 +107,11 @@ fn each<T: Element>(check: impl Fn(&AnyLoss<T>, &Data<T>, Lengths)) {
 fn a_buffer_of_the_wrong_length_is_named_with_both_lengths() {
     type Field = fn(&mut Lengths) -> &mut usize;
     let fields: [(&str, Field, &[Do]); 4] = [
-        ("target", |l| &mut l.target, &[Do::Forward(Mean), Do::ForwardBackward(Sum), Do::InPlace(Sum), Do::UnreducedInPlace]),
+        (
+            "target",
+            |l| &mut l.target,
+            &[Do::Forward(Mean), Do::ForwardBackward(Sum), Do::InPlace(Sum), Do::UnreducedInPlace],
+        ),
         ("grad_input", |l| &mut l.grad, &[Do::ForwardBackward(Mean), Do::UnreducedBackward]),
         ("losses", |l| &mut l.losses, &[Do::Unreduced, Do::UnreducedBackward, Do::UnreducedInPlace]),
         ("grad_output", |l| &mut l.grad_output, &[Do::UnreducedBackward, Do::UnreducedInPlace]),
@@ -169,7 +176,11 @@ fn samples_that_do_not_divide_the_losses_are_refused() {
                 let lengths = Lengths { sample_weight: Some(samples), ..right };
                 assert_eq!(attempt(loss, data, DIMS.into(), lengths, verb), want("sample_weight"), "{}", loss.name);
             }
-            for verb in [Do::Forward(BatchMean(samples)), Do::ForwardBackward(BatchMean(samples)), Do::InPlace(BatchMean(samples))] {
+            for verb in [
+                Do::Forward(BatchMean(samples)),
+                Do::ForwardBackward(BatchMean(samples)),
+                Do::InPlace(BatchMean(samples)),
+            ] {
                 assert_eq!(attempt(loss, data, DIMS.into(), right, verb), want("BatchMean"), "{}", loss.name);
             }
         }
@@ -202,7 +213,9 @@ fn what_a_loss_does_not_do_it_says_it_does_not_do() {
     fn check<T: Element>() {
         each::<T>(|loss, data, right| {
             let unsupported = |lengths, verb| match attempt(loss, data, DIMS.into(), lengths, verb) {
-                Err(error @ Error::Unsupported { .. }) => assert!(error.to_string().ends_with(" is not supported"), "{error}"),
+                Err(error @ Error::Unsupported { .. }) => {
+                    assert!(error.to_string().ends_with(" is not supported"), "{error}")
+                }
                 other => panic!("{} {verb:?}: {other:?}", loss.name),
             };
             let with_target = Lengths { grad_target: Some(right.grad), ..right };
@@ -317,17 +330,30 @@ fn shapes_that_are_none_or_do_not_hold_the_input_are_refused() {
         assert_eq!(Shape::channels_first(dims), Err(Error::ShapeOverflow), "{dims:?}");
         assert_eq!(Shape::last_axis(dims), Err(Error::ShapeOverflow), "{dims:?}");
     }
-    let shapes: [Shape; 6] =
-        [(max, max).into(), (max, 2).into(), [2, max].into(), [1, 2, max].into(), [1, 2, max, max].into(), [1, 2, max, 2, max].into()];
+    let shapes: [Shape; 6] = [
+        (max, max).into(),
+        (max, 2).into(),
+        [2, max].into(),
+        [1, 2, max].into(),
+        [1, 2, max, max].into(),
+        [1, 2, max, 2, max].into(),
+    ];
     each::<f32>(|loss, data, right| {
         if loss.form == Form::Element {
             return;
         }
         for verb in [Do::ForwardBackward(Mean), Do::InPlace(Sum), Do::UnreducedBackward] {
             for shape in shapes {
-                assert_eq!(attempt(loss, data, shape, right, verb), Err(Error::ShapeOverflow), "{} {shape:?}", loss.name);
+                assert_eq!(
+                    attempt(loss, data, shape, right, verb),
+                    Err(Error::ShapeOverflow),
+                    "{} {shape:?}",
+                    loss.name
+                );
             }
-            for shape in [(4, 34).into(), [4, 5, 8].into(), [0, 5].into(), (140, 0).into(), [4, 0, 7].into(), (0, 0).into()] {
+            for shape in
+                [(4, 34).into(), [4, 5, 8].into(), [0, 5].into(), (140, 0).into(), [4, 0, 7].into(), (0, 0).into()]
+            {
                 let got = attempt(loss, data, shape, right, verb);
                 let length = Error::Length { what: "input", expected: shape.elements(), got: 140 };
                 let classes = Error::Option { name: "shape", expected: "at least one class", got: 0.0 };

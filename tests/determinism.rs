@@ -21,8 +21,15 @@ const LARGE_REGIONS: [[usize; 3]; 3] = [[4, 7, 9500], [1, 1, 263_000], [1, 2, 13
 
 /// Losses that between them run every loop: of elements, rows of classes on the last axis and on axis 1,
 /// regions of a sample or of the batch, with and without softmax.
-const EACH_KIND: [&str; 7] =
-    ["BCE with logits", "GAN, least squares", "cross-entropy", "cross-entropy, dense", "Dice, sigmoid", "Dice, batch", "Dice, softmax, batch"];
+const EACH_KIND: [&str; 7] = [
+    "BCE with logits",
+    "GAN, least squares",
+    "cross-entropy",
+    "cross-entropy, dense",
+    "Dice, sigmoid",
+    "Dice, batch",
+    "Dice, softmax, batch",
+];
 
 fn sizes(form: Form) -> Vec<[usize; 3]> {
     match form {
@@ -43,7 +50,11 @@ fn outcome<T: Element>(loss: &AnyLoss<T>, data: &Data<T>, weight: &[f32]) -> Vec
             Some(reduction) => Verb::ForwardBackward(reduction, &mut grad),
             None => Verb::UnreducedBackward(weight, &mut losses, &mut grad),
         };
-        let job = Job { weight: Some(weight), grad_target: loss.grad_target.then_some(&mut grad_target[..]), ..data.job(verb) };
+        let job = Job {
+            weight: Some(weight),
+            grad_target: loss.grad_target.then_some(&mut grad_target[..]),
+            ..data.job(verb)
+        };
         let value = (loss.run)(job).unwrap_or_else(|e| panic!("{}: {e}", loss.name));
         written.extend([value.to_bits()]);
         written.extend(bits(&grad));

@@ -65,7 +65,7 @@ impl Case {
         for (i, (&want, &got)) in want.iter().zip(got).enumerate() {
             let got = f64::from(got);
             let same = want == got || want.is_nan() && got.is_nan();
-            let close = (want - got).abs() <= 1e-6 * largest + 1e-37;
+            let close = approx::abs_diff_eq!(want, got, epsilon = 1e-6 * largest + 1e-37);
             assert!(same || close, "{}: {what}[{i}]: expected {want}, got {got}", self.0["name"]);
         }
     }

@@ -231,7 +231,9 @@ fn stream<T: Element>(out: *mut [T; LANES], x: &[T; LANES]) -> bool {
         }
         for k in 0..size_of::<[T; LANES]>() / 16 {
             // SAFETY: `out` is valid for writes and aligned; SSE2 is the baseline of x86-64.
-            unsafe { _mm_stream_si128(out.cast::<__m128i>().add(k), _mm_loadu_si128(x.as_ptr().cast::<__m128i>().add(k))) };
+            unsafe {
+                _mm_stream_si128(out.cast::<__m128i>().add(k), _mm_loadu_si128(x.as_ptr().cast::<__m128i>().add(k)))
+            };
         }
         true
     }

@@ -53,7 +53,8 @@ impl DiceParams {
     /// The value of a region with these sums, and its slopes.
     fn value(&self, [i, p, t]: Sums) -> (f64, [f64; 2]) {
         let power = if self.squared == 0 { 1.0 } else { 2.0 };
-        let [overlap, union_i, union_p, union_t] = [self.overlap, self.union_i, self.union_p, self.union_t].map(f64::from);
+        let [overlap, union_i, union_p, union_t] =
+            [self.overlap, self.union_i, self.union_p, self.union_t].map(f64::from);
         let nr = overlap * i + f64::from(self.smooth_nr);
         let dr = union_i * i + union_p * p + union_t * t + f64::from(self.smooth_dr);
         let (score, inv) = (nr / dr, 1.0 / dr);
@@ -271,21 +272,21 @@ impl<T: Element> Plan<'_, T> {
         (tile_of(self.inner) / self.channels).max(self.inner / 256).max(BLOCK).next_multiple_of(BLOCK)
     }
 
-    /// Input of positions `i..i + count` of a channel.
+    /// Input of a channel.
     #[inline(always)]
-    fn input<S: Simd>(&self, s: S, n: usize, c: usize, i: usize, count: usize) -> Lanes {
-        load(s, self.input, (n * self.channels + c) * self.inner + i, count)
+    fn input<S: Simd>(&self, s: S, c: usize, at: At) -> Lanes {
+        load(s, self.input, self.index(c, at), at.count)
     }
 
-    /// Targets of the same.
+    /// Targets of a channel.
     #[inline(always)]
-    fn target<S: Simd>(&self, s: S, n: usize, c: usize, i: usize, count: usize) -> Lanes {
+    fn target<S: Simd>(&self, s: S, c: usize, at: At) -> Lanes {
         match self.target {
-            RegionTarget::Dense(t) => load(s, t, (n * self.channels + c) * self.inner + i, count),
+            RegionTarget::Dense(t) => load(s, t, self.index(c, at), at.count),
             RegionTarget::Index(indices) => {
                 let mut t: Lanes = [0.0; LANES];
-                for (l, t) in t[..count].iter_mut().enumerate() {
-                    *t = if indices.get(n * self.inner + i + l) == c as i64 { 1.0 } else { 0.0 };
+                for (l, t) in t[..at.count].iter_mut().enumerate() {
+                    *t = if indices.get(at.n * self.inner + at.i + l) == c as i64 { 1.0 } else { 0.0 };
                 }
                 t
             }
@@ -293,11 +294,23 @@ impl<T: Element> Plan<'_, T> {
     }
 
     #[inline(always)]
-    fn store<S: Simd>(&self, s: S, (dst, mode): (Dst<'_, T>, Mode), n: usize, c: usize, i: usize, count: usize, g: Lanes) {
-        let at = (n * self.channels + c) * self.inner + i;
+    fn store<S: Simd>(&self, s: S, (dst, mode): (Dst<'_, T>, Mode), c: usize, at: At, g: Lanes) {
         // SAFETY: tiles do not overlap, and a tile belongs to one task.
-        unsafe { dst.store_upto(s, at, count, g, mode) }
+        unsafe { dst.store_upto(s, self.index(c, at), at.count, g, mode) }
     }
+
+    #[inline(always)]
+    fn index(&self, c: usize, at: At) -> usize {
+        (at.n * self.channels + c) * self.inner + at.i
+    }
+}
+
+/// Positions `i..i + count` of sample `n`, at most sixteen.
+#[derive(Clone, Copy)]
+struct At {
+    n: usize,
+    i: usize,
+    count: usize,
 }
 
 fn tile_of(inner: usize) -> usize {
@@ -359,15 +372,15 @@ impl<T: Element> Kernel for PointwiseSums<'_, '_, T> {
         for block in (start..end).step_by(BLOCK) {
             let mut sums = LaneSums([[0.0; LANES]; 3]);
             for i in (block..end.min(block + BLOCK)).step_by(LANES) {
-                let count = LANES.min(end - i);
-                let mut p = plan.input(s, n, c, i, count);
-                let t = plan.target(s, n, c, i, count);
+                let at = At { n, i, count: LANES.min(end - i) };
+                let mut p = plan.input(s, c, at);
+                let t = plan.target(s, c, at);
                 if sigmoid {
                     for p in &mut p {
                         *p = s.sigmoid(*p);
                     }
                 }
-                sums.add(s, squared, &p, &t, count);
+                sums.add(s, squared, &p, &t, at.count);
             }
             sums.empty_into(s, &mut total);
         }
@@ -394,9 +407,9 @@ impl<T: Element> Kernel for PointwiseGrads<'_, '_, T> {
         let squared = plan.region.params.squared != 0;
         let sigmoid = plan.region.activation == Activation::Sigmoid;
         for i in (start..end).step_by(LANES) {
-            let count = LANES.min(end - i);
-            let x = plan.input(s, n, c, i, count);
-            let t = plan.target(s, n, c, i, count);
+            let at = At { n, i, count: LANES.min(end - i) };
+            let x = plan.input(s, c, at);
+            let t = plan.target(s, c, at);
             let mut g: Lanes = [0.0; LANES];
             for l in 0..LANES {
                 if sigmoid {
@@ -407,7 +420,7 @@ impl<T: Element> Kernel for PointwiseGrads<'_, '_, T> {
                     g[l] = slopes.overlap * t[l] + slopes.size * if squared { x[l] } else { 1.0 };
                 }
             }
-            plan.store(s, grad, n, c, i, count, g);
+            plan.store(s, grad, c, at, g);
         }
         fence();
     }
@@ -422,10 +435,10 @@ struct PositionSoftmax<'k> {
 
 impl PositionSoftmax<'_> {
     #[inline(always)]
-    fn look<S: Simd, T: Element>(&mut self, s: S, plan: &Plan<'_, T>, n: usize, i: usize, count: usize) {
+    fn look<S: Simd, T: Element>(&mut self, s: S, plan: &Plan<'_, T>, at: At) {
         let mut max = [f32::NEG_INFINITY; LANES];
         for c in 0..plan.channels {
-            let x = plan.input(s, n, c, i, count);
+            let x = plan.input(s, c, at);
             for l in 0..LANES {
                 max[l] = if x[l] > max[l] { x[l] } else { max[l] };
             }
@@ -433,7 +446,7 @@ impl PositionSoftmax<'_> {
         let mut sum: Lanes = [0.0; LANES];
         let fits = self.fits(plan);
         for c in 0..plan.channels {
-            let x = plan.input(s, n, c, i, count);
+            let x = plan.input(s, c, at);
             let e: Lanes = lanes!(|l| s.exp_neg(x[l] - max[l]));
             s.add(&mut sum, &e);
             if fits {
@@ -449,12 +462,12 @@ impl PositionSoftmax<'_> {
     }
 
     #[inline(always)]
-    fn at<S: Simd, T: Element>(&self, s: S, plan: &Plan<'_, T>, n: usize, c: usize, i: usize, count: usize) -> Lanes {
+    fn at<S: Simd, T: Element>(&self, s: S, plan: &Plan<'_, T>, c: usize, at: At) -> Lanes {
         let e: Lanes = if self.fits(plan) {
             // SAFETY: `look` has put them.
             unsafe { self.keep.get(c * LANES) }
         } else {
-            let x = plan.input(s, n, c, i, count);
+            let x = plan.input(s, c, at);
             lanes!(|l| s.exp_neg(x[l] - self.max[l]))
         };
         lanes!(|l| e[l] * self.inv_sum[l])
@@ -479,11 +492,11 @@ impl<T: Element> Kernel for SoftmaxSums<'_, '_, T> {
         let mut softmax = PositionSoftmax { keep: &mut keep, max: [0.0; LANES], inv_sum: [0.0; LANES] };
         let mut total = vec![[0f64; 3]; plan.channels];
         for i in (start..end).step_by(LANES) {
-            let count = LANES.min(end - i);
-            softmax.look(s, plan, n, i, count);
+            let at = At { n, i, count: LANES.min(end - i) };
+            softmax.look(s, plan, at);
             for (c, total) in total.iter_mut().enumerate() {
                 let mut sums = LaneSums([[0.0; LANES]; 3]);
-                sums.add(s, squared, &softmax.at(s, plan, n, c, i, count), &plan.target(s, n, c, i, count), count);
+                sums.add(s, squared, &softmax.at(s, plan, c, at), &plan.target(s, c, at), at.count);
                 for k in 0..3 {
                     total[k] += f64::from(sum16(&sums.0[k]));
                 }
@@ -525,19 +538,19 @@ impl<T: Element> Kernel for SoftmaxGrads<'_, '_, T> {
             lanes!(|l| overlap * t[l] + size * if squared { p[l] } else { 1.0 })
         };
         for i in (start..end).step_by(LANES) {
-            let count = LANES.min(end - i);
-            softmax.look(s, plan, n, i, count);
+            let at = At { n, i, count: LANES.min(end - i) };
+            softmax.look(s, plan, at);
             let mut mean: Lanes = [0.0; LANES];
             for c in 0..plan.channels {
-                let (p, t) = (softmax.at(s, plan, n, c, i, count), plan.target(s, n, c, i, count));
+                let (p, t) = (softmax.at(s, plan, c, at), plan.target(s, c, at));
                 let h = slope(c, &p, &t);
                 let hp = lanes!(|l| h[l] * p[l]);
                 s.add(&mut mean, &hp);
             }
             for c in 0..plan.channels {
-                let (p, t) = (softmax.at(s, plan, n, c, i, count), plan.target(s, n, c, i, count));
+                let (p, t) = (softmax.at(s, plan, c, at), plan.target(s, c, at));
                 let h = slope(c, &p, &t);
-                plan.store(s, grad, n, c, i, count, lanes!(|l| p[l] * (h[l] - mean[l])));
+                plan.store(s, grad, c, at, lanes!(|l| p[l] * (h[l] - mean[l])));
             }
         }
         fence();

@@ -328,7 +328,9 @@ mod x86 {
         fn sub_scalar(self, x: &Lanes, y: f32) -> Lanes {
             let mut out = [0.0; LANES];
             // SAFETY: `self` proves AVX-512F; both arrays hold sixteen elements.
-            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), _mm512_sub_ps(_mm512_loadu_ps(x.as_ptr()), _mm512_set1_ps(y))) };
+            unsafe {
+                _mm512_storeu_ps(out.as_mut_ptr(), _mm512_sub_ps(_mm512_loadu_ps(x.as_ptr()), _mm512_set1_ps(y)))
+            };
             out
         }
         #[inline(always)]

@@ -73,7 +73,7 @@ impl Pointwise for Bce {
         let c = self.clip(x);
         let (ln_x, ln_1mx) = self.logs(s, c);
         // 0 < epsilon: a clipped input has no gradient. 0 = epsilon: an impossible one has NaN.
-        let outside = if self.0.epsilon > 0.0 && x == x { 0.0 } else { f32::NAN };
+        let outside = if self.0.epsilon > 0.0 && !x.is_nan() { 0.0 } else { f32::NAN };
         let variance = c * (1.0 - c);
         let slope = (c - t) / if variance < 1e-12 { 1e-12 } else { variance };
         Point {

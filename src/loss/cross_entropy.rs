@@ -123,7 +123,14 @@ struct WithLogits<G> {
 impl<G> WithLogits<G> {
     /// The weights that the targets of sixteen rows put on class `c`.
     #[inline(always)]
-    fn weights<S: Simd, T: Element>(&self, s: S, rows: &Rows<'_, T>, c: usize, on_target: &Lanes, on_all: f32) -> Lanes {
+    fn weights<S: Simd, T: Element>(
+        &self,
+        s: S,
+        rows: &Rows<'_, T>,
+        c: usize,
+        on_target: &Lanes,
+        on_all: f32,
+    ) -> Lanes {
         let w = rows.class_weight.map_or(1.0, |w| w[c]);
         if rows.is_dense() {
             let q = rows.dense(s, c);
@@ -223,7 +230,7 @@ impl<G: Logits> Rowwise for WithLogits<G> {
                 let grad = lanes!(|l| {
                     let factor = w * (1.0 - smoothing) * rows.scale[l];
                     let slope = factor * (ln_sum[l] + (max[l] - z[l]));
-                    if factor == 0.0 && e[l] == e[l] { 0.0 } else { slope }
+                    if factor == 0.0 && !e[l].is_nan() { 0.0 } else { slope }
                 });
                 rows.put_target(s, c, grad);
             }

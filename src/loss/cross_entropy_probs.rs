@@ -110,7 +110,7 @@ impl Rowwise for CrossEntropyProbs {
                 for l in 0..LANES {
                     let (q, inside) = clip(x[l]);
                     let term = f64::from(a[l]) * f64::from(s.ln(q));
-                    value[l] -= if a[l] == 0.0 && q == q { 0.0 } else { term };
+                    value[l] -= if a[l] == 0.0 && !q.is_nan() { 0.0 } else { term };
                     free[l] += if inside { f64::from(a[l]) } else { 0.0 };
                 }
             }

@@ -84,7 +84,11 @@ impl Loss for SigmoidFocal {
 }
 impl Run for SigmoidFocal {
     fn run<T: Element>(&self, request: Request<'_, T>) -> Result<f32> {
-        if self.0.gamma == 2.0 { elementwise::run(Square(self.0), request) } else { elementwise::run(AnyGamma(self.0), request) }
+        if self.0.gamma == 2.0 {
+            elementwise::run(Square(self.0), request)
+        } else {
+            elementwise::run(AnyGamma(self.0), request)
+        }
     }
 }
 elementwise_methods!(SigmoidFocal);

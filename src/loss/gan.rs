@@ -199,7 +199,12 @@ impl On<'_, GanLoss> {
     }
 
     /// The generator's value, and its gradient for what the discriminator said of its samples.
-    pub fn generator<T: Element>(&self, fake: &Buffer<T>, reduction: Reduction, grad_fake: &mut Buffer<T>) -> Result<f32> {
+    pub fn generator<T: Element>(
+        &self,
+        fake: &Buffer<T>,
+        reduction: Reduction,
+        grad_fake: &mut Buffer<T>,
+    ) -> Result<f32> {
         let loss = self.loss.grad_output(self.grad_output).accumulate(self.accumulate);
         loss.generator(fake.host(), reduction, grad_fake.host_mut())
     }

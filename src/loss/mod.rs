@@ -69,8 +69,9 @@ pub(crate) use rowwise_loss;
 /// -1, 0 or 1; NaN for NaN.
 #[inline(always)]
 pub(crate) fn sign(e: f32) -> f32 {
-    let positive = if e > 0.0 { 1.0 } else { e - e };
-    if e < 0.0 { -1.0 } else { positive }
+    let positive = if e > 0.0 { 1.0 } else { 0.0 };
+    let sign = if e < 0.0 { -1.0 } else { positive };
+    if e.is_nan() { e } else { sign }
 }
 
 /// Sigmoid and softplus of a logit and of its negative, from one exponential: none of the four is

@@ -15,8 +15,26 @@ impl Drop for Context {
 
 /// Numbers that arithmetic trips over.
 const NASTY: [f32; 20] = [
-    0.0, -0.0, 1.0, -1.0, 0.5, 1e-45, -1e-45, 1e-38, 1e-7, 88.7, -103.9, 1e4, -6.5e4, 1e19, -1e20, f32::MAX, f32::MIN,
-    f32::INFINITY, f32::NEG_INFINITY, f32::NAN,
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    0.5,
+    1e-45,
+    -1e-45,
+    1e-38,
+    1e-7,
+    88.7,
+    -103.9,
+    1e4,
+    -6.5e4,
+    1e19,
+    -1e20,
+    f32::MAX,
+    f32::MIN,
+    f32::INFINITY,
+    f32::NEG_INFINITY,
+    f32::NAN,
 ];
 
 fn value(random: &mut Random) -> f32 {
@@ -26,7 +44,9 @@ fn value(random: &mut Random) -> f32 {
 fn values<T: Element>(random: &mut Random, n: usize) -> Vec<T> {
     // Some buffers are nasty throughout, most here and there, some not at all.
     let share = random.pick(&[0, 0, 1, 10, 100]);
-    (0..n).map(|_| T::from_f32(if random.below(100) < share { value(random) } else { random.between(-2.0, 2.0) })).collect()
+    (0..n)
+        .map(|_| T::from_f32(if random.below(100) < share { value(random) } else { random.between(-2.0, 2.0) }))
+        .collect()
 }
 
 fn reduction(random: &mut Random) -> Reduction {
@@ -68,7 +88,13 @@ fn no_lengths_shapes_or_values_make_a_call_panic() {
                     Domain::Nothing => Labels::Nothing,
                     Domain::Index => {
                         let bad = random.below(20) == 0;
-                        let mut index = |_| if bad { random.next() as i64 >> random.below(64) } else { random.below(classes.max(1)) as i64 };
+                        let mut index = |_| {
+                            if bad {
+                                random.next() as i64 >> random.below(64)
+                            } else {
+                                random.below(classes.max(1)) as i64
+                            }
+                        };
                         Labels::Index((0..outer * inner).map(&mut index).collect())
                     }
                     _ => Labels::Dense(values(&mut random, n)),
@@ -91,13 +117,15 @@ fn no_lengths_shapes_or_values_make_a_call_panic() {
                 };
                 let (mut shape, verb) = (Shape::from(dims), verb(&mut random));
                 if random.below(8) == 0 {
-                    let mut huge = || random.pick(&[0, 1, 2, 3, 1 << 31, 1 << 32, 1 << 62, isize::MAX as usize, usize::MAX]);
+                    let mut huge =
+                        || random.pick(&[0, 1, 2, 3, 1 << 31, 1 << 32, 1 << 62, isize::MAX as usize, usize::MAX]);
                     shape = [huge(), huge(), huge(), huge()].into();
                     if shape.elements() == 0 && matches!(loss.form, Form::Region | Form::BatchRegion) {
                         continue; // a_shape_without_elements_takes_neither_time_nor_memory
                     }
                 }
-                let _context = Context(format!("{} {} {round}: {dims:?} {shape:?} {lengths:?} {verb:?}", loss.name, T::NAME));
+                let _context =
+                    Context(format!("{} {} {round}: {dims:?} {shape:?} {lengths:?} {verb:?}", loss.name, T::NAME));
                 let _ = attempt(&loss, &data, shape, lengths, verb);
             }
         }
@@ -166,7 +194,13 @@ fn no_batches_make_the_adversarial_losses_panic() {
             let lengths = [length(&mut random, n), length(&mut random, m)];
             let [mut on_real, mut on_fake] = lengths.map(|n| values::<T>(&mut random, n));
             let (reduction, up) = (reduction(&mut random), value(&mut random));
-            let modes = [GanMode::NonSaturating, GanMode::Minimax, GanMode::LeastSquares, GanMode::Hinge, GanMode::Probabilities];
+            let modes = [
+                GanMode::NonSaturating,
+                GanMode::Minimax,
+                GanMode::LeastSquares,
+                GanMode::Hinge,
+                GanMode::Probabilities,
+            ];
             let gan = GanLoss::new(random.pick(&modes)).grad_output(up);
             let _ = gan.discriminator(&real, &fake, reduction, &mut on_real, &mut on_fake);
             let _ = gan.generator(&fake, reduction, &mut on_fake);

@@ -59,7 +59,9 @@ fn far_logits_cost_nothing_or_themselves() {
     fn check<T: Element>(x: f32) {
         let loss = |x, t| one(x, t, |x: &[T], t| BceWithLogits::new().call(x, t));
         let x = T::from_f32(x).to_f32();
-        for (logit, label, want) in [(x, 1.0, (0.0, 0.0)), (x, 0.0, (x, 1.0)), (-x, 0.0, (0.0, 0.0)), (-x, 1.0, (x, -1.0))] {
+        for (logit, label, want) in
+            [(x, 1.0, (0.0, 0.0)), (x, 0.0, (x, 1.0)), (-x, 0.0, (0.0, 0.0)), (-x, 1.0, (x, -1.0))]
+        {
             let (value, grad) = loss(logit, label);
             assert_eq!((value.abs(), grad), want, "{logit} {label} {}", T::NAME);
         }
@@ -95,7 +97,9 @@ fn small_losses_of_logits_are_right_to_two_ulp() {
 #[test]
 fn certain_probabilities_cost_0_or_100() {
     fn check<T: Element>() {
-        for (p, label, value, grad) in [(0.0, 0.0, 0.0, 0.0), (1.0, 1.0, 0.0, 0.0), (0.0, 1.0, 100.0, -1e12), (1.0, 0.0, 100.0, 1e12)] {
+        for (p, label, value, grad) in
+            [(0.0, 0.0, 0.0, 0.0), (1.0, 1.0, 0.0, 0.0), (0.0, 1.0, 100.0, -1e12), (1.0, 0.0, 100.0, 1e12)]
+        {
             let got = one(p, label, |x: &[T], t| Bce::new().call(x, t));
             let stored = T::from_f32(grad).to_f32();
             assert_eq!((got.0.abs(), got.1), (value, stored), "{p} {label} {}", T::NAME);
@@ -140,7 +144,11 @@ fn a_target_without_probability_costs_nothing() {
 #[test]
 fn a_distribution_does_not_diverge_from_itself() {
     let mut random = Random(43);
-    let p: Vec<f32> = { let p = random.floats(1000, 0.0, 1.0); let sum: f32 = p.iter().sum(); p.iter().map(|p| p / sum).collect() };
+    let p: Vec<f32> = {
+        let p = random.floats(1000, 0.0, 1.0);
+        let sum: f32 = p.iter().sum();
+        p.iter().map(|p| p / sum).collect()
+    };
     let log: Vec<f32> = p.iter().map(|p| p.ln()).collect();
     let divergences = [
         KlDiv::new().forward(&log, &p, Sum),
@@ -160,7 +168,8 @@ fn focal_with_gamma_zero_is_weighted_cross_entropy_to_the_bit() {
     let x: Vec<f32> = [random.floats(500, -30.0, 30.0), vec![0.0, 1e4, -1e4, 3e38]].concat();
     for (alpha, label) in [(0.25f32, 1.0f32), (0.25, 0.0), (0.75, 1.0)] {
         for &x in &x {
-            let focal = one(x, label, |x: &[f32], t| SigmoidFocal::new().alpha(alpha).unwrap().gamma(0.0).unwrap().call(x, t));
+            let focal =
+                one(x, label, |x: &[f32], t| SigmoidFocal::new().alpha(alpha).unwrap().gamma(0.0).unwrap().call(x, t));
             let bce = one(x, label, |x: &[f32], t| BceWithLogits::new().call(x, t));
             let alpha = if label == 1.0 { alpha } else { 1.0 - alpha };
             assert_eq!(focal, (alpha * bce.0, alpha * bce.1), "{x} {label}");
@@ -179,7 +188,8 @@ fn focal_is_finite_where_a_prediction_saturates() {
             }
         }
     }
-    let (value, grad) = one(20.0, 1.0, |x: &[f32], t| SigmoidFocal::new().alpha(None).unwrap().gamma(0.5).unwrap().call(x, t));
+    let (value, grad) =
+        one(20.0, 1.0, |x: &[f32], t| SigmoidFocal::new().alpha(None).unwrap().gamma(0.5).unwrap().call(x, t));
     assert!((value / 9.3576e-14 - 1.0).abs() < 1e-4, "{value:e}");
     assert!((grad / -1.4036e-13 - 1.0).abs() < 1e-4, "{grad:e}");
 }

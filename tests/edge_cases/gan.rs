@@ -14,7 +14,8 @@ fn relativistic_average_ignores_a_shift_and_its_gradients_sum_to_zero() {
         let run = |shift: f32| {
             let moved = |x: &[f32]| x.iter().map(|x| x + shift).collect::<Vec<_>>();
             let (mut on_real, mut on_fake) = (vec![0.0; n], vec![0.0; m]);
-            let value = RelativisticAverage::new().discriminator(&moved(&real), &moved(&fake), &mut on_real, &mut on_fake);
+            let value =
+                RelativisticAverage::new().discriminator(&moved(&real), &moved(&fake), &mut on_real, &mut on_fake);
             (value.unwrap(), [on_real, on_fake].concat())
         };
         let (value, grad) = run(0.0);
@@ -63,7 +64,8 @@ fn relativistic_average_of_an_empty_batch_is_nan() {
 fn the_gradient_penalty_is_finite_where_the_gradient_is_zero() {
     fn check<T: Element>() {
         let (zero, mut grad) = (to::<T>(&[0.0; 40]), to::<T>(&[7.0; 40]));
-        let penalty = GradientPenalty::wgan_gp(10.0).unwrap().forward_backward(&zero, (2, 20), Mean, &mut grad).unwrap();
+        let penalty =
+            GradientPenalty::wgan_gp(10.0).unwrap().forward_backward(&zero, (2, 20), Mean, &mut grad).unwrap();
         assert_eq!((penalty, from(&grad)), (10.0, vec![0.0; 40]));
         let penalty = GradientPenalty::r1(10.0).unwrap().forward_backward(&zero, (2, 20), Mean, &mut grad).unwrap();
         assert_eq!((penalty, from(&grad)), (0.0, vec![0.0; 40]));

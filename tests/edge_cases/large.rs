@@ -26,7 +26,8 @@ fn an_f16_gradient_of_a_large_mean_survives_if_scaled() {
 fn f16_rows_beyond_65504_have_a_finite_mean_and_gradients() {
     let rows = 70_000;
     let mut logits: Vec<f16> = (0..2 * rows).map(|i| f16::from_f32((i % 2) as f32)).collect();
-    let call = CrossEntropy::new().call_in_place(&mut logits, Target::U8(&[0; 70_000]), (rows, 2)).grad_output(70_000.0);
+    let call =
+        CrossEntropy::new().call_in_place(&mut logits, Target::U8(&[0; 70_000]), (rows, 2)).grad_output(70_000.0);
     let value = call.forward_backward(Mean).unwrap();
     close("value", value, 1f64.exp().ln_1p(), 1e-6);
     assert!(logits.chunks(2).all(|g| (g[1].to_f32() - 0.7310586).abs() < 4e-4 && g[0] == -g[1]));

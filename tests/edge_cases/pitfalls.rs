@@ -25,7 +25,8 @@ fn a_certain_mistake_still_has_a_gradient() {
     fn check<T: Element>() {
         for (logit, label) in [(20.0, 0.0), (-20.0, 1.0), (100.0, 0.0)] {
             let mut grad = [T::default()];
-            let value = BceWithLogits::new().forward_backward(&to(&[logit]), &to::<T>(&[label]), Sum, &mut grad).unwrap();
+            let value =
+                BceWithLogits::new().forward_backward(&to(&[logit]), &to::<T>(&[label]), Sum, &mut grad).unwrap();
             assert_eq!((value, grad[0].to_f32()), (logit.abs(), logit.signum()), "{}", T::NAME);
         }
     }
@@ -52,7 +53,9 @@ fn categorical_cross_entropy_averages_the_batch_and_wants_logits() {
 
 #[test]
 fn huber_and_smooth_l1_differ_by_a_factor_of_delta() {
-    let value = |e: f32| (Huber::new(2.0).unwrap().forward(&[e], &[0.0], Sum), SmoothL1::new(2.0).unwrap().forward(&[e], &[0.0], Sum));
+    let value = |e: f32| {
+        (Huber::new(2.0).unwrap().forward(&[e], &[0.0], Sum), SmoothL1::new(2.0).unwrap().forward(&[e], &[0.0], Sum))
+    };
     assert_eq!(value(1.0), (Ok(0.5), Ok(0.25)));
     assert_eq!(value(2.0), (Ok(2.0), Ok(1.0)), "where the pieces meet");
     assert_eq!(value(5.0), (Ok(8.0), Ok(4.0)));
@@ -80,7 +83,8 @@ fn dice_sums_every_axis_of_a_volume() {
     let flat = value([2, 3, 60].into());
     assert_eq!(value([2, 3, 3, 4, 5].into()), flat);
     assert_eq!(value([2, 3, 12, 5].into()), flat);
-    let sum = |f: &dyn Fn(usize) -> f32, region: usize| (region * 60..region * 60 + 60).map(|i| f64::from(f(i))).sum::<f64>();
+    let sum =
+        |f: &dyn Fn(usize) -> f32, region: usize| (region * 60..region * 60 + 60).map(|i| f64::from(f(i))).sum::<f64>();
     let region = |r| 1.0 - (2.0 * sum(&|i| p[i] * t[i], r) + 1.0) / (sum(&|i| p[i] + t[i], r) + 1.0);
     close("by hand", flat, (0..6).map(region).sum::<f64>() / 6.0, 1e-6);
 }

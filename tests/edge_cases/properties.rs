@@ -96,9 +96,12 @@ fn every_reduction_is_the_sum_of_the_unreduced_over_its_denominator() {
             let data = loss.data(&mut random, DIMS);
             let n = loss.losses(DIMS);
             let (weight, classes) = (random.floats(n, 0.5, 2.0), random.floats(DIMS[1], 0.5, 2.0));
-            for (weight, classes) in
-                [(None, None), (Some(&weight[..]), None), (None, Some(&classes[..])), (Some(&weight[..]), Some(&classes[..]))]
-            {
+            for (weight, classes) in [
+                (None, None),
+                (Some(&weight[..]), None),
+                (None, Some(&classes[..])),
+                (Some(&weight[..]), Some(&classes[..])),
+            ] {
                 if classes.is_some() && !loss.class_weight || classes.is_some() && loss.form == Form::Element {
                     continue;
                 }
@@ -106,7 +109,8 @@ fn every_reduction_is_the_sum_of_the_unreduced_over_its_denominator() {
                     let job = Job { weight, class_weight: classes, ..data.job(verb) };
                     (loss.run)(job).unwrap_or_else(|e| panic!("{}: {e}", loss.name))
                 };
-                let (ones, mut unreduced, mut each) = (vec![1.0; n], vec![0.0; n], vec![T::default(); data.input.len()]);
+                let (ones, mut unreduced, mut each) =
+                    (vec![1.0; n], vec![0.0; n], vec![T::default(); data.input.len()]);
                 run(Verb::UnreducedBackward(&ones, &mut unreduced, &mut each));
                 let mut forward = vec![0.0; n];
                 run(Verb::Unreduced(&mut forward));
@@ -141,7 +145,11 @@ fn every_reduction_is_the_sum_of_the_unreduced_over_its_denominator() {
                     assert_eq!(value.to_bits(), run(Verb::Forward(reduction)).to_bits(), "{what}: forward alone");
                     same(&what, &grad, &each, 1.0 / denominator);
                     let mut in_place = data.input.clone();
-                    assert_eq!(value.to_bits(), run(Verb::InPlace(reduction, &mut in_place)).to_bits(), "{what}: in place");
+                    assert_eq!(
+                        value.to_bits(),
+                        run(Verb::InPlace(reduction, &mut in_place)).to_bits(),
+                        "{what}: in place"
+                    );
                     assert_eq!(bits(&in_place), bits(&grad), "{what}: in place");
                 }
             }
@@ -217,7 +225,8 @@ fn gradients_are_linear_in_what_comes_from_above() {
 #[test]
 fn backward_alone_writes_what_forward_backward_writes() {
     let mut random = Random(370);
-    let (x, t, upstream) = (random.floats(100, -2.0, 2.0), random.floats(100, -2.0, 2.0), random.floats(100, -2.0, 2.0));
+    let (x, t, upstream) =
+        (random.floats(100, -2.0, 2.0), random.floats(100, -2.0, 2.0), random.floats(100, -2.0, 2.0));
     let (mut a, mut b, mut values) = ([7.0; 100], [8.0; 100], [0.0; 100]);
     Mse::new().forward_backward(&x, &t, Reduction::Mean, &mut a).unwrap();
     Mse::new().call(&x, &t).backward(Reduction::Mean, &mut b).unwrap();
@@ -275,8 +284,14 @@ fn a_weight_of_zero_does_not_hide_a_nan() {
         ("a class weight", ce(Target::U8(&[1])).class_weight(&zero).forward(Reduction::Sum)),
         ("a row weight", ce(Target::U8(&[1])).weight(&[0.0]).forward(Reduction::Sum)),
         ("that of MSE", Mse::new().call(&logits, &zero).weight(&zero).forward(Reduction::Sum)),
-        ("alpha of focal", SoftmaxFocal::new().call(&logits, &[1u8], (1, 3)).class_weight(&zero).forward(Reduction::Sum)),
-        ("that of a margin", MultiMargin::new().call(&logits, &[1u8], (1, 3)).class_weight(&zero).forward(Reduction::Sum)),
+        (
+            "alpha of focal",
+            SoftmaxFocal::new().call(&logits, &[1u8], (1, 3)).class_weight(&zero).forward(Reduction::Sum),
+        ),
+        (
+            "that of a margin",
+            MultiMargin::new().call(&logits, &[1u8], (1, 3)).class_weight(&zero).forward(Reduction::Sum),
+        ),
     ];
     let hidden: Vec<_> = values.iter().filter(|(_, value)| !value.clone().unwrap().is_nan()).collect();
     assert!(hidden.is_empty(), "{hidden:?}");

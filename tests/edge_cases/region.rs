@@ -13,7 +13,9 @@ fn dice(smooth: f32) -> DiceLoss {
 fn an_empty_prediction_of_an_empty_target_is_perfect_if_smoothed() {
     fn check<T: Element>() {
         let zero = to::<T>(&[0.0; 24]);
-        for loss in [dice(1.0), dice(1e-5), dice(1.0).jaccard(true), dice(1.0).squared_pred(true), dice(1.0).batch(true)] {
+        for loss in
+            [dice(1.0), dice(1e-5), dice(1.0).jaccard(true), dice(1.0).squared_pred(true), dice(1.0).batch(true)]
+        {
             assert_eq!(loss.forward(&zero, Target::Dense(&zero), [2, 3, 4], Mean), Ok(0.0), "{loss:?} {}", T::NAME);
         }
         assert!(dice(0.0).forward(&zero, Target::Dense(&zero), [2, 3, 4], Mean).unwrap().is_nan());
@@ -92,7 +94,9 @@ fn class_indices_are_the_one_hot_targets_they_stand_for() {
     let index: Vec<i32> = (0..n * inner).map(|_| random.below(c) as i32).collect();
     let mut one_hot = vec![0.0f32; x.len()];
     index.iter().enumerate().for_each(|(i, &t)| one_hot[(i / inner * c + t as usize) * inner + i % inner] = 1.0);
-    for loss in [DiceLoss::new().sigmoid(), DiceLoss::new().softmax(), DiceLoss::new().softmax().batch(true).squared_pred(true)] {
+    for loss in
+        [DiceLoss::new().sigmoid(), DiceLoss::new().softmax(), DiceLoss::new().softmax().batch(true).squared_pred(true)]
+    {
         let run = |target: Target<'_, f32>| {
             let mut grad = vec![0.0; x.len()];
             (loss.forward_backward(&x, target, [n, c, inner], Mean, &mut grad).unwrap(), bits(&grad))

@@ -55,9 +55,15 @@ fn what_an_ignored_row_holds_does_not_matter() {
                 }
             }
             let (expected, shape) = (std::cell::RefCell::new(vec![]), Shape::from([outer, classes, inner]));
-            ignoring(&clean, &target, shape, |_, _, value, grad| expected.borrow_mut().push((value.to_bits(), bits(&grad))));
+            ignoring(&clean, &target, shape, |_, _, value, grad| {
+                expected.borrow_mut().push((value.to_bits(), bits(&grad)))
+            });
             ignoring(&dirty, &target, shape, |name, reduction, value, grad| {
-                assert_eq!((value.to_bits(), bits(&grad)), expected.borrow_mut().remove(0), "{name} {reduction:?} {classes}");
+                assert_eq!(
+                    (value.to_bits(), bits(&grad)),
+                    expected.borrow_mut().remove(0),
+                    "{name} {reduction:?} {classes}"
+                );
             });
         }
     }
@@ -70,7 +76,11 @@ fn an_ignored_row_in_place_becomes_zero_and_accumulated_stays() {
     CrossEntropy::new().forward_backward_in_place(&mut buffer, &[-100i64, 0], (2, 2), Sum).unwrap();
     assert_eq!(buffer[..2], [0.0; 2]);
     let mut grad = [5.0, 6.0, 0.0, 0.0];
-    CrossEntropy::new().call(&[f32::NAN, INF, 1.0, 2.0], &[-100i64, 0], (2, 2)).accumulate().forward_backward(Sum, &mut grad).unwrap();
+    CrossEntropy::new()
+        .call(&[f32::NAN, INF, 1.0, 2.0], &[-100i64, 0], (2, 2))
+        .accumulate()
+        .forward_backward(Sum, &mut grad)
+        .unwrap();
     assert_eq!(grad[..2], [5.0, 6.0]);
 }
 
@@ -198,9 +208,12 @@ fn a_one_hot_target_is_its_index_but_for_the_mean_under_weights() {
             };
             (call.forward_backward(reduction, &mut grad).unwrap(), grad)
         };
-        for (weight, reduction, ratio) in
-            [(None, Mean, 1.0), (None, Sum, 1.0), (Some(&weight[..]), Sum, 1.0), (Some(&weight[..]), Mean, rows as f64 / of_targets)]
-        {
+        for (weight, reduction, ratio) in [
+            (None, Mean, 1.0),
+            (None, Sum, 1.0),
+            (Some(&weight[..]), Sum, 1.0),
+            (Some(&weight[..]), Mean, rows as f64 / of_targets),
+        ] {
             let (a, a_grad) = run(Target::I64(&index), weight, reduction);
             let (b, b_grad) = run(Target::Dense(&one_hot), weight, reduction);
             close("value", a, ratio * f64::from(b), 1e-6);

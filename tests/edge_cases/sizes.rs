@@ -31,7 +31,9 @@ fn the_smallest_and_oddest_sizes_and_addresses_give_what_single_losses_give() {
         for loss in losses::<T>() {
             let shapes: Vec<[usize; 3]> = match loss.form {
                 Form::Element => SIZES.iter().map(|&n| [1, 1, n]).collect(),
-                Form::Row => SIZES.iter().flat_map(|&n| [[2, n, 1], [n.min(130), 3, 1], [2, 3, n.min(130)], [2, n, 2]]).collect(),
+                Form::Row => {
+                    SIZES.iter().flat_map(|&n| [[2, n, 1], [n.min(130), 3, 1], [2, 3, n.min(130)], [2, n, 2]]).collect()
+                }
                 Form::Region => SIZES.iter().flat_map(|&n| [[2, 3, n], [2, n.min(130), 2]]).collect(),
                 // Sums over samples are rounded in another order.
                 Form::BatchRegion => continue,
@@ -52,7 +54,12 @@ fn the_smallest_and_oddest_sizes_and_addresses_give_what_single_losses_give() {
                 let error = (f64::from(value) - sum).abs();
                 assert!(error <= 1e-6 * size, "{} {dims:?}: expected {sum}, got {value}", loss.name);
                 let (moved, moved_grad) = misaligned(&loss, &data, 1 + random.below(20));
-                assert_eq!((moved.to_bits(), bits(&moved_grad)), (value.to_bits(), bits(&grad)), "{} {dims:?}", loss.name);
+                assert_eq!(
+                    (moved.to_bits(), bits(&moved_grad)),
+                    (value.to_bits(), bits(&grad)),
+                    "{} {dims:?}",
+                    loss.name
+                );
             }
         }
     }

@@ -142,7 +142,10 @@ impl<'a, T: Element> Job<'a, T> {
         call: impl FnOnce(&Self) -> Call<'a, L, T>,
         in_place: impl FnOnce(&Self, &'a mut [T]) -> Call<'a, L, T, &'a mut [T]>,
     ) -> Result<f32> {
-        fn add<'a, L: Loss, T: Element, I>(job: Job<'a, T>, mut call: Call<'a, L, T, I>) -> (Call<'a, L, T, I>, Verb<'a, T>) {
+        fn add<'a, L: Loss, T: Element, I>(
+            job: Job<'a, T>,
+            mut call: Call<'a, L, T, I>,
+        ) -> (Call<'a, L, T, I>, Verb<'a, T>) {
             if let Some(w) = job.weight {
                 call = call.weight(w);
             }
@@ -224,7 +227,8 @@ impl<T: Element> AnyLoss<T> {
 
     pub fn data(&self, random: &mut Random, dims: [usize; 3]) -> Data<T> {
         let [outer, classes, inner] = dims;
-        let mut draw = |domain: Domain| (0..outer * classes * inner).map(|_| T::from_f32(domain.draw(random))).collect();
+        let mut draw =
+            |domain: Domain| (0..outer * classes * inner).map(|_| T::from_f32(domain.draw(random))).collect();
         let input = draw(self.input);
         let target = match self.target {
             Domain::Nothing => Labels::Nothing,
@@ -272,7 +276,9 @@ pub fn losses<T: Element>() -> Vec<AnyLoss<T>> {
         };
     }
     macro_rules! row {
-        ($name:literal, $input:ident, $target:ident, $loss:expr) => { row!($name, $input, $target, $loss, false, false) };
+        ($name:literal, $input:ident, $target:ident, $loss:expr) => {
+            row!($name, $input, $target, $loss, false, false)
+        };
         ($name:literal, $input:ident, $target:ident, $loss:expr, $class_weight:literal, $grad_target:literal) => {
             row!($name, Form::Row, $input, $target, $loss, $class_weight, $grad_target)
         };
@@ -284,7 +290,12 @@ pub fn losses<T: Element>() -> Vec<AnyLoss<T>> {
                 target: $target,
                 class_weight: $class_weight,
                 grad_target: $grad_target,
-                run: |job| job.run(|j| $loss.call(j.input, j.target, j.shape), |j, x| $loss.call_in_place(x, j.target, j.shape)),
+                run: |job| {
+                    job.run(
+                        |j| $loss.call(j.input, j.target, j.shape),
+                        |j, x| $loss.call_in_place(x, j.target, j.shape),
+                    )
+                },
             }
         };
     }
@@ -375,7 +386,12 @@ pub fn misaligned<T: Element>(loss: &AnyLoss<T>, data: &Data<T>, offset: usize) 
     };
     let canary = T::from_f32(123.0);
     let mut grad = vec![canary; n + 40];
-    let job = Job::new(&input[offset..], view, data.dims.into(), Verb::ForwardBackward(Reduction::Sum, &mut grad[offset..offset + n]));
+    let job = Job::new(
+        &input[offset..],
+        view,
+        data.dims.into(),
+        Verb::ForwardBackward(Reduction::Sum, &mut grad[offset..offset + n]),
+    );
     let value = (loss.run)(job).unwrap();
     let (before, after) = (&grad[..offset], &grad[offset + n..]);
     assert!(before.iter().chain(after).all(|c| c.to_f32() == 123.0), "{}: wrote outside", loss.name);
