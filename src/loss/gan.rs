@@ -91,9 +91,9 @@ impl GanLoss {
         self
     }
 
-    /// Whether gradients are added to the buffers instead of overwriting them. Defaults to false.
-    pub fn accumulate(mut self, accumulate: bool) -> Self {
-        self.accumulate = accumulate;
+    /// Adds to the gradient buffers instead of overwriting them.
+    pub fn accumulate(mut self) -> Self {
+        self.accumulate = true;
         self
     }
 
@@ -194,7 +194,7 @@ impl On<'_, GanLoss> {
         grad_real: &mut Buffer<T>,
         grad_fake: &mut Buffer<T>,
     ) -> Result<f32> {
-        let loss = self.loss.grad_output(self.grad_output).accumulate(self.accumulate);
+        let loss = GanLoss { grad_output: self.grad_output, accumulate: self.accumulate, ..self.loss };
         loss.discriminator(real.host(), fake.host(), reduction, grad_real.host_mut(), grad_fake.host_mut())
     }
 
@@ -205,7 +205,7 @@ impl On<'_, GanLoss> {
         reduction: Reduction,
         grad_fake: &mut Buffer<T>,
     ) -> Result<f32> {
-        let loss = self.loss.grad_output(self.grad_output).accumulate(self.accumulate);
+        let loss = GanLoss { grad_output: self.grad_output, accumulate: self.accumulate, ..self.loss };
         loss.generator(fake.host(), reduction, grad_fake.host_mut())
     }
 }

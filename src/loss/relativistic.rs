@@ -93,9 +93,9 @@ impl RelativisticAverage {
         self
     }
 
-    /// Whether gradients are added to the buffers instead of overwriting them. Defaults to false.
-    pub fn accumulate(mut self, accumulate: bool) -> Self {
-        self.accumulate = accumulate;
+    /// Adds to the gradient buffers instead of overwriting them.
+    pub fn accumulate(mut self) -> Self {
+        self.accumulate = true;
         self
     }
 
