@@ -15,10 +15,30 @@ pub trait Loss: Run + Copy + Send + Sync + 'static {
     const NAME: &'static str;
 }
 
-/// What makes a [`Loss`] run on the CPU.
+/// What makes a [`Loss`] run on the CPU. Not generic over the element, so that the kernels are compiled once,
+/// with this crate, and not again with every crate that calls them.
 pub(crate) trait Run {
-    fn run<T: Element>(&self, request: Request<'_, T>) -> Result<f32>;
+    fn run(&self, request: AnyRequest<'_>) -> Result<f32>;
 }
+
+/// A request of any element type.
+pub enum AnyRequest<'a> {
+    F32(Request<'a, f32>),
+    F16(Request<'a, half::f16>),
+    Bf16(Request<'a, half::bf16>),
+}
+
+/// Runs an expression for the request behind an [`AnyRequest`].
+macro_rules! for_request {
+    ($any:expr, |$request:ident| $body:expr) => {
+        match $any {
+            $crate::call::AnyRequest::F32($request) => $body,
+            $crate::call::AnyRequest::F16($request) => $body,
+            $crate::call::AnyRequest::Bf16($request) => $body,
+        }
+    };
+}
+pub(crate) use for_request;
 
 /// A call with its input and targets, to which weights, an upstream gradient and so on are added
 /// before one of the verbs runs it. [`Mse::call`](crate::Mse::call) and its like make one.
@@ -73,7 +93,7 @@ pub(crate) enum Weight<'a> {
 }
 
 /// A call with its outputs, as the backend gets it.
-pub(crate) struct Request<'a, T> {
+pub struct Request<'a, T> {
     pub(crate) input: Src<'a, T>,
     pub(crate) extras: Extras<'a, T>,
     pub(crate) grad_input: Option<Dst<'a, T>>,
@@ -198,13 +218,13 @@ impl<'a, L: Loss, T: Element> Call<'a, L, T, &'a [T]> {
         if let Some(grad) = &grad_input {
             check_len("grad_input", self.input.len(), grad.len())?;
         }
-        self.loss.run(Request {
+        self.loss.run(T::erase(Request {
             input: Src::new(self.input),
             extras: self.extras,
             grad_input: grad_input.map(Dst::new),
             in_place: false,
             output,
-        })
+        }))
     }
 }
 
@@ -226,13 +246,13 @@ impl<'a, L: Loss, T: Element> Call<'a, L, T, &'a mut [T]> {
             return Err(Error::Unsupported { loss: L::NAME, what: "accumulate in place, over the input," });
         }
         let grad = Dst::new(self.input);
-        self.loss.run(Request {
+        self.loss.run(T::erase(Request {
             input: grad.src(),
             extras: self.extras,
             grad_input: Some(grad),
             in_place: true,
             output,
-        })
+        }))
     }
 }
 

@@ -2,17 +2,20 @@
 
 use half::{bf16, f16};
 
+use crate::call::{AnyRequest, Request};
 use crate::cpu::simd::{LANES, Lanes, Simd};
 
 /// What the skeletons need of a storage type; out of reach, so that [`Element`] stays sealed.
 pub(crate) mod storage {
     use super::{LANES, Lanes, Simd};
+    use crate::call::{AnyRequest, Request};
 
     // `Simd` is private, and so is this trait; that it is a supertrait of a public one is how it is sealed.
     #[allow(private_bounds)]
     pub trait Storage: Sized {
         fn widen<S: Simd>(simd: S, x: &[Self; LANES]) -> Lanes;
         fn narrow<S: Simd>(simd: S, x: &Lanes) -> [Self; LANES];
+        fn erase(request: Request<'_, Self>) -> AnyRequest<'_>;
     }
 }
 use storage::Storage;
@@ -42,6 +45,9 @@ impl Element for f32 {
 
 #[allow(private_bounds)]
 impl Storage for f32 {
+    fn erase(request: Request<'_, f32>) -> AnyRequest<'_> {
+        AnyRequest::F32(request)
+    }
     #[inline(always)]
     fn widen<S: Simd>(s: S, x: &[f32; LANES]) -> Lanes {
         s.copy(x)
@@ -64,6 +70,9 @@ impl Element for f16 {
 
 #[allow(private_bounds)]
 impl Storage for f16 {
+    fn erase(request: Request<'_, f16>) -> AnyRequest<'_> {
+        AnyRequest::F16(request)
+    }
     #[inline(always)]
     fn widen<S: Simd>(s: S, x: &[f16; LANES]) -> Lanes {
         s.widen_f16(x)
@@ -86,6 +95,9 @@ impl Element for bf16 {
 
 #[allow(private_bounds)]
 impl Storage for bf16 {
+    fn erase(request: Request<'_, bf16>) -> AnyRequest<'_> {
+        AnyRequest::Bf16(request)
+    }
     #[inline(always)]
     fn widen<S: Simd>(s: S, x: &[bf16; LANES]) -> Lanes {
         s.widen_bf16(x)

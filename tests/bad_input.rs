@@ -404,3 +404,29 @@ fn two_batches_are_both_checked_before_either_gradient_is_written() {
     assert_eq!(pair.forward_backward(Mean, &mut on_real), length("grad_target", 6));
     assert_eq!((on_real, on_fake, short, on_target), ([100.0; 6], [100.0; 4], [100.0; 3], [100.0; 3]));
 }
+
+/// The third door checks what the first does.
+#[test]
+fn buffers_of_a_device_are_checked_like_slices() {
+    let device = Device::cpu();
+    let buffer = |n| device.buffer(&vec![0.5f32; n]).unwrap();
+    let (input, target, mut grad) = (buffer(6), buffer(5), buffer(6));
+    let length = |what, expected, got| Err(Error::Length { what, expected, got });
+    assert_eq!(Mse::new().on(&device).forward_backward(&input, &target, Mean, &mut grad), length("target", 6, 5));
+    let (mut short, full) = (buffer(4), buffer(6));
+    assert_eq!(Mse::new().on(&device).forward_backward(&input, &full, Mean, &mut short), length("grad_input", 6, 4));
+    let index = device.buffer(&[3i64, 0]).unwrap();
+    let got = CrossEntropy::new().on(&device).forward_backward(&input, &index, (2, 3), Mean, &mut grad);
+    assert_eq!(got, Err(Error::ClassIndex { row: 0, index: 3, classes: 3 }));
+    let mut host = [100.0; 5];
+    assert_eq!((full.read(&mut host), host), (length("buffer", 6, 5).map(|_: f32| ()), [100.0; 5]));
+    assert_eq!(grad.write(&host), length("buffer", 6, 5).map(|_: f32| ()));
+    assert_eq!((grad.to_vec(), short.to_vec()), (Ok(vec![0.5; 6]), Ok(vec![0.5; 4])), "nothing was written");
+}
+
+#[test]
+fn more_memory_than_there_can_be_is_an_error() {
+    for len in [usize::MAX, isize::MAX as usize, isize::MAX as usize / 4 + 1] {
+        assert!(Device::cpu().zeros::<f32>(len).is_err(), "{len}");
+    }
+}

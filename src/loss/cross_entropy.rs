@@ -1,4 +1,4 @@
-use crate::call::{Loss, Request, Run, class_methods};
+use crate::call::{AnyRequest, Loss, Run, class_methods, for_request};
 use crate::cpu::math::Math;
 use crate::cpu::rowwise::{self, Row, RowTarget, Rows, Rowwise, for_chunks};
 use crate::cpu::simd::{LANES, Lanes, Simd, Span, lanes};
@@ -105,10 +105,12 @@ impl Loss for CrossEntropy {
     const NAME: &'static str = "cross-entropy";
 }
 impl Run for CrossEntropy {
-    fn run<T: Element>(&self, request: Request<'_, T>) -> Result<f32> {
+    fn run(&self, request: AnyRequest<'_>) -> Result<f32> {
         match self.params.softcap {
-            0.0 => rowwise::run(WithLogits { loss: *self, logits: Input }, request),
-            softcap => rowwise::run(WithLogits { loss: *self, logits: Capped { softcap } }, request),
+            0.0 => for_request!(request, |r| rowwise::run(WithLogits { loss: *self, logits: Input }, r)),
+            softcap => {
+                for_request!(request, |r| rowwise::run(WithLogits { loss: *self, logits: Capped { softcap } }, r))
+            }
         }
     }
 }

@@ -1,6 +1,5 @@
-use crate::call::{Loss, Request, Run, class_methods};
+use crate::call::{AnyRequest, Loss, Run, class_methods, for_request};
 use crate::cpu::region::{self, Activation, Region};
-use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::params::DiceParams;
 
@@ -54,8 +53,8 @@ macro_rules! region_options {
             const NAME: &'static str = stringify!($loss);
         }
         impl Run for $loss {
-            fn run<T: Element>(&self, request: Request<'_, T>) -> Result<f32> {
-                region::run(self.0, request)
+            fn run(&self, request: AnyRequest<'_>) -> Result<f32> {
+                for_request!(request, |r| region::run(self.0, r))
             }
         }
         class_methods!($loss);

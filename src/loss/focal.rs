@@ -1,4 +1,4 @@
-use crate::call::{Loss, Request, Run, class_methods, elementwise_methods};
+use crate::call::{AnyRequest, Loss, Run, class_methods, elementwise_methods, for_request};
 use crate::cpu::elementwise::{self, Point, Pointwise};
 use crate::cpu::math::Math;
 use crate::cpu::rowwise::{Row, RowTarget, Rowwise, for_chunks};
@@ -83,11 +83,11 @@ impl Loss for SigmoidFocal {
     const NAME: &'static str = "sigmoid focal";
 }
 impl Run for SigmoidFocal {
-    fn run<T: Element>(&self, request: Request<'_, T>) -> Result<f32> {
+    fn run(&self, request: AnyRequest<'_>) -> Result<f32> {
         if self.0.gamma == 2.0 {
-            elementwise::run(Square(self.0), request)
+            for_request!(request, |r| elementwise::run(Square(self.0), r))
         } else {
-            elementwise::run(AnyGamma(self.0), request)
+            for_request!(request, |r| elementwise::run(AnyGamma(self.0), r))
         }
     }
 }

@@ -1,4 +1,4 @@
-use crate::call::{Call, Loss, Request, Run};
+use crate::call::{AnyRequest, Call, Loss, Run, for_request};
 use crate::cpu::elementwise::{self, Point, Pointwise};
 use crate::cpu::simd::Simd;
 use crate::device::{Buffer, Device, On};
@@ -271,14 +271,14 @@ impl Loss for GanTerm {
     const NAME: &'static str = "GAN term";
 }
 impl Run for GanTerm {
-    fn run<T: Element>(&self, request: Request<'_, T>) -> Result<f32> {
+    fn run(&self, request: AnyRequest<'_>) -> Result<f32> {
         let params = self.params;
         match self.form {
-            Form::Logistic => elementwise::run(Logistic(params), request),
-            Form::Square => elementwise::run(Square(params), request),
-            Form::Linear => elementwise::run(Linear(params), request),
-            Form::Hinge => elementwise::run(Hinge(params), request),
-            Form::Probability => elementwise::run(Probability(params), request),
+            Form::Logistic => for_request!(request, |r| elementwise::run(Logistic(params), r)),
+            Form::Square => for_request!(request, |r| elementwise::run(Square(params), r)),
+            Form::Linear => for_request!(request, |r| elementwise::run(Linear(params), r)),
+            Form::Hinge => for_request!(request, |r| elementwise::run(Hinge(params), r)),
+            Form::Probability => for_request!(request, |r| elementwise::run(Probability(params), r)),
         }
     }
 }

@@ -1,4 +1,4 @@
-use crate::call::{Loss, Request, Run, elementwise_methods};
+use crate::call::{AnyRequest, Loss, Run, elementwise_methods, for_request};
 use crate::cpu::elementwise::{self, Point, Pointwise};
 use crate::cpu::simd::Simd;
 use crate::element::Element;
@@ -61,8 +61,8 @@ macro_rules! hinge {
             const NAME: &'static str = $name;
         }
         impl Run for $loss {
-            fn run<T: Element>(&self, request: Request<'_, T>) -> Result<f32> {
-                elementwise::run($functor(self.labels.params(request.extras.target)), request)
+            fn run(&self, request: AnyRequest<'_>) -> Result<f32> {
+                for_request!(request, |r| elementwise::run($functor(self.labels.params(r.extras.target)), r))
             }
         }
         elementwise_methods!($loss);

@@ -1,4 +1,4 @@
-use crate::call::{Loss, Request, Run, class_methods, elementwise_methods};
+use crate::call::{AnyRequest, Loss, Run, class_methods, elementwise_methods, for_request};
 use crate::cpu::elementwise::{self, Point, Pointwise};
 use crate::cpu::math::Math;
 use crate::cpu::rowwise::{Row, Rowwise, for_chunks};
@@ -60,8 +60,12 @@ impl Loss for KlDiv {
     const NAME: &'static str = "KL divergence";
 }
 impl Run for KlDiv {
-    fn run<T: Element>(&self, request: Request<'_, T>) -> Result<f32> {
-        if self.log_target { elementwise::run(LogTarget, request) } else { elementwise::run(ProbTarget, request) }
+    fn run(&self, request: AnyRequest<'_>) -> Result<f32> {
+        if self.log_target {
+            for_request!(request, |r| elementwise::run(LogTarget, r))
+        } else {
+            for_request!(request, |r| elementwise::run(ProbTarget, r))
+        }
     }
 }
 elementwise_methods!(KlDiv);

@@ -43,8 +43,8 @@ macro_rules! elementwise_loss {
             const NAME: &'static str = <$loss as $crate::cpu::elementwise::Pointwise>::NAME;
         }
         impl $crate::call::Run for $loss {
-            fn run<T: $crate::Element>(&self, request: $crate::call::Request<'_, T>) -> $crate::Result<f32> {
-                $crate::cpu::elementwise::run(*self, request)
+            fn run(&self, request: $crate::call::AnyRequest<'_>) -> $crate::Result<f32> {
+                $crate::call::for_request!(request, |r| $crate::cpu::elementwise::run(*self, r))
             }
         }
     };
@@ -58,8 +58,8 @@ macro_rules! rowwise_loss {
             const NAME: &'static str = <$loss as $crate::cpu::rowwise::Rowwise>::NAME;
         }
         impl $crate::call::Run for $loss {
-            fn run<T: $crate::Element>(&self, request: $crate::call::Request<'_, T>) -> $crate::Result<f32> {
-                $crate::cpu::rowwise::run(*self, request)
+            fn run(&self, request: $crate::call::AnyRequest<'_>) -> $crate::Result<f32> {
+                $crate::call::for_request!(request, |r| $crate::cpu::rowwise::run(*self, r))
             }
         }
     };

@@ -201,7 +201,7 @@ fn no_batches_make_the_adversarial_losses_panic() {
                 GanMode::Hinge,
                 GanMode::Probabilities,
             ];
-            let gan = GanLoss::new(random.pick(&modes)).grad_output(up);
+            let gan = GanLoss::new(random.pick(&modes)).grad_output(up).accumulate();
             let _ = gan.discriminator(&real, &fake, reduction, &mut on_real, &mut on_fake);
             let _ = gan.generator(&fake, reduction, &mut on_fake);
             let ragan = RelativisticAverage::new().grad_output(up);

@@ -21,10 +21,8 @@ fn relativistic_average_ignores_a_shift_and_its_gradients_sum_to_zero() {
         let (value, grad) = run(0.0);
         for shift in [1.0, -64.0, 1000.0] {
             let (moved, moved_grad) = run(shift);
-            // The mean is f32 where it is subtracted: a rounding of 1000 is 6e-5.
-            let tolerance = 1e-6 + 1e-7 * f64::from(shift.abs());
-            close("value", moved, value.into(), tolerance);
-            grad.iter().zip(moved_grad).for_each(|(&a, b)| close("gradient", b, a.into(), tolerance));
+            close(&format!("value, moved by {shift}"), moved, value.into(), 1e-6);
+            grad.iter().zip(moved_grad).for_each(|(&a, b)| close("gradient", b, a.into(), 1e-6));
         }
         let (sum, size) = grad.iter().fold((0.0, 0.0), |(s, a), &g| (s + f64::from(g), a + f64::from(g.abs())));
         assert!(f64::abs(sum) <= 1e-6 * size, "{n} {m}: {sum} of {size}");
@@ -74,6 +72,30 @@ fn the_gradient_penalty_is_finite_where_the_gradient_is_zero() {
     let mut grad = [7.0f32; 2];
     GradientPenalty::wgan_gp(10.0).unwrap().forward_backward(&[1e-30, 0.0], (1, 2), Sum, &mut grad).unwrap();
     assert_eq!(grad, [-20.0, 0.0], "the norm of numbers whose squares f32 does not have");
+}
+
+#[test]
+fn both_players_scale_and_accumulate() {
+    let (real, fake) = ([1.0f32, -0.5, 0.25], [0.5, -2.0]);
+    for mode in [GanMode::NonSaturating, GanMode::Minimax, GanMode::LeastSquares, GanMode::Wasserstein, GanMode::Hinge]
+    {
+        let run = |gan: GanLoss, fill: f32| {
+            let (mut on_real, mut on_fake, mut of_g) = ([fill; 3], [fill; 2], [fill; 2]);
+            let d = gan.discriminator(&real, &fake, Mean, &mut on_real, &mut on_fake).unwrap();
+            let g = gan.generator(&fake, Mean, &mut of_g).unwrap();
+            ([d, g], [&on_real[..], &on_fake, &of_g].concat())
+        };
+        let gan = GanLoss::new(mode);
+        let (values, grad) = run(gan, 7.0);
+        assert_eq!(
+            run(gan.grad_output(65536.0), 7.0),
+            (values, grad.iter().map(|g| 65536.0 * g).collect()),
+            "{mode:?}"
+        );
+        assert_eq!(run(gan.accumulate(), 7.0), (values, grad.iter().map(|g| 7.0 + g).collect()), "{mode:?}");
+        assert_eq!(gan.discriminator_forward(&real, &fake, Mean), Ok(values[0]));
+        assert_eq!(gan.generator_forward(&fake, Mean), Ok(values[1]));
+    }
 }
 
 /// One-sided smoothing, and what each player is scored on.

@@ -5,21 +5,6 @@ use fused_loss::*;
 
 const DIMS: [usize; 3] = [4, 5, 7];
 
-/// Sums that the gradient of f32 arithmetic may differ by, as a share of the largest.
-fn same<T: Element>(what: &str, got: &[T], want: &[T], factor: f64) {
-    let want: Vec<f64> = want.iter().map(|w| factor * f64::from(w.to_f32())).collect();
-    let largest = want.iter().fold(0f64, |a, w| a.max(w.abs()));
-    let rounding = match T::NAME {
-        "float32" => 1e-6,
-        "float16" => 2e-3,
-        _ => 2e-2,
-    };
-    for (got, want) in got.iter().zip(want) {
-        let got = f64::from(got.to_f32());
-        assert!((got - want).abs() <= rounding * largest + 1e-7, "{what}: expected {want}, got {got}");
-    }
-}
-
 /// 32
 #[test]
 fn nothing_has_the_mean_nan_and_the_sum_zero() {

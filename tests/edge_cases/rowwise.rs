@@ -164,26 +164,54 @@ fn a_shift_of_all_logits_changes_nothing_and_gradients_of_a_row_sum_to_zero() {
     }
 }
 
-/// Logits of zero are how a classifier begins: every class is the maximum, and none is near 1.
+/// One row, `copies` times side by side with the classes on axis 1: value and gradient of the last.
+fn strided(loss: CrossEntropy, logits: &[f32], dense: &[f32], copies: usize) -> (f32, Vec<f32>) {
+    let spread = |x: &[f32]| x.iter().flat_map(|&x| std::iter::repeat_n(x, copies)).collect::<Vec<f32>>();
+    let (logits, dense) = (spread(logits), spread(dense));
+    let (mut losses, mut grad, n) = (vec![0.0; copies], vec![0.0; logits.len()], logits.len() / copies);
+    let call = loss.call(&logits, &dense, [1, n, copies]);
+    call.forward_backward_unreduced(&vec![1.0; copies], &mut losses, &mut grad).unwrap();
+    (losses[copies - 1], grad.chunks(copies).map(|c| c[copies - 1]).collect())
+}
+
+/// Value and gradient in f64, without smoothing.
+fn exact(logits: &[f32], dense: &[f32]) -> (f64, Vec<f64>) {
+    let max = logits.iter().fold(f32::MIN, |a, &z| a.max(z));
+    let e: Vec<f64> = logits.iter().map(|&z| (f64::from(z) - f64::from(max)).exp()).collect();
+    let (sum, mass): (f64, f64) = (e.iter().sum(), dense.iter().map(|&q| f64::from(q)).sum());
+    let cost = |(&q, &z): (&f32, &f32)| f64::from(q) * (sum.ln() + f64::from(max) - f64::from(z));
+    let grad = e.iter().zip(dense).map(|(e, &q)| mass * e / sum - f64::from(q)).collect();
+    (dense.iter().zip(logits).map(cost).sum(), grad)
+}
+
+/// Logits of zero are how a classifier begins: every class is the maximum, and none is near 1. And
+/// sums of equal numbers are where roundings of f32 do not cancel.
 #[test]
-fn the_gradient_of_equal_logits_is_as_exact_as_any() {
-    for classes in [2, 10, 1000, 9000] {
-        let mut dense = Random(280).floats(classes, 0.0, 2.0 / classes as f32);
-        for smoothing in [0.0, 0.1] {
-            dense[0] = 0.0;
-            let loss = CrossEntropy::new().label_smoothing(smoothing).unwrap();
-            let (_, grad) = row(loss, &vec![0.25; classes], Target::Dense(&dense));
-            let (s, c) = (f64::from(smoothing), classes as f64);
-            let a: Vec<f64> = dense.iter().map(|&q| (1.0 - s) * f64::from(q) + s / c).collect();
-            let mass: f64 = a.iter().sum();
-            let want: Vec<f64> = a.iter().map(|a| mass / c - a).collect();
+fn equal_logits_have_a_loss_and_a_gradient_as_exact_as_any() {
+    let mut wrong = vec![];
+    for classes in [2, 10, 60, 250, 1000, 9000] {
+        let dense = Random(280).floats(classes, 0.0, 2.0 / classes as f32);
+        let tied = vec![0.25; classes];
+        let one_above: Vec<f32> = (0..classes).map(|k| if k == 1 { 0.0 } else { -0.7 }).collect();
+        for logits in [tied, one_above] {
+            let (value, want) = exact(&logits, &dense);
             let largest = want.iter().fold(0f64, |m, w| m.max(w.abs()));
-            for (got, want) in grad.into_iter().zip(want) {
-                let error = (f64::from(got) - want).abs();
-                assert!(error <= 1e-6 * largest, "{classes} {smoothing}: expected {want:e}, got {got:e}");
+            let in_rows = row(CrossEntropy::new(), &logits, Target::Dense(&dense));
+            for (layout, (got, grad)) in
+                [("rows", in_rows), ("axis 1", strided(CrossEntropy::new(), &logits, &dense, 3))]
+            {
+                let errors = grad.into_iter().zip(&want).map(|(got, want)| (f64::from(got) - want).abs());
+                let errors = [(f64::from(got) / value - 1.0).abs(), errors.fold(0.0, f64::max) / largest];
+                if errors.iter().any(|&e| e.is_nan() || e > 1e-6) {
+                    wrong.push(format!(
+                        "{classes} classes on {layout}, the first {}: {:.1e} {:.1e}",
+                        logits[0], errors[0], errors[1]
+                    ));
+                }
             }
         }
     }
+    assert!(wrong.is_empty(), "relative errors of value and gradient:\n{}", wrong.join("\n"));
 }
 
 /// 29: index targets divide by the weights of the targets, dense ones by the rows.
@@ -220,6 +248,32 @@ fn a_one_hot_target_is_its_index_but_for_the_mean_under_weights() {
             a_grad.iter().zip(b_grad).for_each(|(&a, b)| close("gradient", a, ratio * f64::from(b), 1e-6));
         }
     }
+}
+
+/// The margin is taken from a difference of scores, not from a score, which would round it away.
+#[test]
+fn margins_of_large_scores_are_as_exact_as_any() {
+    let mut random = Random(11);
+    let (rows, classes) = (20, 19);
+    let scores = random.floats(rows * classes, 1000.0, 1001.0);
+    let target: Vec<i64> = (0..rows).map(|_| random.below(classes) as i64).collect();
+    let short = |r: usize, k: usize| {
+        1.0 + f64::from(scores[r * classes + k]) - f64::from(scores[r * classes + target[r] as usize])
+    };
+    let others = |r: usize| {
+        let t = target[r] as usize;
+        (0..classes).filter(move |&k| k != t)
+    };
+    let of_row = |r: usize| others(r).map(|k| short(r, k).max(0.0)).sum::<f64>() / classes as f64;
+    let want = (0..rows).map(of_row).sum::<f64>() / rows as f64;
+    close("multi-margin", MultiMargin::new().forward(&scores, &target, (rows, classes), Mean).unwrap(), want, 1e-6);
+    let mut unreduced = vec![0.0; rows];
+    MultiMargin::new().call(&scores, &target, (rows, classes)).forward_unreduced(&mut unreduced).unwrap();
+    unreduced.iter().enumerate().for_each(|(r, &l)| close("its rows", l, of_row(r), 1e-6));
+    // Zero takes part: with scores like these it never wins.
+    let of_row = |r: usize| others(r).map(|k| short(r, k)).fold(0.0, f64::max);
+    CategoricalHinge.call(&scores, &target, (rows, classes)).forward_unreduced(&mut unreduced).unwrap();
+    unreduced.iter().enumerate().for_each(|(r, &l)| close("categorical hinge", l, of_row(r), 1e-6));
 }
 
 /// 30

@@ -1,5 +1,6 @@
 //! 33: one element, one more and one less than a vector, misaligned buffers, classes on either axis. The
-//! reference is each loss on its own, and the answer the same to the last bit.
+//! reference is each loss on its own, and the answer the same to the last bit, unless the classes are on
+//! axis 1, where they may be added in another order.
 
 use crate::support::*;
 use fused_loss::*;
@@ -49,7 +50,12 @@ fn the_smallest_and_oddest_sizes_and_addresses_give_what_single_losses_give() {
                     sum += f64::from(value);
                     size += f64::from(value.abs());
                     let of_it: Vec<T> = at.iter().map(|&i| grad[i]).collect();
-                    assert_eq!(bits(&of_it), bits(&single), "{} {dims:?}: loss {r}", loss.name);
+                    let what = format!("{} {dims:?}: loss {r}", loss.name);
+                    if loss.form == Form::Row && dims[2] != 1 {
+                        same(&what, &of_it, &single, 1.0);
+                    } else {
+                        assert_eq!(bits(&of_it), bits(&single), "{what}");
+                    }
                 }
                 let error = (f64::from(value) - sum).abs();
                 assert!(error <= 1e-6 * size, "{} {dims:?}: expected {sum}, got {value}", loss.name);
@@ -84,7 +90,7 @@ fn the_layouts_of_classes_are_transposes_of_each_other() {
             let (a, a_grad) = loss.gradient(&first, Reduction::Mean);
             let (b, b_grad) = loss.gradient(&last, Reduction::Mean);
             close(loss.name, a, b.into(), 1e-6);
-            assert_eq!(bits(&transpose(&a_grad)), bits(&b_grad), "{} {outer} {classes} {inner}", loss.name);
+            same(&format!("{} {outer} {classes} {inner}", loss.name), &transpose(&a_grad), &b_grad, 1.0);
         }
     }
 }

@@ -427,3 +427,19 @@ pub fn close(what: &str, got: f32, want: f64, tolerance: f64) {
     let error = (f64::from(got) - want).abs();
     assert!(error <= tolerance * want.abs().max(1.0), "{what}: expected {want}, got {got}");
 }
+
+/// Gradients equal but for rounding, as a share of the largest.
+#[track_caller]
+pub fn same<T: Element>(what: &str, got: &[T], want: &[T], factor: f64) {
+    let want: Vec<f64> = want.iter().map(|w| factor * f64::from(w.to_f32())).collect();
+    let largest = want.iter().fold(0f64, |a, w| a.max(w.abs()));
+    let rounding = match T::NAME {
+        "float32" => 1e-6,
+        "float16" => 2e-3,
+        _ => 2e-2,
+    };
+    for (got, want) in got.iter().zip(want) {
+        let got = f64::from(got.to_f32());
+        assert!((got - want).abs() <= rounding * largest + 1e-7, "{what}: expected {want}, got {got}");
+    }
+}

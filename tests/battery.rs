@@ -1,0 +1,283 @@
+//! The battery: every loss x option x storage type x reduction x size x way of calling it, against the
+//! textbook in f64. The table of losses is in `cases`; this file has the sizes.
+//!
+//! Values come from the definition and gradients from central differences of it. Both see the inputs
+//! after rounding to the storage type. How close is close enough is in `cases/tolerance.rs`.
+
+mod cases;
+
+use cases::draw::{Dims, Problem, Rng, logit, round};
+use cases::guarded::Guarded;
+use cases::oracle::{Oracle, central};
+use cases::tolerance::EXCEPTIONS;
+use cases::trial::{Trial, Worst, largest_divisor, settings};
+use cases::{Case, Family, STEP, table, textbook, tolerance};
+use fused_loss::{Element, GanLoss, GanMode, Reduction, RelativisticAverage};
+
+/// Looks at one element that the oracle may spend on a problem. Without optimisation everything here is
+/// slow, the crate most of all.
+const BUDGET: usize = if cfg!(debug_assertions) { 2_000 } else { 60_000 };
+/// One case in how many sees a problem of this size; for every size there are several.
+fn one_in(elements: usize, family: &Family) -> usize {
+    let regions = matches!(family, Family::Regions { .. });
+    match elements {
+        0..=2_000 => 1,
+        _ if cfg!(debug_assertions) => 16,
+        2_001..=20_000 => 1,
+        20_001..=100_000 if !regions => 1,
+        _ => 8,
+    }
+}
+
+// --- sizes ---
+
+/// Empty, one vector and its neighbours, one block of eight and its neighbours, one tile and its
+/// neighbours, and more than one thread's worth with a tail.
+const ELEMENTS: [usize; 17] = [0, 1, 2, 15, 16, 17, 31, 33, 127, 128, 129, 1023, 1025, 16383, 16384, 16385, 70_001];
+
+/// `(outer, classes, inner)`: few classes and many rows, rows around one vector, rows on both sides of the
+/// 8192 classes that are kept between two looks, no rows at all, and classes that do not lie side by side.
+const ROWS: [(usize, usize, usize); 30] = [
+    (0, 3, 1),
+    (1, 1, 1),
+    (7, 1, 1),
+    (2, 2, 1),
+    (7, 3, 1),
+    (1, 15, 1),
+    (7, 16, 1),
+    (2, 17, 1),
+    (7, 33, 1),
+    (1, 129, 1),
+    (2, 1000, 1),
+    (1, 8191, 1),
+    (2, 8192, 1),
+    (1, 8193, 1),
+    (9, 8193, 1),
+    (70, 1000, 1),
+    (23_334, 3, 1),
+    (2_200, 33, 1),
+    (0, 3, 4),
+    (1, 2, 2),
+    (2, 3, 15),
+    (7, 16, 2),
+    (2, 17, 16),
+    (1, 33, 17),
+    (2, 1000, 3),
+    (1, 8192, 2),
+    (2, 8193, 2),
+    (3, 19, 1_280),
+    (2, 21, 1_700),
+    (1, 2, 40_001),
+];
+
+/// `(samples, channels, positions)`: the same, and regions that are split between threads.
+const REGIONS: [(usize, usize, usize); 18] = [
+    (0, 2, 4),
+    (2, 2, 0),
+    (1, 2, 1),
+    (2, 2, 2),
+    (1, 2, 15),
+    (2, 3, 16),
+    (3, 2, 17),
+    (1, 4, 33),
+    (2, 2, 127),
+    (2, 3, 129),
+    (1, 20, 64),
+    (1, 600, 3),
+    (2, 2, 1025),
+    (1, 3, 16_384),
+    (2, 2, 16_385),
+    (3, 2, 50_003),
+    (1, 2, 140_001),
+    (40, 2, 4_001),
+];
+
+fn sizes(case: &Case) -> Vec<Dims> {
+    let dims = |&(outer, classes, inner): &(usize, usize, usize)| Dims::new(outer, classes, inner);
+    match case.family {
+        Family::Elements { .. } => ELEMENTS
+            .iter()
+            .map(|&n| {
+                let classes = if case.class_weight { largest_divisor(n, 40) } else { 1 };
+                Dims::new(n / classes, classes, 1)
+            })
+            .collect(),
+        // A region of elements in a row has no classes to speak of.
+        Family::Rows { .. } => ROWS.iter().map(dims).collect(),
+        Family::Regions { .. } => REGIONS.iter().map(dims).collect(),
+    }
+}
+
+/// Runs all cases of a family.
+fn run_all<T: Element>(of_family: fn(&Family) -> bool) {
+    // Another selection for every storage type.
+    let turn: usize = T::NAME.bytes().map(usize::from).sum();
+    let (mut problems, mut combinations, mut failures) = (0, 0, Vec::new());
+    for (c, case) in table().iter().enumerate().filter(|(_, case)| of_family(&case.family)) {
+        let mut worst = Worst::default();
+        for (s, dims) in sizes(case).into_iter().enumerate() {
+            let n = dims.elements();
+            if !(c + s + turn).is_multiple_of(one_in(n, &case.family)) {
+                continue;
+            }
+            let seed = (c * 100 + s) as u64;
+            let problem = Problem::<T>::draw(case, dims, seed);
+            let oracle = Oracle::new(case, &problem, BUDGET, seed);
+            let all = settings(oracle.losses.len(), c + s + turn);
+            let most = if n <= 150 {
+                all.len()
+            } else if n <= 2_000 {
+                2
+            } else {
+                1
+            };
+            for setting in all.iter().cycle().skip((c + s + turn) % 10).take(most) {
+                let found = Trial::new(case, &problem, &oracle, *setting).check();
+                worst.add(found.share, || found.what);
+                combinations += 1;
+            }
+            problems += 1;
+        }
+        if std::env::var("CALIBRATE").is_ok() {
+            println!("CAL {} {} {:.3} {}", T::NAME, case.name, worst.share, worst.what);
+        }
+        if worst.share > 1.0 {
+            failures.push(format!("{:.1} times the error allowed: {}", worst.share, worst.what));
+        }
+    }
+    assert!(failures.is_empty(), "{} cases:\n{}", failures.len(), failures.join("\n"));
+    println!("{}: {problems} problems, {combinations} combinations, each called in five ways", T::NAME);
+}
+
+macro_rules! battery {
+    ($($t:ident: $dtype:ty),*) => {$(
+        mod $t {
+            use super::*;
+            #[test]
+            fn every_loss_of_elements_is_its_definition() {
+                run_all::<$dtype>(|family| matches!(family, Family::Elements { .. }));
+            }
+            #[test]
+            fn every_loss_of_rows_is_its_definition() {
+                run_all::<$dtype>(|family| matches!(family, Family::Rows { .. }));
+            }
+            #[test]
+            fn every_loss_of_regions_is_its_definition() {
+                run_all::<$dtype>(|family| matches!(family, Family::Regions { .. }));
+            }
+        }
+    )*};
+}
+battery!(f32: f32, f16: half::f16, bf16: half::bf16);
+
+/// The relativistic average is no call of one input, and has two gradients.
+fn relativistic_average_is_its_definition<T: Element>() {
+    let mut worst = Worst::default();
+    for (s, (n_real, n_fake)) in
+        [(1, 1), (3, 2), (17, 33), (1025, 1023), (20_003, 16_385), (3, 70_001)].into_iter().enumerate()
+    {
+        if cfg!(debug_assertions) && n_fake > 2_000 {
+            continue;
+        }
+        let mut rng = Rng::new(s as u64);
+        let mut logits = |n: usize| (0..n).map(|_| round::<T>(rng.uniform(-4.0, 4.0))).collect::<Vec<f64>>();
+        let (real, fake) = (logits(n_real), logits(n_fake));
+        let storage = |x: &[f64]| Guarded::new(&x.iter().map(|&x| T::from_f32(x as f32)).collect::<Vec<T>>(), s % 4);
+        let (real_t, fake_t) = (storage(&real), storage(&fake));
+        for (of_generator, accumulate) in [(false, false), (true, false), (false, true), (true, true)] {
+            let upstream = [1.0f32, 0.25, 65536.0][s % 3];
+            let mut loss = RelativisticAverage::new().grad_output(upstream);
+            if accumulate {
+                loss = loss.accumulate();
+            }
+            let old = 0.5;
+            let (mut grad_real, mut grad_fake) = (storage(&vec![old; n_real]), storage(&vec![old; n_fake]));
+            let (value, forward) = if of_generator {
+                let value = loss.generator(real_t.get(), fake_t.get(), grad_real.get_mut(), grad_fake.get_mut());
+                (value.unwrap(), loss.generator_forward(real_t.get(), fake_t.get()))
+            } else {
+                let value = loss.discriminator(real_t.get(), fake_t.get(), grad_real.get_mut(), grad_fake.get_mut());
+                (value.unwrap(), loss.discriminator_forward(real_t.get(), fake_t.get()))
+            };
+            let context = format!("{} ({n_real}, {n_fake}), generator {of_generator}", T::NAME);
+            assert_eq!(value.to_bits(), forward.to_bits(), "{context}: forward");
+            assert!(grad_real.canaries_live() && grad_fake.canaries_live(), "{context}: wrote outside a gradient");
+
+            let book = |real: &[f64], fake: &[f64]| match of_generator {
+                false => textbook::relativistic_average(real, fake),
+                true => textbook::relativistic_average(fake, real),
+            };
+            let want = book(&real, &fake);
+            worst.add((f64::from(value) - want).abs() / want / tolerance::VALUE, || context.clone());
+            let (mut x, mut y) = (real.clone(), fake.clone());
+            let mut wants = Vec::new();
+            for k in 0..8 {
+                let (i, j) = (k * (n_real - 1) / 7, k * (n_fake - 1) / 7);
+                let at = central(STEP, real[i], |moved| {
+                    x[i] = moved;
+                    vec![book(&x, &fake)]
+                });
+                x[i] = real[i];
+                wants.push((at[0], grad_real.get()[i]));
+                let at = central(STEP, fake[j], |moved| {
+                    y[j] = moved;
+                    vec![book(&real, &y)]
+                });
+                y[j] = fake[j];
+                wants.push((at[0], grad_fake.get()[j]));
+            }
+            let largest = wants.iter().fold(0f64, |a, w| a.max(w.0.abs())) * f64::from(upstream);
+            for (slope, got) in wants {
+                let got = f64::from(got.to_f32());
+                let want = slope * f64::from(upstream) + if accumulate { old } else { 0.0 };
+                let rounding = tolerance::half_ulp::<T>(want.abs().max(got.abs())) + tolerance::half_ulp::<f32>(want);
+                let error = ((got - want).abs() - rounding).max(0.0);
+                worst.add(error / (tolerance::GRADIENT * largest), || format!("{context}: expected {want}, got {got}"));
+            }
+        }
+    }
+    assert!(worst.share <= 1.0, "{:.1} times the error allowed: {}", worst.share, worst.what);
+}
+
+#[test]
+fn the_relativistic_average_is_its_definition() {
+    relativistic_average_is_its_definition::<f32>();
+    relativistic_average_is_its_definition::<half::f16>();
+    relativistic_average_is_its_definition::<half::bf16>();
+}
+
+#[test]
+fn a_gan_loss_of_two_batches_is_the_sum_of_its_terms() {
+    let mut rng = Rng::new(1);
+    let mut batch = |n: usize| (0..n).map(|_| (textbook::sigmoid(logit(&mut rng))) as f32).collect::<Vec<f32>>();
+    let (real, fake) = (batch(12), batch(34));
+    use GanMode::*;
+    for mode in [NonSaturating, Minimax, LeastSquares, Wasserstein, Hinge, Probabilities] {
+        let gan = GanLoss::new(mode).grad_output(0.25);
+        let (mut grad_real, mut grad_fake) = (vec![0.0; 12], vec![0.0; 34]);
+        let (mut want_real, mut want_fake) = (vec![0.0; 12], vec![0.0; 34]);
+        for reduction in [Reduction::Mean, Reduction::Sum, Reduction::BatchMean(2), Reduction::SumOver(3.5)] {
+            let d = gan.discriminator(&real, &fake, reduction, &mut grad_real, &mut grad_fake).unwrap();
+            let on_real = gan.real_term().call(&real).grad_output(0.25).forward_backward(reduction, &mut want_real);
+            let on_fake = gan.fake_term().call(&fake).grad_output(0.25).forward_backward(reduction, &mut want_fake);
+            assert_eq!((d, &grad_real, &grad_fake), (on_real.unwrap() + on_fake.unwrap(), &want_real, &want_fake));
+            assert_eq!(gan.discriminator_forward(&real, &fake, reduction), Ok(d));
+
+            let g = gan.generator(&fake, reduction, &mut grad_fake).unwrap();
+            let want = gan.generator_term().call(&fake).grad_output(0.25).forward_backward(reduction, &mut want_fake);
+            assert_eq!((Ok(g), &grad_fake), (want, &want_fake));
+            assert_eq!(gan.generator_forward(&fake, reduction), Ok(g));
+        }
+    }
+}
+
+#[test]
+fn the_table_names_each_case_once_and_every_exception_is_one() {
+    let cases = table();
+    let names: std::collections::HashSet<&str> = cases.iter().map(|case| &case.name[..]).collect();
+    assert_eq!(names.len(), cases.len());
+    for e in EXCEPTIONS {
+        let used = names.iter().any(|name| name.starts_with(e.case) && name.contains(e.option));
+        assert!(used, "no case for the exception {} with {}: {}", e.case, e.option, e.reason);
+    }
+}

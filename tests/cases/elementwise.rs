@@ -1,0 +1,165 @@
+//! The rows of the table that are losses of one element.
+
+use fused_loss::*;
+
+use super::draw::*;
+use super::job::AnyLoss;
+use super::textbook as book;
+use super::{Case, Dense, DrawPair, Family, STEP, Step, Targets, name};
+
+fn case(
+    name: impl Into<String>,
+    loss: impl Into<AnyLoss>,
+    draw: DrawPair,
+    value: impl Fn(f64, f64, f64) -> f64 + Send + Sync + 'static,
+) -> Case {
+    Case::new(name, loss, Family::Elements { draw, value: Box::new(value) }, Targets::Dense(Dense::Paired))
+}
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    distances(&mut cases);
+    binary_cross_entropies(&mut cases);
+    hinges(&mut cases);
+    divergences(&mut cases);
+    focals(&mut cases);
+    gan_terms(&mut cases);
+    cases
+}
+
+/// No kinks.
+fn anywhere(_: f64, _: f64) -> bool {
+    true
+}
+
+fn distances(cases: &mut Vec<Case>) {
+    // The parabola ends at `radius`, where the second derivative jumps.
+    let clear_of = |radius: f64| pairs(logit, logit, move |x, t| ((x - t).abs() - radius).abs() > CLEAR);
+    cases.push(case("mse", Mse::new(), pairs(logit, logit, anywhere), |x, t, _| book::mse(x, t)).grad_target(STEP));
+    cases.push(
+        case("mse[half]", Mse::half(), pairs(logit, logit, anywhere), |x, t, _| book::half_mse(x, t)).grad_target(STEP),
+    );
+    cases.push(case("mae", Mae::new(), clear_of(0.0), |x, t, _| book::mae(x, t)).grad_target(STEP));
+    for delta in [1.0f32, 3.3] {
+        let value = move |x, t, _| book::huber(x, t, delta.into());
+        let loss = Huber::new(delta).unwrap();
+        cases.push(case(format!("huber[delta={delta}]"), loss, clear_of(delta.into()), value).grad_target(STEP));
+    }
+    for beta in [1.0f32, 0.7] {
+        let value = move |x, t, _| book::smooth_l1(x, t, beta.into());
+        let loss = SmoothL1::new(beta).unwrap();
+        cases.push(case(format!("smooth_l1[beta={beta}]"), loss, clear_of(beta.into()), value).grad_target(STEP));
+    }
+    let value = |x, t, _| book::smooth_l1(x, t, 0.0);
+    cases.push(case("smooth_l1[beta=0]", SmoothL1::new(0.0).unwrap(), clear_of(0.0), value).grad_target(STEP));
+}
+
+fn binary_cross_entropies(cases: &mut Vec<Case>) {
+    for (clip, smooth) in [(false, false), (false, true), (true, false), (true, true)] {
+        let smoothing = if smooth { 0.1f32 } else { 0.0 };
+        let epsilon = if clip { 0.05f32 } else { 0.0 };
+        let loss = Bce::new().epsilon(epsilon).unwrap().label_smoothing(smoothing).unwrap();
+        let clear = move |x: f64, _: f64| {
+            let x = x.min(1.0 - x);
+            x > 0.0 && (!clip || (x - f64::from(epsilon)).abs() > CLEAR)
+        };
+        let value = move |x, t, _| {
+            let t = book::smooth_binary(t, smoothing.into());
+            if clip { book::bce_clipped(x, t, epsilon.into()) } else { book::bce(x, t) }
+        };
+        let name = name("bce", &[(clip, "epsilon"), (smooth, "smoothing")]);
+        let draw = pairs(probability, soft_label, clear);
+        cases.push(case(name, loss, draw, value).step(Step::Probability).grad_target(STEP));
+    }
+    for combination in 0..8 {
+        let [scalar, per_class, smooth] = [0, 1, 2].map(|bit| combination >> bit & 1 == 1);
+        let pos_weight = if scalar { 2.5f32 } else { 1.0 };
+        let smoothing = if smooth { 0.1f32 } else { 0.0 };
+        let loss = BceWithLogits::new().pos_weight(pos_weight).unwrap().label_smoothing(smoothing).unwrap();
+        let value = move |x, t, w: f64| {
+            book::bce_with_logits(x, book::smooth_binary(t, smoothing.into()), f64::from(pos_weight) * w)
+        };
+        let options = [(scalar, "pos_weight"), (per_class, "pos_weight per class"), (smooth, "smoothing")];
+        let draw = pairs(logit, soft_label, anywhere);
+        let case = case(name("bce_with_logits", &options), loss, draw, value);
+        cases.push(case.with_class_weight(per_class).grad_target(STEP));
+    }
+}
+
+fn hinges(cases: &mut Vec<Case>) {
+    // Keras's rule finds out by itself which of the two kinds it has been given.
+    let signed: fn(f64) -> f64 = |t| t;
+    let zero_one: fn(f64) -> f64 = |t| 2.0 * t - 1.0;
+    let kinds = [
+        ("signed", HingeLabels::Signed, signed_label as fn(&mut Rng) -> f64, signed),
+        ("zero-one", HingeLabels::ZeroOne, hard_label, zero_one),
+        ("keras, signed", HingeLabels::Keras, signed_label, signed),
+        ("keras, zero-one", HingeLabels::Keras, hard_label, zero_one),
+    ];
+    for (kind, labels, label, y) in kinds {
+        let draw = move || pairs(logit, label, move |x, t| (1.0 - y(t) * x).abs() > CLEAR);
+        let value = move |x, t, _| book::hinge(x, y(t));
+        cases.push(case(format!("hinge[{kind}]"), Hinge::new().labels(labels), draw(), value));
+        let value = move |x, t, _| book::squared_hinge(x, y(t));
+        cases.push(case(format!("squared_hinge[{kind}]"), SquaredHinge::new().labels(labels), draw(), value));
+    }
+}
+
+fn divergences(cases: &mut Vec<Case>) {
+    let inside = |p: f64| p > 0.0 && p < 1.0;
+    let draw = pairs(log_probability, probability, move |_, t| inside(t));
+    cases.push(case("kl_div", KlDiv::new(), draw, |x, t, _| book::kl_div(x, t)).grad_target(Step::Probability));
+    let draw = pairs(log_probability, log_probability, anywhere);
+    let value = |x, t, _| book::kl_div_log_target(x, t);
+    cases.push(case("kl_div[log_target]", KlDiv::new().log_target(true), draw, value).grad_target(STEP));
+    for epsilon in [1e-7f32, 0.1] {
+        let clear = move |p: f64| inside(p) && (p - f64::from(epsilon)).abs() > 0.01 * p;
+        let draw = pairs(probability, probability, move |x, t| clear(x) && clear(t));
+        let loss = KlDivProbs::new().epsilon(epsilon).unwrap();
+        let value = move |x, t, _| book::kl_div_probs(x, t, epsilon.into());
+        let case = case(format!("kl_div_probs[epsilon={epsilon}]"), loss, draw, value);
+        cases.push(case.step(Step::Probability).grad_target(Step::Probability));
+    }
+}
+
+fn focals(cases: &mut Vec<Case>) {
+    for gamma in [0.0f32, 0.5, 1.0, 2.0, 3.5] {
+        for (alpha, labels) in [(Some(0.25f32), "hard"), (None, "hard"), (Some(0.25), "soft")] {
+            let label = if labels == "soft" { soft_label } else { hard_label };
+            let loss = SigmoidFocal::new().alpha(alpha).unwrap().gamma(gamma).unwrap();
+            let value = move |x, t, _| book::sigmoid_focal(x, t, alpha.map(f64::from), gamma.into());
+            let alpha = if alpha.is_some() { "alpha" } else { "no alpha" };
+            let name = format!("sigmoid_focal[gamma={gamma}+{alpha}+{labels}]");
+            cases.push(case(name, loss, pairs(logit, label, anywhere), value));
+        }
+    }
+    let draw = pairs(logit, logit, anywhere);
+    let value = |x, t, _| book::relativistic_pair(x, t);
+    cases.push(case("relativistic_pair", RelativisticPair, draw, value).grad_target(STEP));
+}
+
+fn gan_terms(cases: &mut Vec<Case>) {
+    use GanMode::*;
+    let nothing = |_: &mut Rng| 0.0;
+    for mode in [NonSaturating, Minimax, LeastSquares, Wasserstein, Hinge, Probabilities] {
+        let draw = || match mode {
+            Probabilities => pairs(probability, nothing, |x, _| x > 0.0 && x < 1.0),
+            // The kinks of the two terms are at 1 and -1.
+            Hinge => pairs(logit, nothing, |x, _| (x.abs() - 1.0).abs() > CLEAR),
+            _ => pairs(logit, nothing, anywhere),
+        };
+        let step = if mode == Probabilities { Step::Probability } else { STEP };
+        let mut push = |term: &str, loss: GanTerm, value: Box<dyn Fn(f64) -> f64 + Send + Sync>| {
+            let case = case(format!("gan[{mode:?}+{term}]"), loss, draw(), move |x, _, _| value(x));
+            cases.push(Case { targets: Targets::Nothing, ..case }.step(step));
+        };
+        let gan = GanLoss::new(mode);
+        push("real", gan.real_term(), Box::new(move |x| book::gan_real(mode, x, 1.0)));
+        push("fake", gan.fake_term(), Box::new(move |x| book::gan_fake(mode, x)));
+        push("generator", gan.generator_term(), Box::new(move |x| book::gan_generator(mode, x)));
+        if let Ok(gan) = gan.real_label(0.9) {
+            let label = f64::from(0.9f32);
+            push("real+label", gan.real_term(), Box::new(move |x| book::gan_real(mode, x, label)));
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! The textbook: the value of every loss in f64, as its definition says it, and nothing else.
+//!
+//! Nothing here is shared with the crate, nothing is fast, and there are no derivatives: the battery
+//! differentiates these values numerically. What is done for accuracy's sake (`ln_1p`, leaving the
+//! largest logit out of a sum) is done because the battery asks for seven digits of losses such as
+//! 1e-9, and says nothing about how the crate does it.
+
+use fused_loss::GanMode;
+
+/// `ln(1 + e^x)`
+pub fn softplus(x: f64) -> f64 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
+}
+
+/// `1 / (1 + e^-x)`
+pub fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+// --- element-wise: one input, one target ---
+
+pub fn mse(x: f64, t: f64) -> f64 {
+    (x - t).powi(2)
+}
+
+pub fn half_mse(x: f64, t: f64) -> f64 {
+    0.5 * (x - t).powi(2)
+}
+
+pub fn mae(x: f64, t: f64) -> f64 {
+    (x - t).abs()
+}
+
+pub fn huber(x: f64, t: f64, delta: f64) -> f64 {
+    let e = (x - t).abs();
+    if e <= delta { 0.5 * e * e } else { delta * (e - 0.5 * delta) }
+}
+
+pub fn smooth_l1(x: f64, t: f64, beta: f64) -> f64 {
+    let e = (x - t).abs();
+    if e < beta { 0.5 * e * e / beta } else { e - 0.5 * beta }
+}
+
+/// Keras's smoothing of a binary target.
+pub fn smooth_binary(t: f64, smoothing: f64) -> f64 {
+    t * (1.0 - smoothing) + 0.5 * smoothing
+}
+
+/// PyTorch's, which clamps the logarithms at -100.
+pub fn bce(x: f64, t: f64) -> f64 {
+    -(t * x.ln().max(-100.0) + (1.0 - t) * (-x).ln_1p().max(-100.0))
+}
+
+/// Keras's, which clips the probability.
+pub fn bce_clipped(x: f64, t: f64, epsilon: f64) -> f64 {
+    bce(x.clamp(epsilon, 1.0 - epsilon), t)
+}
+
+/// `-ln sigmoid(x)` is `softplus(-x)`, `-ln(1 - sigmoid(x))` is `softplus(x)`.
+pub fn bce_with_logits(x: f64, t: f64, pos_weight: f64) -> f64 {
+    pos_weight * t * softplus(-x) + (1.0 - t) * softplus(x)
+}
+
+/// `y` is -1 or 1.
+pub fn hinge(x: f64, y: f64) -> f64 {
+    (1.0 - y * x).max(0.0)
+}
+
+/// `y` is -1 or 1.
+pub fn squared_hinge(x: f64, y: f64) -> f64 {
+    hinge(x, y).powi(2)
+}
+
+/// `x` is a log-probability, `t` a probability.
+pub fn kl_div(x: f64, t: f64) -> f64 {
+    if t == 0.0 { 0.0 } else { t * (t.ln() - x) }
+}
+
+/// Both are log-probabilities.
+pub fn kl_div_log_target(x: f64, t: f64) -> f64 {
+    t.exp() * (t - x)
+}
+
+/// Both are probabilities; Keras clips them.
+pub fn kl_div_probs(x: f64, t: f64, epsilon: f64) -> f64 {
+    let (q, p) = (x.clamp(epsilon, 1.0), t.clamp(epsilon, 1.0));
+    p * (p / q).ln()
+}
+
+/// Torchvision's `sigmoid_focal_loss`.
+pub fn sigmoid_focal(x: f64, t: f64, alpha: Option<f64>, gamma: f64) -> f64 {
+    let wrong = sigmoid(x) * (1.0 - t) + sigmoid(-x) * t;
+    let weight = alpha.map_or(1.0, |alpha| alpha * t + (1.0 - alpha) * (1.0 - t));
+    weight * wrong.powf(gamma) * bce_with_logits(x, t, 1.0)
+}
+
+pub fn relativistic_pair(x: f64, t: f64) -> f64 {
+    softplus(x - t)
+}
+
+// --- GAN terms: one input, no target ---
+
+/// The discriminator's term for a real sample.
+pub fn gan_real(mode: GanMode, r: f64, label: f64) -> f64 {
+    match mode {
+        GanMode::NonSaturating | GanMode::Minimax => bce_with_logits(r, label, 1.0),
+        GanMode::LeastSquares => (r - label).powi(2),
+        GanMode::Wasserstein => -r,
+        GanMode::Hinge => (1.0 - r).max(0.0),
+        GanMode::Probabilities => bce(r, label),
+        _ => unreachable!("a mode that the textbook does not know"),
+    }
+}
+
+/// The discriminator's term for a fake sample.
+pub fn gan_fake(mode: GanMode, f: f64) -> f64 {
+    match mode {
+        GanMode::NonSaturating | GanMode::Minimax => softplus(f),
+        GanMode::LeastSquares => f.powi(2),
+        GanMode::Wasserstein => f,
+        GanMode::Hinge => (1.0 + f).max(0.0),
+        GanMode::Probabilities => -(-f).ln_1p(),
+        _ => unreachable!("a mode that the textbook does not know"),
+    }
+}
+
+/// The generator's term for a fake sample.
+pub fn gan_generator(mode: GanMode, f: f64) -> f64 {
+    match mode {
+        GanMode::NonSaturating => softplus(-f),
+        GanMode::Minimax => -softplus(f),
+        GanMode::LeastSquares => (f - 1.0).powi(2),
+        GanMode::Wasserstein | GanMode::Hinge => -f,
+        GanMode::Probabilities => -f.ln(),
+        _ => unreachable!("a mode that the textbook does not know"),
+    }
+}
+
+/// The relativistic average: `high` should be above the mean of `low`, and `low` below that of `high`.
+/// The discriminator's loss is that of `(real, fake)`, the generator's that of `(fake, real)`.
+pub fn relativistic_average(high: &[f64], low: &[f64]) -> f64 {
+    let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
+    let (mean_high, mean_low) = (mean(high), mean(low));
+    let missed: Vec<f64> = high.iter().map(|h| softplus(mean_low - h)).collect();
+    let fooled: Vec<f64> = low.iter().map(|l| softplus(l - mean_high)).collect();
+    0.5 * (mean(&missed) + mean(&fooled))
+}
+
+// --- row-wise: a row of inputs; what the target puts on each class; the weights of the classes ---
+
+/// `ln(sum_k e^(z_k))`, and of each class `-ln softmax_k`.
+fn log_softmax(z: &[f64]) -> (f64, Vec<f64>) {
+    let top = (0..z.len()).fold(0, |top, k| if z[k] > z[top] { k } else { top });
+    let others: f64 = (0..z.len()).filter(|&k| k != top).map(|k| (z[k] - z[top]).exp()).sum();
+    (z[top] + others.ln_1p(), z.iter().map(|z_k| others.ln_1p() + (z[top] - z_k)).collect())
+}
+
+/// `sum_k a_k b_k`, where 0 times anything is 0.
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).filter(|(a, _)| **a != 0.0).map(|(a, b)| a * b).sum()
+}
+
+/// What cross-entropy asks of every class: PyTorch's smoothing, then the class weights.
+fn asked(q: &[f64], w: &[f64], smoothing: f64) -> Vec<f64> {
+    let each = smoothing / q.len() as f64;
+    q.iter().zip(w).map(|(q, w)| w * ((1.0 - smoothing) * q + each)).collect()
+}
+
+/// The options of cross-entropy.
+#[derive(Clone, Copy)]
+pub struct CrossEntropyOptions {
+    pub smoothing: f64,
+    pub z_loss: f64,
+    pub softcap: Option<f64>,
+}
+
+/// `q` is the target distribution, for a class index one-hot.
+pub fn cross_entropy(z: &[f64], q: &[f64], w: &[f64], o: CrossEntropyOptions) -> f64 {
+    let capped: Vec<f64> = z.iter().map(|z| o.softcap.map_or(*z, |cap| cap * (z / cap).tanh())).collect();
+    let (lse, nll) = log_softmax(&capped);
+    dot(&asked(q, w, o.smoothing), &nll) + o.z_loss * lse * lse
+}
+
+/// Keras's, on probabilities: normalised, then clipped. `1 - epsilon` is meant as f32 has it.
+pub fn cross_entropy_probs(x: &[f64], q: &[f64], w: &[f64], smoothing: f64, epsilon: f32) -> f64 {
+    let sum: f64 = x.iter().sum();
+    let (low, high) = (f64::from(epsilon), f64::from(1.0 - epsilon));
+    let nll: Vec<f64> = x.iter().map(|x| -(x / sum).clamp(low, high).ln()).collect();
+    dot(&asked(q, w, smoothing), &nll)
+}
+
+/// `x` are log-probabilities.
+pub fn nll(x: &[f64], q: &[f64], w: &[f64]) -> f64 {
+    -dot(&asked(q, w, 0.0), x)
+}
+
+/// `w` is alpha.
+pub fn softmax_focal(z: &[f64], q: &[f64], w: &[f64], gamma: f64) -> f64 {
+    let (_, nll) = log_softmax(z);
+    let focal: Vec<f64> = nll.iter().map(|nll| (-(-nll).exp_m1()).powf(gamma) * nll).collect();
+    dot(&asked(q, w, 0.0), &focal)
+}
+
+/// Keras's: the zero in the place of the true class takes part in the maximum.
+pub fn categorical_hinge(x: &[f64], q: &[f64]) -> f64 {
+    let wrong = x.iter().zip(q).map(|(x, q)| (1.0 - q) * x).fold(f64::NEG_INFINITY, f64::max);
+    (1.0 + wrong - dot(q, x)).max(0.0)
+}
+
+/// PyTorch's `multi_margin_loss`; divided by C.
+pub fn multi_margin(x: &[f64], t: usize, w: &[f64], p: i32, margin: f64) -> f64 {
+    let others = (0..x.len()).filter(|&k| k != t);
+    let sum: f64 = others.map(|k| (margin - x[t] + x[k]).max(0.0).powi(p)).sum();
+    w[t] * sum / x.len() as f64
+}
+
+/// `KL(softmax(teacher / T) || softmax(student / T))`, times a factor that is `T^2` or 1.
+pub fn distillation(student: &[f64], teacher: &[f64], temperature: f64, factor: f64) -> f64 {
+    let soften = |z: &[f64]| -> Vec<f64> { z.iter().map(|z| z / temperature).collect() };
+    let (_, p) = log_softmax(&soften(student));
+    let (_, q) = log_softmax(&soften(teacher));
+    factor * p.iter().zip(&q).map(|(p, q)| (-q).exp() * (p - q)).sum::<f64>()
+}
+
+/// Of WGAN-GP.
+pub fn wgan_gp(g: &[f64], lambda: f64) -> f64 {
+    lambda * (dot(g, g).sqrt() - 1.0).powi(2)
+}
+
+pub fn r1(g: &[f64], gamma: f64) -> f64 {
+    0.5 * gamma * dot(g, g)
+}
+
+// --- regions: (n, c, positions) ---
+
+/// What comes before a region loss.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Activation {
+    None,
+    Sigmoid,
+    Softmax,
+}
+
+/// What of a region is compared with what.
+#[derive(Clone, Copy)]
+pub enum Overlap {
+    Dice,
+    Jaccard,
+    Tversky { alpha: f64, beta: f64 },
+}
+
+/// The options of the region losses.
+#[derive(Clone, Copy)]
+pub struct RegionOptions {
+    pub overlap: Overlap,
+    pub activation: Activation,
+    pub batch: bool,
+    pub include_background: bool,
+    pub squared_pred: bool,
+    pub smooth_nr: f64,
+    pub smooth_dr: f64,
+}
+
+/// One value a region: a channel of a sample, or of the whole batch.
+pub fn regions(x: &[f64], t: &[f64], [n, c, positions]: [usize; 3], o: RegionOptions) -> Vec<f64> {
+    let p = activate(x, [n, c, positions], o.activation);
+    let first = usize::from(!o.include_background);
+    let batches: Vec<_> = if o.batch { vec![0..n] } else { (0..n).map(|s| s..s + 1).collect() };
+    let channels = batches.into_iter().flat_map(|samples| (first..c).map(move |channel| (samples.clone(), channel)));
+    channels
+        .map(|(samples, channel)| {
+            let starts = samples.map(|s| (s * c + channel) * positions);
+            let pixels: Vec<usize> = starts.flat_map(|start| start..start + positions).collect();
+            let sum = |f: &dyn Fn(f64, f64) -> f64| pixels.iter().map(|&i| f(p[i], t[i])).sum::<f64>();
+            let power = if o.squared_pred { 2 } else { 1 };
+            let shared = sum(&|p, t| p * t);
+            let sizes = sum(&|p, t| p.powi(power) + t.powi(power));
+            let (over, under) = match o.overlap {
+                Overlap::Dice => (2.0 * shared, sizes),
+                Overlap::Jaccard => (2.0 * shared, 2.0 * (sizes - shared)),
+                Overlap::Tversky { alpha, beta } => {
+                    let (fp, fn_) = (sum(&|p, t| p * (1.0 - t)), sum(&|p, t| (1.0 - p) * t));
+                    (shared, shared + alpha * fp + beta * fn_)
+                }
+            };
+            1.0 - (over + o.smooth_nr) / (under + o.smooth_dr)
+        })
+        .collect()
+}
+
+fn activate(x: &[f64], [n, c, positions]: [usize; 3], activation: Activation) -> Vec<f64> {
+    let mut p = x.to_vec();
+    match activation {
+        Activation::None => {}
+        Activation::Sigmoid => p.iter_mut().for_each(|p| *p = sigmoid(*p)),
+        Activation::Softmax => {
+            for (s, i) in (0..n).flat_map(|s| (0..positions).map(move |i| (s, i))) {
+                let at = |channel: usize| (s * c + channel) * positions + i;
+                let z: Vec<f64> = (0..c).map(|channel| x[at(channel)]).collect();
+                for (channel, nll) in log_softmax(&z).1.into_iter().enumerate() {
+                    p[at(channel)] = (-nll).exp();
+                }
+            }
+        }
+    }
+    p
+}

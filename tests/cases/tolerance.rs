@@ -1,0 +1,93 @@
+//! How exact the crate has to be, and each exception with its reason.
+
+use fused_loss::Element;
+
+/// The largest error of a value, as a share of what it is measured against: the sum of the absolute
+/// losses, which for losses that are never negative is the value itself.
+pub const VALUE: f64 = 1e-6;
+
+/// The largest error of a gradient before it is rounded to the storage type, as a share of the largest
+/// gradient of its row (row-wise losses) or tensor (all others).
+pub const GRADIENT: f64 = 1e-6;
+
+/// Below this, in units of what comes from above, f32 itself ends: errors are not measured against less.
+const UNDERFLOW: f64 = 1e-31;
+
+/// Where f32 arithmetic cannot do that, because a small result is what is left of larger numbers.
+pub struct Exception {
+    /// What the name of the case starts with,
+    pub case: &'static str,
+    /// and which option it has.
+    pub option: &'static str,
+    /// A loss smaller than this has its error measured against this,
+    pub value: f64,
+    /// and so has the largest gradient, in units of what comes from above (for a region, of what comes
+    /// from above to each of its elements on average).
+    pub gradient: f64,
+    pub reason: &'static str,
+}
+
+macro_rules! exceptions {
+    ($($case:literal with $option:literal: value $value:literal, gradient $gradient:literal, $reason:literal;)*) => {
+        /// The first that fits counts.
+        pub const EXCEPTIONS: &[Exception] = &[
+            $(Exception { case: $case, option: $option, value: $value, gradient: $gradient, reason: $reason },)*
+        ];
+    };
+}
+exceptions! {
+    "kl_div" with "": value 1.0, gradient 1.0,
+        "ln t - x, a difference of numbers up to 8 that may be almost equal";
+    "relativistic_pair" with "": value 1e-6, gradient 1e-6,
+        "x - t is rounded, by 1e-6 where it is 32, and softplus of minus that is an exponential";
+    "sigmoid_focal" with "": value 1e-5, gradient 1e-5,
+        "m^gamma is exp(gamma ln m), whose relative error is the absolute one of gamma ln m";
+    "cross_entropy_probs" with "": value 0.1, gradient 1.0,
+        "the logarithm of a normalised probability, rounded, that may be almost 1; a gradient B - a / q";
+    "cross_entropy" with "softcap": value 4.0, gradient 2.0,
+        "a bent logit is rounded, by 1e-6 where it is 30, after a tanh that is right to 2 ulp";
+    "cross_entropy" with "dense": value 1e-6, gradient 1.0,
+        "p - q, a difference of numbers up to 1 that may be almost equal";
+    "cross_entropy" with "smoothing": value 1e-6, gradient 1.0,
+        "p - a, likewise";
+    "cross_entropy" with "z_loss": value 1e-6, gradient 1.0,
+        "p - a + 2 z lse p, likewise";
+    "cross_entropy" with "": value 1e-6, gradient 1e-6,
+        "z - max is rounded, by 1e-6 where it is 32, and a row this sure is made of its exponentials";
+    "softmax_focal" with "": value 1e-6, gradient 1e-6,
+        "as cross-entropy";
+    "multi_margin" with "": value 0.1, gradient 0.1,
+        "margin - x_t + x_k, what is left of numbers up to 32";
+    "distillation" with "": value 1.0, gradient 4.0,
+        "p - q as for cross-entropy; for the teacher q times a gap of up to 64 between two logits";
+    "dice" with "": value 1.0, gradient 1.0,
+        "1 - fraction; a gradient that where the activation saturates is a difference of slopes";
+    "tversky" with "": value 1.0, gradient 1.0,
+        "as Dice";
+}
+
+/// The least that errors of a case are measured against: `(value, gradient)`.
+pub fn floors(case: &str) -> (f64, f64) {
+    let found = EXCEPTIONS.iter().find(|e| case.starts_with(e.case) && case.contains(e.option));
+    found.map_or((UNDERFLOW, UNDERFLOW), |e| (e.value.max(UNDERFLOW), e.gradient.max(UNDERFLOW)))
+}
+
+/// Half the distance between neighbours at `x` in the storage type, its subnormals included: what one
+/// rounding to nearest may change.
+pub fn half_ulp<T: Element>(x: f64) -> f64 {
+    let (digits, lowest) = match T::NAME {
+        "float16" => (10, -14),
+        "bfloat16" => (7, -126),
+        _ => (23, -126),
+    };
+    let exponent = if x == 0.0 { lowest } else { (x.abs().log2().floor() as i32).max(lowest) };
+    2f64.powi(exponent - digits - 1)
+}
+
+/// The smallest magnitude that rounds to infinity in the storage type.
+pub fn overflow<T: Element>() -> f64 {
+    match T::NAME {
+        "float16" => 65520.0,
+        _ => 2f64.powi(128) * (1.0 - 2f64.powi(-9)),
+    }
+}
