@@ -9,7 +9,8 @@ use rayon::prelude::*;
 
 use super::math::Math;
 use super::mem::{Dst, Mode, Src, fence};
-use super::rowwise::{KEEP, Kept, Scan};
+use super::row::{KEEP, Kept};
+use super::scan::Scan;
 use super::simd::{Isa, Kernel, LANES, Lanes, Simd, lanes};
 use crate::call::{Output, Request};
 use crate::element::Element;

@@ -5,7 +5,7 @@
 //! row is in a cache by then.
 
 use super::math::Math;
-use super::rowwise::{Row, for_chunks};
+use super::row::{Row, for_chunks};
 use super::simd::{LANES, Lanes, Simd, Span, lanes};
 use crate::element::Element;
 

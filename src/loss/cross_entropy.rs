@@ -1,6 +1,7 @@
 use crate::call::{AnyRequest, Loss, Run, class_methods, for_request};
 use crate::cpu::math::Math;
-use crate::cpu::rowwise::{self, Row, RowTarget, Rows, Rowwise, for_chunks};
+use crate::cpu::row::{Row, RowTarget, Rows, for_chunks};
+use crate::cpu::rowwise::{self, Rowwise};
 use crate::cpu::simd::{LANES, Lanes, Simd, Span, lanes};
 use crate::cpu::softmax::{Input, Logits, Softmax, Visit};
 use crate::element::Element;

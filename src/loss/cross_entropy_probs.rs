@@ -1,6 +1,7 @@
 use crate::call::class_methods;
 use crate::cpu::math::Math;
-use crate::cpu::rowwise::{Row, Rowwise, for_chunks};
+use crate::cpu::row::{Row, for_chunks};
+use crate::cpu::rowwise::Rowwise;
 use crate::cpu::simd::{LANES, Simd, lanes};
 use crate::element::Element;
 use crate::error::{Result, check_option};

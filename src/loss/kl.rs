@@ -1,7 +1,8 @@
 use crate::call::{AnyRequest, Loss, Run, class_methods, elementwise_methods, for_request};
 use crate::cpu::elementwise::{self, Point, Pointwise};
 use crate::cpu::math::Math;
-use crate::cpu::rowwise::{Row, Rowwise, for_chunks};
+use crate::cpu::row::{Row, for_chunks};
+use crate::cpu::rowwise::Rowwise;
 use crate::cpu::simd::{LANES, Lanes, Simd, Span, lanes};
 use crate::cpu::softmax::{Logits, Softmax, Visit};
 use crate::element::Element;

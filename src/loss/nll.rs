@@ -1,5 +1,6 @@
 use crate::call::class_methods;
-use crate::cpu::rowwise::{Row, RowTarget, Rowwise, for_chunks};
+use crate::cpu::row::{Row, RowTarget, for_chunks};
+use crate::cpu::rowwise::Rowwise;
 use crate::cpu::simd::{Simd, lanes};
 use crate::element::Element;
 use crate::loss::rowwise_loss;

@@ -1,5 +1,6 @@
 use crate::call::Call;
-use crate::cpu::rowwise::{Row, Rowwise, for_chunks};
+use crate::cpu::row::{Row, for_chunks};
+use crate::cpu::rowwise::Rowwise;
 use crate::cpu::simd::{LANES, Simd, lanes};
 use crate::element::Element;
 use crate::error::{Result, check_option};
