@@ -103,12 +103,6 @@ pub(crate) trait Math: Simd {
         self.sigmoid_softplus(x).0
     }
 
-    /// ln(1 + e^x).
-    #[inline(always)]
-    fn softplus(self, x: f32) -> f32 {
-        self.sigmoid_softplus(x).1
-    }
-
     /// Both, from one exponential.
     #[inline(always)]
     fn sigmoid_softplus(self, x: f32) -> (f32, f32) {
