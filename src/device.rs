@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::cpu::simd::Isa;
 use crate::element::Element;
-use crate::error::{Result, check_len};
+use crate::error::{Error, Result, check_len};
 
 /// Where losses are computed.
 ///
@@ -60,13 +60,25 @@ impl Device {
 
     /// A buffer on this device that holds a copy of `data`.
     pub fn buffer<T: Copy>(&self, data: &[T]) -> Result<Buffer<T>> {
-        Ok(Buffer { data: data.to_vec() })
+        let mut buffer = allocate(data.len())?;
+        buffer.extend_from_slice(data);
+        Ok(Buffer { data: buffer })
     }
 
     /// A buffer of `len` zeros on this device.
     pub fn zeros<T: Copy + Default>(&self, len: usize) -> Result<Buffer<T>> {
-        Ok(Buffer { data: vec![T::default(); len] })
+        let mut buffer = allocate(len)?;
+        buffer.resize(len, T::default());
+        Ok(Buffer { data: buffer })
     }
+}
+
+/// Room for `len` elements.
+fn allocate<T>(len: usize) -> Result<Vec<T>> {
+    let mut buffer = Vec::new();
+    let bytes = len as u128 * size_of::<T>() as u128;
+    buffer.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { bytes })?;
+    Ok(buffer)
 }
 
 impl fmt::Display for Device {

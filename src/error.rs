@@ -69,6 +69,11 @@ pub enum Error {
         /// Where the buffer lives.
         got: &'static str,
     },
+    /// A buffer does not fit into memory.
+    OutOfMemory {
+        /// Its size.
+        bytes: u128,
+    },
     /// CUDA cannot be used here; the text says why and what to do.
     CudaUnavailable(&'static str),
 }
@@ -88,6 +93,7 @@ impl fmt::Display for Error {
             }
             Error::Unsupported { loss, what } => write!(f, "{loss}: {what} is not supported"),
             Error::WrongDevice { expected, got } => write!(f, "expected a buffer on {expected}, got one on {got}"),
+            Error::OutOfMemory { bytes } => write!(f, "a buffer of {bytes} bytes does not fit into memory"),
             Error::CudaUnavailable(why) => write!(f, "CUDA is not available: {why}"),
         }
     }

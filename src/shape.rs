@@ -50,10 +50,9 @@ impl Shape {
     }
 
     fn checked(self) -> Result<Self> {
-        let rows = self.outer.checked_mul(self.inner).ok_or(Error::ShapeOverflow)?;
-        // Zero classes with rows would divide by nothing; zero rows are an empty batch, and fine.
-        rows.checked_mul(self.classes.max(1)).filter(|&n| n <= isize::MAX as usize).ok_or(Error::ShapeOverflow)?;
-        Ok(self)
+        // A zero must not hide what the other axes come to: code that leaves it out would overflow.
+        let product = [self.classes, self.inner].iter().try_fold(self.outer.max(1), |n, &d| n.checked_mul(d.max(1)));
+        product.filter(|&n| n <= isize::MAX as usize).map(|_| self).ok_or(Error::ShapeOverflow)
     }
 
     /// Checks the shape itself, which `From` cannot refuse, against the number of input elements.

@@ -17,7 +17,7 @@ const MODES: usize = 8;
 const SPREAD: f32 = 0.05;
 /// Numbers of noise for each sample.
 const NOISE: usize = 2;
-/// The standard deviation of how far 'beside the data' is.
+/// How far from the data the points beside them are: a standard deviation.
 const BESIDE: f32 = 0.1;
 /// Steps that make one point of the curves.
 const STEPS: usize = 100;

@@ -100,7 +100,8 @@ pub(crate) fn run<T: Element>(region: Region, request: Request<'_, T>) -> Result
         return Err(unsupported("leaving out the background of a single channel"));
     }
     let counted = channels - background;
-    let regions = if region.batch { counted } else { samples * counted };
+    // Without elements there are no regions, whatever the other axes come to.
+    let regions = if n == 0 { 0 } else { counted * if region.batch { 1 } else { samples } };
     if let Some(w) = extras.class_weight {
         check_len("class_weight", counted, w.len())?;
     }
@@ -183,12 +184,12 @@ pub(crate) fn run<T: Element>(region: Region, request: Request<'_, T>) -> Result
         for_groups(groups, n / groups, |group, split| {
             let (samples, c) = (samples_of(group, channels), group % channels);
             if c < background {
-                plan.pointwise_grads(samples, c, Slopes::default(), split);
+                plan.pointwise_grads(samples, c, None, split);
                 return 0.0;
             }
             let sums = plan.pointwise_sums(samples.clone(), c, split);
             let (value, slopes) = finish(group / channels * counted + c - background, sums);
-            plan.pointwise_grads(samples, c, slopes, split);
+            plan.pointwise_grads(samples, c, Some(slopes), split);
             value
         })
     };
@@ -242,7 +243,7 @@ impl<T: Element> Plan<'_, T> {
     }
 
     /// The gradients of one region.
-    fn pointwise_grads(&self, samples: std::ops::Range<usize>, c: usize, slopes: Slopes, split: bool) {
+    fn pointwise_grads(&self, samples: std::ops::Range<usize>, c: usize, slopes: Option<Slopes>, split: bool) {
         let Some(grad) = self.grad else { return };
         let isa = Isa::detect();
         let task = |n, start, end| isa.run(PointwiseGrads { plan: self, n, c, start, end, slopes, grad });
@@ -395,7 +396,8 @@ struct PointwiseGrads<'p, 'a, T> {
     c: usize,
     start: usize,
     end: usize,
-    slopes: Slopes,
+    /// Nothing for a background that is left out: its gradient is zero, whatever it holds.
+    slopes: Option<Slopes>,
     grad: (Dst<'a, T>, Mode),
 }
 
@@ -412,13 +414,15 @@ impl<T: Element> Kernel for PointwiseGrads<'_, '_, T> {
             let x = plan.input(s, c, at);
             let t = plan.target(s, c, at);
             let mut g: Lanes = [0.0; LANES];
-            for l in 0..LANES {
-                if sigmoid {
-                    let y = logistic(s, x[l]);
-                    let slope = slopes.overlap * t[l] + slopes.size * if squared { y.sigmoid } else { 1.0 };
-                    g[l] = slope * (y.sigmoid * y.sigmoid_neg);
-                } else {
-                    g[l] = slopes.overlap * t[l] + slopes.size * if squared { x[l] } else { 1.0 };
+            if let Some(slopes) = slopes {
+                for l in 0..LANES {
+                    if sigmoid {
+                        let y = logistic(s, x[l]);
+                        let slope = slopes.overlap * t[l] + slopes.size * if squared { y.sigmoid } else { 1.0 };
+                        g[l] = slope * (y.sigmoid * y.sigmoid_neg);
+                    } else {
+                        g[l] = slopes.overlap * t[l] + slopes.size * if squared { x[l] } else { 1.0 };
+                    }
                 }
             }
             plan.store(s, grad, c, at, g);

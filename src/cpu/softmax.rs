@@ -105,6 +105,12 @@ impl Softmax {
         Softmax { max, ones: ones.iter().sum(), rest: rest.iter().sum() }
     }
 
+    /// Whether no two exponentials are 1.
+    #[inline(always)]
+    pub(crate) fn one_class_leads(&self) -> bool {
+        self.ones == 1.0
+    }
+
     /// The sum of the exponentials.
     #[inline(always)]
     pub(crate) fn sum(&self) -> f64 {

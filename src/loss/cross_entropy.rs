@@ -204,24 +204,34 @@ impl<G: Logits> Rowwise for WithLogits<G> {
         // The weight of the target's class; where the target is dense the index is no class.
         let on_target = lanes!(|l| (1.0 - smoothing) * rows.class_weight_of(rows.index[l]));
         let on_all = smoothing / classes as f32;
-        let (mut ones, mut rest, mut mass, mut cost): (Lanes, Lanes, Lanes, Lanes) = Default::default();
-        for c in 0..classes {
-            let (z, a) = (rows.kept(c), self.weights(s, rows, c, &on_target, on_all));
-            let u = lanes!(|l| z[l] - max[l]);
-            let e = lanes!(|l| s.exp_neg(u[l]));
-            let one = lanes!(|l| if e[l] == 1.0 { 1.0 } else { 0.0 });
-            let other = lanes!(|l| e[l] - one[l]);
-            let term = lanes!(|l| if a[l] == 0.0 { 0.0 } else { -a[l] * u[l] });
-            s.add(&mut ones, &one);
-            s.add(&mut rest, &other);
-            s.add(&mut mass, &a);
-            s.add(&mut cost, &term);
-            rows.keep.put(c * LANES, e);
+        // ones, rest, mass and cost: in f32 for eight classes, then in f64
+        let mut total = [[0f64; LANES]; 4];
+        for block in (0..classes).step_by(8) {
+            let (mut ones, mut rest, mut mass, mut cost): (Lanes, Lanes, Lanes, Lanes) = Default::default();
+            for c in block..classes.min(block + 8) {
+                let (z, a) = (rows.kept(c), self.weights(s, rows, c, &on_target, on_all));
+                let u = lanes!(|l| z[l] - max[l]);
+                let e = lanes!(|l| s.exp_neg(u[l]));
+                let one = lanes!(|l| if e[l] == 1.0 { 1.0 } else { 0.0 });
+                let other = lanes!(|l| e[l] - one[l]);
+                let term = lanes!(|l| if a[l] == 0.0 { 0.0 } else { -a[l] * u[l] });
+                s.add(&mut ones, &one);
+                s.add(&mut rest, &other);
+                s.add(&mut mass, &a);
+                s.add(&mut cost, &term);
+                rows.keep.put(c * LANES, e);
+            }
+            for (total, sum) in total.iter_mut().zip([&ones, &rest, &mass, &cost]) {
+                s.add_wide(total, sum);
+            }
         }
+        let [ones, rest, mass, cost] = total;
+        let (ones, rest) = (lanes!(|l| ones[l] as f32), lanes!(|l| rest[l] as f32));
+        let (mass, cost) = (lanes!(|l| mass[l] as f32), lanes!(|l| cost[l] as f32));
         let ln_sum = lanes!(|l| s.ln(ones[l]) + s.ln_1p(rest[l] / ones[l]));
         let lse = lanes!(|l| max[l] + ln_sum[l]);
         let value = lanes!(|l| {
-            let value = if mass[l] == 0.0 { cost[l] } else { mass[l] * ln_sum[l] + cost[l] };
+            let value = mass[l] * ln_sum[l] + cost[l];
             if z_loss == 0.0 { value } else { value + z_loss * lse[l] * lse[l] }
         });
         if rows.wants_grad_target() {
@@ -249,7 +259,7 @@ impl<G: Logits> Rowwise for WithLogits<G> {
                 let mut grad = lanes!(|l| {
                     let near_one = (mass[l] - a[l]) + top[l];
                     let usual = e[l] * slope[l] - a[l];
-                    rows.scale[l] * if e[l] == 1.0 { near_one } else { usual }
+                    rows.scale[l] * if e[l] == 1.0 && ones[l] == 1.0 { near_one } else { usual }
                 });
                 if softcap != 0.0 {
                     let z = rows.input(s, c);
@@ -271,8 +281,7 @@ impl<G: Logits> Rowwise for WithLogits<G> {
         let softmax = Softmax::new(s, row, 0, logits, &mut sums);
         let (mass, cost): (f64, f64) = (sums.mass.iter().sum(), sums.cost.iter().sum());
         let lse = softmax.lse();
-        // Masses of zero, all targets being zero, must not meet an infinity.
-        let value = if mass == 0.0 { 0.0 } else { mass * softmax.ln_sum() } + cost;
+        let value = mass * softmax.ln_sum() + cost;
         let value = if z_loss == 0.0 { value } else { value + f64::from(z_loss) * lse * lse };
 
         // Before the gradient of the input, which in place overwrites the logits.
@@ -289,12 +298,14 @@ impl<G: Logits> Rowwise for WithLogits<G> {
         }
         if row.wants_grad() {
             // dl/dz = p (mass + pull) - a, and where p is near 1 the same as (mass - a) - mass (1 - p) + pull p.
+            // That is of one class at most; several with the exponential 1 share the probability.
             let scale = f64::from(row.scale);
             let pull = 2.0 * f64::from(z_loss) * lse;
             let miss = softmax.miss(1.0);
             let slope = ((mass + pull) / softmax.sum() * scale) as f32;
             let top = ((pull * (1.0 - miss) - mass * miss) * scale) as f32;
             let (mass, scale) = (mass as f32, row.scale);
+            let top_e = if softmax.one_class_leads() { 1.0 } else { f32::NAN };
             for_chunks!(row, |k, p| {
                 let e = softmax.exp(s, row, 0, (k, p), logits);
                 let mut grad: Lanes = [0.0; LANES];
@@ -303,7 +314,7 @@ impl<G: Logits> Rowwise for WithLogits<G> {
                     for l in 0..LANES {
                         let near_one = (mass - a[l]) * scale + top;
                         let usual = e[l] * slope - a[l] * scale;
-                        grad[l] = if e[l] == 1.0 { near_one } else { usual };
+                        grad[l] = if e[l] == top_e { near_one } else { usual };
                     }
                 } else {
                     for l in 0..LANES {

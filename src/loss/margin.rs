@@ -60,7 +60,8 @@ impl Rowwise for CategoricalHinge {
         });
         let short = 1.0 + f64::from(wrong) - right + f64::from(nan);
         if row.wants_grad() {
-            let active = if short > 0.0 { row.scale } else { (0.0 * short) as f32 };
+            let active = if short > 0.0 { row.scale } else { 0.0 };
+            let active = if short.is_nan() { f32::NAN } else { active };
             for_chunks!(row, |k, p| {
                 let y = labels(s, row, k, p);
                 let grad = lanes!(|l| {
@@ -189,7 +190,8 @@ impl Shorts {
     fn at<S: Simd, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> Lanes {
         let x = row.input(s, k, p, f32::NEG_INFINITY);
         lanes!(|l| {
-            let short = (self.margin - self.x_t) + x[l];
+            // In this order a small sum is exact, if the scores are close.
+            let short = (x[l] - self.x_t) + self.margin;
             let short = if short <= 0.0 { 0.0 } else { short };
             if k + l == self.t || l >= p.count() { 0.0 } else { short }
         })

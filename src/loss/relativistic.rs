@@ -149,7 +149,7 @@ impl RelativisticAverage {
                 let scale = 0.5 * f64::from(self.grad_output) * f64::from(sides[k].sign) / n as f64;
                 let tile = |start, end| GradTile {
                     side: sides[k],
-                    shift: shifts[k] as f32,
+                    shift: split(shifts[k]),
                     other: slopes[1 - k] as f32,
                     scale: scale as f32,
                     mode: Mode::new(self.accumulate, false, n * size_of::<T>()),
@@ -182,6 +182,14 @@ impl<T> Clone for Side<'_, T> {
 }
 impl<T> Copy for Side<'_, T> {}
 
+/// A mean in two parts: subtracted one after the other they are exact even where logits are far from zero.
+type Shift = (f32, f32);
+
+fn split(mean: f64) -> Shift {
+    let high = mean as f32;
+    (high, (mean - f64::from(high)) as f32)
+}
+
 /// What of a batch is summed.
 #[derive(Clone, Copy, PartialEq)]
 enum Sum {
@@ -193,7 +201,7 @@ enum Sum {
 impl<T: Element> Side<'_, T> {
     fn mean(self, what: Sum, shift: f64) -> f64 {
         let n = self.input.len();
-        let tile = |start, end| SumTile { side: self, what, shift: shift as f32, range: (start, end) };
+        let tile = |start, end| SumTile { side: self, what, shift: split(shift), range: (start, end) };
         Tiles::new(n, BLOCK).sum(n, |start, end| Isa::detect().run(tile(start, end))) / n as f64
     }
 
@@ -210,7 +218,7 @@ const BLOCK: usize = 8 * LANES;
 struct SumTile<'a, T> {
     side: Side<'a, T>,
     what: Sum,
-    shift: f32,
+    shift: Shift,
     range: (usize, usize),
 }
 
@@ -226,7 +234,7 @@ impl<T: Element> Kernel for SumTile<'_, T> {
                 let count = LANES.min(self.range.1 - i);
                 let x = self.side.load(s, i, count);
                 for l in 0..LANES {
-                    let y = logistic(s, self.side.sign * (x[l] - self.shift));
+                    let y = logistic(s, self.side.sign * ((x[l] - self.shift.0) - self.shift.1));
                     let (softplus, sigmoid) = (y.softplus, y.sigmoid);
                     let value = if self.what == Sum::Softplus { softplus } else { sigmoid };
                     let value = if self.what == Sum::Input { x[l] } else { value };
@@ -243,7 +251,7 @@ impl<T: Element> Kernel for SumTile<'_, T> {
 
 struct GradTile<'a, T> {
     side: Side<'a, T>,
-    shift: f32,
+    shift: Shift,
     /// What comes through the mean: the mean slope of the other batch.
     other: f32,
     scale: f32,
@@ -260,7 +268,9 @@ impl<T: Element> Kernel for GradTile<'_, T> {
         for i in (self.range.0..self.range.1).step_by(LANES) {
             let count = LANES.min(self.range.1 - i);
             let x = self.side.load(s, i, count);
-            let grad = x.map(|x| self.scale * (logistic(s, self.side.sign * (x - self.shift)).sigmoid + self.other));
+            let grad = x.map(|x| {
+                self.scale * (logistic(s, self.side.sign * ((x - self.shift.0) - self.shift.1)).sigmoid + self.other)
+            });
             // SAFETY: tiles do not overlap, and a tile belongs to one task.
             unsafe { self.out.store_upto(s, i, count, grad, self.mode) };
         }
