@@ -57,7 +57,7 @@ pub enum Do {
 pub fn attempt<T: Element>(loss: &AnyLoss<T>, data: &Data<T>, shape: Shape, lengths: Lengths, verb: Do) -> Result<f32> {
     // Numbers that no call would write.
     let canaries = |n: usize| -> Vec<T> { (0..n).map(|i| T::from_f32(100.0 + (i % 50) as f32)).collect() };
-    let cycle = |n: usize| (0..n).map(|i| (0.5 + (i % 7) as f32 / 8.0)).collect::<Vec<f32>>();
+    let cycle = |n: usize| (0..n).map(|i| 0.5 + (i % 7) as f32 / 8.0).collect::<Vec<f32>>();
     let target = match &data.target {
         Labels::Nothing => Labels::Nothing,
         Labels::Dense(t) => {

@@ -100,8 +100,7 @@ pub(crate) fn run<T: Element>(region: Region, request: Request<'_, T>) -> Result
         return Err(unsupported("leaving out the background of a single channel"));
     }
     let counted = channels - background;
-    // Without elements there are no regions, whatever the other axes come to.
-    let regions = if n == 0 { 0 } else { counted * if region.batch { 1 } else { samples } };
+    let regions = if region.batch { counted } else { samples * counted };
     if let Some(w) = extras.class_weight {
         check_len("class_weight", counted, w.len())?;
     }
@@ -126,11 +125,14 @@ pub(crate) fn run<T: Element>(region: Region, request: Request<'_, T>) -> Result
         let class = extras.class_weight.map_or(1.0, |w| w[r % counted]);
         class * weight.map_or(1.0, |(w, each)| w[r / each])
     };
+    let weighted = match (extras.class_weight, weight) {
+        (None, None) => regions as f64,
+        _ => (0..regions).map(|r| f64::from(weight_of(r))).sum(),
+    };
     let (mut losses, mut grad_output, mut denominator) = (None, None, 1.0);
     match request.output {
         Output::Reduced(reduction) => {
             reduction.check(regions)?;
-            let weighted = (0..regions).map(|r| f64::from(weight_of(r))).sum();
             denominator = reduction.denominator(&Denominators { mean: regions as f64, weighted });
         }
         Output::Unreduced { losses: l, grad_output: g } => {
@@ -143,8 +145,15 @@ pub(crate) fn run<T: Element>(region: Region, request: Request<'_, T>) -> Result
             (losses, grad_output) = (l, g);
         }
     }
-    if regions == 0 {
-        return Ok((0.0 / denominator) as f32);
+    if n == 0 {
+        // Regions without elements, perhaps more of them than there is time to look at.
+        let (value, _) = region.params.value([0.0; 3]);
+        if let Some(losses) = losses {
+            // SAFETY: this is the only task.
+            (0..regions).for_each(|r| unsafe { losses.set(r, (value * f64::from(weight_of(r))) as f32) });
+        }
+        let total = if regions == 0 { 0.0 } else { value * weighted };
+        return Ok((total / denominator) as f32);
     }
     let bytes = n * size_of::<T>();
     let mode = Mode::new(extras.accumulate, request.in_place, bytes);

@@ -105,10 +105,10 @@ impl Softmax {
         Softmax { max, ones: ones.iter().sum(), rest: rest.iter().sum() }
     }
 
-    /// Whether no two exponentials are 1.
+    /// Whether one class has more than half of the probability. Its exponential is 1, and no other is.
     #[inline(always)]
     pub(crate) fn one_class_leads(&self) -> bool {
-        self.ones == 1.0
+        self.sum() < 2.0
     }
 
     /// The sum of the exponentials.

@@ -259,7 +259,7 @@ impl<G: Logits> Rowwise for WithLogits<G> {
                 let mut grad = lanes!(|l| {
                     let near_one = (mass[l] - a[l]) + top[l];
                     let usual = e[l] * slope[l] - a[l];
-                    rows.scale[l] * if e[l] == 1.0 && ones[l] == 1.0 { near_one } else { usual }
+                    rows.scale[l] * if e[l] == 1.0 && ones[l] + rest[l] < 2.0 { near_one } else { usual }
                 });
                 if softcap != 0.0 {
                     let z = rows.input(s, c);
@@ -298,7 +298,7 @@ impl<G: Logits> Rowwise for WithLogits<G> {
         }
         if row.wants_grad() {
             // dl/dz = p (mass + pull) - a, and where p is near 1 the same as (mass - a) - mass (1 - p) + pull p.
-            // That is of one class at most; several with the exponential 1 share the probability.
+            // That is, of one class at most; where none leads, this form would be the one that cancels.
             let scale = f64::from(row.scale);
             let pull = 2.0 * f64::from(z_loss) * lse;
             let miss = softmax.miss(1.0);

@@ -265,7 +265,7 @@ pub struct RegionOptions {
 pub fn regions(x: &[f64], t: &[f64], [n, c, positions]: [usize; 3], o: RegionOptions) -> Vec<f64> {
     let p = activate(x, [n, c, positions], o.activation);
     let first = usize::from(!o.include_background);
-    let batches: Vec<_> = if o.batch { vec![0..n] } else { (0..n).map(|s| s..s + 1).collect() };
+    let batches: Vec<_> = if o.batch { std::iter::once(0..n).collect() } else { (0..n).map(|s| s..s + 1).collect() };
     let channels = batches.into_iter().flat_map(|samples| (first..c).map(move |channel| (samples.clone(), channel)));
     channels
         .map(|(samples, channel)| {
