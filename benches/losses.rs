@@ -41,8 +41,8 @@ const ELEMENTWISE: [&str; 12] = [
 ];
 const SIZES: [usize; 4] = [1 << 12, 1 << 16, 1 << 20, 1 << 24];
 
-/// ... and those with classes at these shapes, `(outer, classes, inner)`.
-const SHAPED: [(&str, &[(usize, usize, usize)]); 5] = [
+/// ... and those with classes at these shapes.
+const SHAPED: [(&str, &[OuterClassesInner]); 5] = [
     (
         "cross_entropy",
         &[
@@ -59,6 +59,8 @@ const SHAPED: [(&str, &[(usize, usize, usize)]); 5] = [
     ("dice[sigmoid]", &[(4, 4, 1 << 20)]),
     ("dice[softmax+index]", &[(4, 4, 1 << 20)]),
 ];
+
+type OuterClassesInner = (usize, usize, usize);
 
 /// Elements that are drawn and checked; larger problems repeat them.
 const DRAWN: usize = 1 << 14;

@@ -9,6 +9,8 @@ mod support;
 mod fuzz;
 #[path = "bad_input/options.rs"]
 mod options;
+#[path = "bad_input/shapes.rs"]
+mod shapes;
 
 use fused_loss::Reduction::{BatchMean, Mean, Sum, SumOver, WeightedMean};
 use fused_loss::*;
@@ -321,69 +323,6 @@ fn an_index_that_is_no_class_is_refused_in_any_integer_type() {
 }
 
 #[test]
-fn shapes_that_are_none_or_do_not_hold_the_input_are_refused() {
-    assert_eq!(Shape::last_axis(&[]), Err(Error::Rank { expected: 1, got: 0 }));
-    assert_eq!(Shape::channels_first(&[7]), Err(Error::Rank { expected: 2, got: 1 }));
-    assert_eq!(Error::Rank { expected: 2, got: 1 }.to_string(), "shape: expected at least 2 axes, got 1");
-    let (max, half) = (usize::MAX, usize::MAX / 2 + 1);
-    for dims in [&[max, max][..], &[max, 2], &[half, 2], &[2, half], &[2, max, 1], &[2, 1, max, max], &[half, 1]] {
-        assert_eq!(Shape::channels_first(dims), Err(Error::ShapeOverflow), "{dims:?}");
-        assert_eq!(Shape::last_axis(dims), Err(Error::ShapeOverflow), "{dims:?}");
-    }
-    let shapes: [Shape; 6] = [
-        (max, max).into(),
-        (max, 2).into(),
-        [2, max].into(),
-        [1, 2, max].into(),
-        [1, 2, max, max].into(),
-        [1, 2, max, 2, max].into(),
-    ];
-    each::<f32>(|loss, data, right| {
-        if loss.form == Form::Element {
-            return;
-        }
-        for verb in [Do::ForwardBackward(Mean), Do::InPlace(Sum), Do::UnreducedBackward] {
-            for shape in shapes {
-                assert_eq!(
-                    attempt(loss, data, shape, right, verb),
-                    Err(Error::ShapeOverflow),
-                    "{} {shape:?}",
-                    loss.name
-                );
-            }
-            for shape in
-                [(4, 34).into(), [4, 5, 8].into(), [0, 5].into(), (140, 0).into(), [4, 0, 7].into(), (0, 0).into()]
-            {
-                let got = attempt(loss, data, shape, right, verb);
-                let length = Error::Length { what: "input", expected: shape.elements(), got: 140 };
-                let classes = Error::Option { name: "shape", expected: "at least one class", got: 0.0 };
-                assert_eq!(got, Err(if shape.classes() == 0 { classes } else { length }), "{} {shape:?}", loss.name);
-            }
-        }
-    });
-}
-
-/// NumPy multiplies what is not zero of a shape without elements, for the same reason.
-#[test]
-fn a_shape_without_elements_takes_neither_time_nor_memory() {
-    let dice = DiceLoss::new();
-    let calls = [
-        (dice, [usize::MAX, 2, 0]),
-        (dice, [1 << 50, 1, 0]),
-        (dice.batch(true), [0, 1 << 60, 1]),
-        (dice.softmax().batch(true), [0, 1 << 60, 1]),
-        (dice.softmax(), [1, 1 << 60, 0]),
-    ];
-    for (loss, dims) in calls {
-        let (done, wait) = std::sync::mpsc::channel();
-        std::thread::spawn(move || done.send(loss.forward(&[], Target::Dense::<f32>(&[]), dims, Sum)));
-        let got = wait.recv_timeout(std::time::Duration::from_secs(5));
-        let got = got.unwrap_or_else(|e| panic!("{loss:?} {dims:?}: {e}"));
-        assert!(matches!(got, Ok(0.0) | Err(Error::ShapeOverflow)), "{loss:?} {dims:?}: {got:?}");
-    }
-}
-
-#[test]
 fn two_batches_are_both_checked_before_either_gradient_is_written() {
     let (real, fake) = ([1.0f32; 6], [0.5f32; 4]);
     let (mut on_real, mut on_fake, mut short) = ([100.0; 6], [100.0; 4], [100.0; 3]);
@@ -403,30 +342,4 @@ fn two_batches_are_both_checked_before_either_gradient_is_written() {
     let pair = RelativisticPair.call(&real, &real).grad_target(&mut on_target);
     assert_eq!(pair.forward_backward(Mean, &mut on_real), length("grad_target", 6));
     assert_eq!((on_real, on_fake, short, on_target), ([100.0; 6], [100.0; 4], [100.0; 3], [100.0; 3]));
-}
-
-/// The third door checks what the first does.
-#[test]
-fn buffers_of_a_device_are_checked_like_slices() {
-    let device = Device::cpu();
-    let buffer = |n| device.buffer(&vec![0.5f32; n]).unwrap();
-    let (input, target, mut grad) = (buffer(6), buffer(5), buffer(6));
-    let length = |what, expected, got| Err(Error::Length { what, expected, got });
-    assert_eq!(Mse::new().on(&device).forward_backward(&input, &target, Mean, &mut grad), length("target", 6, 5));
-    let (mut short, full) = (buffer(4), buffer(6));
-    assert_eq!(Mse::new().on(&device).forward_backward(&input, &full, Mean, &mut short), length("grad_input", 6, 4));
-    let index = device.buffer(&[3i64, 0]).unwrap();
-    let got = CrossEntropy::new().on(&device).forward_backward(&input, &index, (2, 3), Mean, &mut grad);
-    assert_eq!(got, Err(Error::ClassIndex { row: 0, index: 3, classes: 3 }));
-    let mut host = [100.0; 5];
-    assert_eq!((full.read(&mut host), host), (length("buffer", 6, 5).map(|_: f32| ()), [100.0; 5]));
-    assert_eq!(grad.write(&host), length("buffer", 6, 5).map(|_: f32| ()));
-    assert_eq!((grad.to_vec(), short.to_vec()), (Ok(vec![0.5; 6]), Ok(vec![0.5; 4])), "nothing was written");
-}
-
-#[test]
-fn more_memory_than_there_can_be_is_an_error() {
-    for len in [usize::MAX, isize::MAX as usize, isize::MAX as usize / 4 + 1] {
-        assert!(Device::cpu().zeros::<f32>(len).is_err(), "{len}");
-    }
 }

@@ -10,16 +10,16 @@ use crate::loss::cross_entropy::TargetWeights;
 use crate::loss::rowwise_loss;
 use crate::params::CrossEntropyProbsParams;
 
-/// Categorical cross-entropy on probabilities, Keras's form. Prefer [`CrossEntropy`] on logits.
+/// Categorical cross-entropy on probabilities, Keras's form. Prefer [`CrossEntropy`](crate::CrossEntropy) on logits.
 ///
-/// With `q_k = clip(x_k / sum_j x_j, epsilon, 1 - epsilon)` and target weights `a` as for [`CrossEntropy`]:
+/// With `q_k = clip(x_k / sum_j x_j, epsilon, 1 - epsilon)` and target weights `a` as for [`CrossEntropy`](crate::CrossEntropy):
 ///
 /// | | |
 /// |---|---|
 /// | value | `l = -sum_k a_k ln q_k` |
 /// | gradient | `dl/dx_k = (B - a_k / q_k [not clipped]) / sum_j x_j`, where `B` is the sum of `a` over the classes that were not clipped; `dl/dt_k = -w_k (1 - s) ln q_k` |
-/// | shapes | as [`CrossEntropy`] |
-/// | mean | as [`CrossEntropy`]; Keras divides by the valid rows, weights or not |
+/// | shapes | as [`CrossEntropy`](crate::CrossEntropy) |
+/// | mean | as [`CrossEntropy`](crate::CrossEntropy); Keras divides by the valid rows, weights or not |
 /// | defaults | `epsilon = 1e-7`, `ignore_index = -100`, no smoothing |
 /// | Keras | `CategoricalCrossentropy()`, `SparseCategoricalCrossentropy(ignore_class=..)` |
 /// | PyTorch | none; [`Nll`](crate::Nll) takes log-probabilities |

@@ -16,7 +16,7 @@ use crate::loss::rowwise_loss;
 /// | default | `ignore_index = -100` |
 /// | PyTorch | `F.nll_loss` |
 ///
-/// Edge cases: as [`CrossEntropy`], which does the log-softmax too and has no reason not to be used.
+/// Edge cases: as [`CrossEntropy`](crate::CrossEntropy), which does the log-softmax too and has no reason not to be used.
 ///
 /// ```
 /// use fused_loss::{Nll, Reduction};

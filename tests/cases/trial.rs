@@ -76,7 +76,7 @@ pub struct Worst {
 impl Worst {
     pub fn add(&mut self, share: f64, what: impl FnOnce() -> String) {
         // A NaN is worse than anything.
-        if !(share <= self.share) {
+        if share > self.share || share.is_nan() {
             *self = Worst { share: if share.is_nan() { f64::INFINITY } else { share }, what: what() };
         }
     }

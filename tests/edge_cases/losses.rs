@@ -1,0 +1,181 @@
+//! Every loss behind one signature.
+
+use super::*;
+
+/// What has a value of its own.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Form {
+    Element,
+    Row,
+    /// A channel of a sample.
+    Region,
+    /// A channel of the batch.
+    BatchRegion,
+}
+
+/// A loss whose type is hidden.
+pub struct AnyLoss<T: 'static> {
+    pub name: &'static str,
+    pub form: Form,
+    pub input: Domain,
+    pub target: Domain,
+    pub class_weight: bool,
+    pub grad_target: bool,
+    pub run: fn(Job<'_, T>) -> Result<f32>,
+}
+
+impl<T: Element> AnyLoss<T> {
+    /// The number of values of the unreduced form.
+    pub fn losses(&self, [outer, classes, inner]: [usize; 3]) -> usize {
+        match self.form {
+            Form::Element => outer * classes * inner,
+            Form::Row => outer * inner,
+            Form::Region => outer * classes,
+            Form::BatchRegion => classes,
+        }
+    }
+
+    pub fn data(&self, random: &mut Random, dims: [usize; 3]) -> Data<T> {
+        let [outer, classes, inner] = dims;
+        let mut draw =
+            |domain: Domain| (0..outer * classes * inner).map(|_| T::from_f32(domain.draw(random))).collect();
+        let input = draw(self.input);
+        let target = match self.target {
+            Domain::Nothing => Labels::Nothing,
+            Domain::Index => Labels::Index((0..outer * inner).map(|_| random.below(classes) as i64).collect()),
+            domain => Labels::Dense(draw(domain)),
+        };
+        Data { dims, input, target }
+    }
+
+    /// The value, and the gradient into a new buffer.
+    pub fn gradient(&self, data: &Data<T>, reduction: Reduction) -> (f32, Vec<T>) {
+        let mut grad = vec![T::default(); data.input.len()];
+        let value = (self.run)(data.job(Verb::ForwardBackward(reduction, &mut grad)));
+        (value.unwrap_or_else(|e| panic!("{}: {e}", self.name)), grad)
+    }
+}
+
+/// Every loss, with options where they lead to other code.
+pub fn losses<T: Element>() -> Vec<AnyLoss<T>> {
+    use Domain::*;
+    macro_rules! element {
+        ($name:literal, $input:ident, $target:ident, $loss:expr) => {
+            AnyLoss {
+                name: $name,
+                form: Form::Element,
+                input: $input,
+                target: $target,
+                class_weight: $name.contains("with logits"),
+                grad_target: !($name.contains("hinge") || $name.contains("focal")),
+                run: |job| job.run(|j| $loss.call(j.input, j.dense()), |j, x| $loss.call_in_place(x, j.dense())),
+            }
+        };
+    }
+    macro_rules! term {
+        ($name:literal, $input:ident, $loss:expr) => {
+            AnyLoss {
+                name: $name,
+                form: Form::Element,
+                input: $input,
+                target: Nothing,
+                class_weight: false,
+                grad_target: false,
+                run: |job| job.run(|j| $loss.call(j.input), |_, x| $loss.call_in_place(x)),
+            }
+        };
+    }
+    macro_rules! row {
+        ($name:literal, $input:ident, $target:ident, $loss:expr) => {
+            row!($name, $input, $target, $loss, false, false)
+        };
+        ($name:literal, $input:ident, $target:ident, $loss:expr, $class_weight:literal, $grad_target:literal) => {
+            row!($name, Form::Row, $input, $target, $loss, $class_weight, $grad_target)
+        };
+        ($name:literal, $form:expr, $input:ident, $target:ident, $loss:expr, $class_weight:literal, $grad_target:literal) => {
+            AnyLoss {
+                name: $name,
+                form: $form,
+                input: $input,
+                target: $target,
+                class_weight: $class_weight,
+                grad_target: $grad_target,
+                run: |job| {
+                    job.run(
+                        |j| $loss.call(j.input, j.target, j.shape),
+                        |j, x| $loss.call_in_place(x, j.target, j.shape),
+                    )
+                },
+            }
+        };
+    }
+    macro_rules! penalty {
+        ($name:literal, $loss:expr) => {
+            AnyLoss {
+                name: $name,
+                form: Form::Row,
+                input: Real,
+                target: Nothing,
+                class_weight: false,
+                grad_target: false,
+                run: |job| job.run(|j| $loss.call(j.input, j.shape), |j, x| $loss.call_in_place(x, j.shape)),
+            }
+        };
+    }
+    macro_rules! region {
+        ($name:literal, $form:ident, $input:ident, $target:ident, $loss:expr) => {
+            row!($name, Form::$form, $input, $target, $loss, true, false)
+        };
+    }
+    vec![
+        element!("MSE", Real, Real, Mse::new()),
+        element!("MAE", Real, Real, Mae),
+        element!("Huber", Real, Real, Huber::new(0.7).unwrap()),
+        element!("SmoothL1", Real, Real, SmoothL1::new(0.7).unwrap()),
+        element!("BCE", Probability, Probability, Bce::new()),
+        element!("BCE, clipped", Probability, Probability, Bce::new().epsilon(0.1).unwrap()),
+        element!("BCE with logits", Real, Probability, BceWithLogits::new().pos_weight(3.0).unwrap()),
+        element!("hinge", Real, Signed, Hinge::new()),
+        element!("hinge, Keras labels", Real, Binary, Hinge::new().labels(HingeLabels::Keras)),
+        element!("squared hinge", Real, Signed, SquaredHinge::new()),
+        element!("KL", LogProbability, Probability, KlDiv::new()),
+        element!("KL, log targets", LogProbability, LogProbability, KlDiv::new().log_target(true)),
+        element!("KL on probabilities", Probability, Probability, KlDivProbs::new()),
+        element!("sigmoid focal", Real, Binary, SigmoidFocal::new()),
+        element!("sigmoid focal, any gamma", Real, Probability, SigmoidFocal::new().gamma(0.5).unwrap()),
+        element!("relativistic pair", Real, Real, RelativisticPair),
+        term!("GAN, logistic", Real, GanLoss::new(GanMode::NonSaturating).generator_term()),
+        term!("GAN, minimax", Real, GanLoss::new(GanMode::Minimax).generator_term()),
+        term!("GAN, least squares", Real, GanLoss::new(GanMode::LeastSquares).real_term()),
+        term!("GAN, Wasserstein", Real, GanLoss::new(GanMode::Wasserstein).fake_term()),
+        term!("GAN, margin", Real, GanLoss::new(GanMode::Hinge).real_term()),
+        term!("GAN, probabilities", Probability, GanLoss::new(GanMode::Probabilities).fake_term()),
+        row!("cross-entropy", Real, Index, CrossEntropy::new(), true, false),
+        row!("cross-entropy, dense", Real, Probability, CrossEntropy::new(), true, true),
+        row!(
+            "cross-entropy, every option",
+            Real,
+            Index,
+            CrossEntropy::new().label_smoothing(0.1).unwrap().z_loss(1e-2).unwrap().softcap(5.0).unwrap(),
+            true,
+            false
+        ),
+        row!("cross-entropy on probabilities", Probability, Index, CrossEntropyProbs::new(), true, false),
+        row!("cross-entropy on probabilities, dense", Probability, Probability, CrossEntropyProbs::new(), true, true),
+        row!("NLL", LogProbability, Index, Nll::new(), true, false),
+        row!("softmax focal", Real, Index, SoftmaxFocal::new(), true, false),
+        row!("categorical hinge", Real, Index, CategoricalHinge),
+        row!("categorical hinge, dense", Real, Probability, CategoricalHinge),
+        row!("multi-margin", Real, Index, MultiMargin::new(), true, false),
+        row!("multi-margin, squared", Real, Index, MultiMargin::new().p(2).unwrap(), true, false),
+        row!("distillation", Real, Real, Distillation::new().temperature(2.0).unwrap(), false, true),
+        penalty!("gradient penalty", GradientPenalty::wgan_gp(10.0).unwrap()),
+        penalty!("gradient penalty, R1", GradientPenalty::r1(10.0).unwrap()),
+        region!("Dice", Region, Probability, Binary, DiceLoss::new()),
+        region!("Dice, sigmoid", Region, Real, Probability, DiceLoss::new().sigmoid().squared_pred(true)),
+        region!("Dice, softmax", Region, Real, Index, DiceLoss::new().softmax()),
+        region!("Dice, batch", BatchRegion, Real, Binary, DiceLoss::new().sigmoid().batch(true).jaccard(true)),
+        region!("Dice, softmax, batch", BatchRegion, Real, Index, DiceLoss::new().softmax().batch(true)),
+        region!("Tversky", Region, Real, Index, TverskyLoss::new(0.3, 0.7).unwrap().sigmoid()),
+    ]
+}
