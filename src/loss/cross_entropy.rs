@@ -24,7 +24,7 @@ use crate::shape::Shape;
 /// |---|---|
 /// | value | `l = sum_k a_k (lse - z_k) + z_loss lse^2` |
 /// | gradient | `dl/dz_k = p_k (sum_j a_j + 2 z_loss lse) - a_k`; `dl/dq_k = w_k (1 - s) (lse - z_k)` |
-/// | shapes | logits of a [`Shape`](crate::Shape); targets one index a row, or dense of the logits' shape |
+/// | shapes | logits of a [`Shape`]; targets one index a row, or dense of the logits' shape |
 /// | mean | index targets: divides by the sum of `w_t` over the rows that are not ignored; dense: by the rows |
 /// | defaults | `ignore_index = -100`, no smoothing, no z-loss, no soft-cap |
 /// | PyTorch | `F.cross_entropy` |

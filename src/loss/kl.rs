@@ -27,7 +27,7 @@ use crate::params::{DistillationParams, KlDivProbsParams};
 /// Edge cases: a target probability of 0 (a log target of minus infinity) contributes exactly 0 to
 /// value and gradient, whatever the input, minus infinity included (PyTorch: NaN); its own gradient,
 /// whose limit is minus infinity, is given as 0. A negative target gives NaN. To distil from
-/// logits, [`Distillation`](crate::Distillation) does softmax and divergence in one.
+/// logits, [`Distillation`] does softmax and divergence in one.
 ///
 /// ```
 /// use fused_loss::{KlDiv, Reduction};
