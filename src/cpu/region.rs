@@ -12,6 +12,7 @@ use super::mem::{Dst, Mode, Src, fence};
 use super::row::{KEEP, Kept};
 use super::scan::Scan;
 use super::simd::{Isa, Kernel, LANES, Lanes, Simd, lanes};
+use super::tiles::sum_weights;
 use crate::call::{Output, Request};
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
@@ -125,9 +126,10 @@ pub(crate) fn run<T: Element>(region: Region, request: Request<'_, T>) -> Result
         let class = extras.class_weight.map_or(1.0, |w| w[r % counted]);
         class * weight.map_or(1.0, |(w, each)| w[r / each])
     };
-    let weighted = match (extras.class_weight, weight) {
-        (None, None) => regions as f64,
-        _ => (0..regions).map(|r| f64::from(weight_of(r))).sum(),
+    // Without a weight of their own, samples are alike: there may be more of them than there is time for.
+    let weighted = match weight {
+        None => extras.class_weight.map_or(counted as f64, sum_weights) * (regions / counted) as f64,
+        Some(_) => (0..regions).map(|r| f64::from(weight_of(r))).sum(),
     };
     let (mut losses, mut grad_output, mut denominator) = (None, None, 1.0);
     match request.output {

@@ -56,12 +56,17 @@ fn a_shape_without_elements_takes_neither_time_nor_memory() {
         (dice.softmax().batch(true), [0, 1 << 60, 1]),
         (dice.softmax(), [1, 1 << 60, 0]),
     ];
-    for (loss, dims) in calls {
+    for ((loss, dims), weighted) in calls.into_iter().flat_map(|call| [(call, false), (call, true)]) {
         let (done, wait) = std::sync::mpsc::channel();
-        std::thread::spawn(move || done.send(loss.forward(&[], Target::Dense::<f32>(&[]), dims, Sum)));
+        std::thread::spawn(move || {
+            let call = loss.call(&[], Target::Dense::<f32>(&[]), dims);
+            let weight = vec![1.0; dims[1].min(2)];
+            done.send(if weighted { call.class_weight(&weight).forward(Sum) } else { call.forward(Sum) })
+        });
         let got = wait.recv_timeout(std::time::Duration::from_secs(5));
-        let got = got.unwrap_or_else(|e| panic!("{loss:?} {dims:?}: {e}"));
-        assert!(matches!(got, Ok(0.0) | Err(Error::ShapeOverflow)), "{loss:?} {dims:?}: {got:?}");
+        let got = got.unwrap_or_else(|e| panic!("{loss:?} {dims:?}, weighted: {weighted}: {e}"));
+        let refused = Err(Error::Length { what: "class_weight", expected: dims[1], got: 2 });
+        assert!(got == Ok(0.0) || got == Err(Error::ShapeOverflow) || weighted && got == refused, "{dims:?}: {got:?}");
     }
 }
 
