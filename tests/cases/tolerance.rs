@@ -36,22 +36,22 @@ macro_rules! exceptions {
     };
 }
 exceptions! {
-    "kl_div" with "": value 1.0, gradient 1.0,
+    "kl_div" with "": value 0.25, gradient 0.25,
         "ln t - x, a difference of numbers up to 8 that may be almost equal";
     "relativistic_pair" with "": value 1e-6, gradient 1e-6,
         "x - t is rounded, by 1e-6 where it is 32, and softplus of minus that is an exponential";
-    "sigmoid_focal" with "": value 1e-5, gradient 1e-5,
-        "m^gamma is exp(gamma ln m), whose relative error is the absolute one of gamma ln m";
-    "cross_entropy_probs" with "": value 0.1, gradient 1.0,
+    "sigmoid_focal" with "gamma=3.5": value 0.1, gradient 0.1,
+        "m^gamma is exp(gamma ln m), with gamma times the relative error of m, and of ln m where m is small";
+    "cross_entropy_probs" with "": value 0.1, gradient 2.0,
         "the logarithm of a normalised probability, rounded, that may be almost 1; a gradient B - a / q";
-    "cross_entropy" with "softcap": value 4.0, gradient 2.0,
+    "cross_entropy" with "softcap": value 8.0, gradient 4.0,
         "a bent logit is rounded, by 1e-6 where it is 30, after a tanh that is right to 2 ulp";
-    "cross_entropy" with "dense": value 1e-6, gradient 1.0,
+    "cross_entropy" with "dense": value 1e-6, gradient 0.25,
         "p - q, a difference of numbers up to 1 that may be almost equal";
-    "cross_entropy" with "smoothing": value 1e-6, gradient 1.0,
-        "p - a, likewise";
-    "cross_entropy" with "z_loss": value 1e-6, gradient 1.0,
+    "cross_entropy" with "z_loss": value 1e-6, gradient 0.5,
         "p - a + 2 z lse p, likewise";
+    "cross_entropy" with "smoothing": value 1e-6, gradient 0.25,
+        "p - a, likewise";
     "cross_entropy" with "": value 1e-6, gradient 1e-6,
         "z - max is rounded, by 1e-6 where it is 32, and a row this sure is made of its exponentials";
     "softmax_focal" with "": value 1e-6, gradient 1e-6,
@@ -60,9 +60,9 @@ exceptions! {
         "margin - x_t + x_k, what is left of numbers up to 32";
     "distillation" with "": value 1.0, gradient 4.0,
         "p - q as for cross-entropy; for the teacher q times a gap of up to 64 between two logits";
-    "dice" with "": value 1.0, gradient 1.0,
+    "dice" with "": value 0.25, gradient 2.0,
         "1 - fraction; a gradient that where the activation saturates is a difference of slopes";
-    "tversky" with "": value 1.0, gradient 1.0,
+    "tversky" with "": value 0.25, gradient 2.0,
         "as Dice";
 }
 
