@@ -19,12 +19,12 @@ use std::time::{Duration, Instant};
 use cases::draw::{Dims, Labels, Problem};
 use cases::job::{Job, Verb, Weight};
 use cases::oracle::Oracle;
-use cases::{Case, Family};
+use cases::{Case, Dense, Family, Targets};
 use criterion::Criterion;
 use fused_loss::{Element, Reduction};
 use rayon::prelude::*;
 
-/// The rows of the shared table that are timed, by name: element-wise ones at every size, ...
+/// The rows of the shared table that are timed, by (the beginning of) their name: element-wise ones at every size, ...
 const ELEMENTWISE: [&str; 12] = [
     "mse",
     "mae",
@@ -32,8 +32,8 @@ const ELEMENTWISE: [&str; 12] = [
     "hinge[signed]",
     "bce",
     "bce_with_logits",
-    "sigmoid_focal",
-    "sigmoid_focal[gamma=0.5]",
+    "sigmoid_focal[gamma=2",
+    "sigmoid_focal[gamma=0.5",
     "kl_div",
     "kl_div[log_target]",
     "gan[NonSaturating+generator]",
@@ -54,10 +54,10 @@ const SHAPED: [(&str, &[OuterClassesInner]); 5] = [
             (4, 21, 512 * 512), // segmentation
         ],
     ),
-    ("softmax_focal", &[(16384, 1000, 1)]),
-    ("distillation", &[(2048, 8192, 1)]),
-    ("dice[sigmoid]", &[(4, 4, 1 << 20)]),
-    ("dice[softmax+index]", &[(4, 4, 1 << 20)]),
+    ("softmax_focal[gamma=2", &[(16384, 1000, 1)]),
+    ("distillation[T=4", &[(2048, 8192, 1)]),
+    ("dice[index+sigmoid", &[(4, 4, 1 << 20)]),
+    ("dice[index+softmax", &[(4, 4, 1 << 20)]),
 ];
 
 type OuterClassesInner = (usize, usize, usize);
@@ -74,11 +74,26 @@ fn main() {
     let threads = rayon::current_num_threads();
     println!("{} ({threads} rayon threads)", fused_loss::Device::cpu());
     let table = cases::table();
-    let case = |name: &str| table.iter().find(|c| c.name == name).unwrap_or_else(|| panic!("no case is named {name}"));
+    let case = |name: &str| {
+        // A name without its closing bracket stands for the first that begins so.
+        let named = |c: &&Case| c.name == name || name.contains('[') && c.name.starts_with(name);
+        table.iter().find(named).unwrap_or_else(|| panic!("no case is named {name}"))
+    };
     let mut problems: Vec<(&Case, Dims)> = Vec::new();
     for name in ELEMENTWISE {
         problems.extend(SIZES.iter().map(|&n| (case(name), Dims::new(n, 1, 1))));
     }
+    // Dice with a target for every element, as it is most used: in the table the options of a case take turns.
+    let Family::Regions { draw, options } = &case("dice[index+sigmoid").family else { panic!("Dice has regions") };
+    let family = Family::Regions { draw: *draw, options: *options };
+    let dense = Case {
+        name: "dice[sigmoid]".into(),
+        family,
+        targets: Targets::Dense(Dense::Paired),
+        loss: case("dice[index+sigmoid").loss,
+        ..*case("dice[index+sigmoid")
+    };
+    problems.push((&dense, Dims::new(4, 4, 1 << 20)));
     for (name, shapes) in SHAPED {
         problems.extend(shapes.iter().map(|&(outer, classes, inner)| (case(name), Dims::new(outer, classes, inner))));
     }
