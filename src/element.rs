@@ -3,18 +3,70 @@
 use half::{bf16, f16};
 
 use crate::call::{AnyRequest, Request};
-use crate::cpu::simd::{LANES, Lanes, Simd};
+use crate::cpu::simd::{F32s, LANES, Machine};
 
 /// What the skeletons need of a storage type; out of reach, so that [`Element`] stays sealed.
+#[allow(unsafe_code)]
 pub(crate) mod storage {
-    use super::{LANES, Lanes, Simd};
+    use super::{F32s, LANES, Machine};
     use crate::call::{AnyRequest, Request};
 
+    /// Sixteen elements in and out of memory. Arithmetic is f32; storing rounds to nearest even.
     // `Simd` is private, and so is this trait; that it is a supertrait of a public one is how it is sealed.
-    #[allow(private_bounds)]
-    pub trait Storage: Sized {
-        fn widen<S: Simd>(simd: S, x: &[Self; LANES]) -> Lanes;
-        fn narrow<S: Simd>(simd: S, x: &Lanes) -> [Self; LANES];
+    #[allow(private_bounds, private_interfaces)]
+    pub trait Storage: Copy + Default {
+        /// # Safety
+        /// Sixteen elements can be read there.
+        unsafe fn load<S: Machine>(s: S, p: *const Self) -> F32s<S>;
+
+        /// `count` elements, then `pad`.
+        ///
+        /// # Safety
+        /// So many elements can be read there; at most sixteen.
+        unsafe fn load_part<S: Machine>(s: S, p: *const Self, count: usize, pad: f32) -> F32s<S>;
+
+        /// # Safety
+        /// Sixteen elements can be written there.
+        unsafe fn store<S: Machine>(p: *mut Self, x: F32s<S>);
+
+        /// # Safety
+        /// `count` elements can be written there; at most sixteen.
+        unsafe fn store_part<S: Machine>(p: *mut Self, count: usize, x: F32s<S>);
+
+        /// Writes past the caches.
+        ///
+        /// # Safety
+        /// Sixteen elements can be written there, and the address is a multiple of sixteen bytes.
+        unsafe fn stream<S: Machine>(p: *mut Self, x: F32s<S>);
+
+        /// Elements `0, stride, .. 15 stride`.
+        ///
+        /// # Safety
+        /// They can be read.
+        #[inline(always)]
+        unsafe fn gather<S: Machine>(s: S, p: *const Self, stride: usize) -> F32s<S> {
+            let mut lanes = [Self::default(); LANES];
+            for (l, lane) in lanes.iter_mut().enumerate() {
+                // SAFETY: the caller's promise.
+                *lane = unsafe { *p.add(l * stride) };
+            }
+            // SAFETY: our own array.
+            unsafe { Self::load(s, lanes.as_ptr()) }
+        }
+
+        /// # Safety
+        /// Elements `0, stride, .. 15 stride` can be written.
+        #[inline(always)]
+        unsafe fn scatter<S: Machine>(p: *mut Self, stride: usize, x: F32s<S>) {
+            let mut lanes = [Self::default(); LANES];
+            // SAFETY: our own array.
+            unsafe { Self::store(lanes.as_mut_ptr(), x) };
+            for (l, lane) in lanes.iter().enumerate() {
+                // SAFETY: the caller's promise.
+                unsafe { *p.add(l * stride) = *lane };
+            }
+        }
+
         fn erase(request: Request<'_, Self>) -> AnyRequest<'_>;
     }
 }
@@ -43,67 +95,94 @@ impl Element for f32 {
     }
 }
 
-#[allow(private_bounds)]
+#[allow(private_bounds, private_interfaces, unsafe_code)]
 impl Storage for f32 {
     fn erase(request: Request<'_, f32>) -> AnyRequest<'_> {
         AnyRequest::F32(request)
     }
     #[inline(always)]
-    fn widen<S: Simd>(s: S, x: &[f32; LANES]) -> Lanes {
-        s.copy(x)
+    unsafe fn load<S: Machine>(s: S, p: *const f32) -> F32s<S> {
+        // SAFETY: the caller's promise, here and below.
+        s.wrap(unsafe { s.f_load(p) })
     }
     #[inline(always)]
-    fn narrow<S: Simd>(s: S, x: &Lanes) -> [f32; LANES] {
-        s.copy(x)
+    unsafe fn load_part<S: Machine>(s: S, p: *const f32, count: usize, pad: f32) -> F32s<S> {
+        s.wrap(unsafe { s.f_load_part(p, count, pad) })
+    }
+    #[inline(always)]
+    unsafe fn store<S: Machine>(p: *mut f32, x: F32s<S>) {
+        unsafe { x.simd().f_store(p, x.raw()) }
+    }
+    #[inline(always)]
+    unsafe fn store_part<S: Machine>(p: *mut f32, count: usize, x: F32s<S>) {
+        unsafe { x.simd().f_store_part(p, count, x.raw()) }
+    }
+    #[inline(always)]
+    unsafe fn stream<S: Machine>(p: *mut f32, x: F32s<S>) {
+        unsafe { x.simd().f_stream(p, x.raw()) }
+    }
+    #[inline(always)]
+    unsafe fn gather<S: Machine>(s: S, p: *const f32, stride: usize) -> F32s<S> {
+        if stride > MAX_STRIDE {
+            return s.lanes(&std::array::from_fn(|l| unsafe { *p.add(l * stride) }));
+        }
+        s.wrap(unsafe { s.f_gather(p, stride as i32) })
+    }
+    #[inline(always)]
+    unsafe fn scatter<S: Machine>(p: *mut f32, stride: usize, x: F32s<S>) {
+        if stride > MAX_STRIDE {
+            return x.to_array().iter().enumerate().for_each(|(l, x)| unsafe { *p.add(l * stride) = *x });
+        }
+        unsafe { x.simd().f_scatter(p, stride as i32, x.raw()) }
     }
 }
 
-impl Element for f16 {
-    const NAME: &'static str = "float16";
-    fn from_f32(x: f32) -> Self {
-        f16::from_f32(x)
-    }
-    fn to_f32(self) -> f32 {
-        f16::to_f32(self)
-    }
-}
+/// Beyond this, the offset of the last lane in bytes is no `i32`.
+const MAX_STRIDE: usize = i32::MAX as usize / (4 * LANES);
 
-#[allow(private_bounds)]
-impl Storage for f16 {
-    fn erase(request: Request<'_, f16>) -> AnyRequest<'_> {
-        AnyRequest::F16(request)
-    }
-    #[inline(always)]
-    fn widen<S: Simd>(s: S, x: &[f16; LANES]) -> Lanes {
-        s.widen_f16(x)
-    }
-    #[inline(always)]
-    fn narrow<S: Simd>(s: S, x: &Lanes) -> [f16; LANES] {
-        s.narrow_f16(x)
-    }
-}
+/// Storage of a type of two bytes.
+macro_rules! half_storage {
+    ($half:ty, $name:literal, $request:ident, $widen:ident, $narrow:ident) => {
+        impl Element for $half {
+            const NAME: &'static str = $name;
+            fn from_f32(x: f32) -> Self {
+                Self::from_f32(x)
+            }
+            fn to_f32(self) -> f32 {
+                Self::to_f32(self)
+            }
+        }
 
-impl Element for bf16 {
-    const NAME: &'static str = "bfloat16";
-    fn from_f32(x: f32) -> Self {
-        bf16::from_f32(x)
-    }
-    fn to_f32(self) -> f32 {
-        bf16::to_f32(self)
-    }
+        #[allow(private_bounds, private_interfaces, unsafe_code)]
+        impl Storage for $half {
+            fn erase(request: Request<'_, Self>) -> AnyRequest<'_> {
+                AnyRequest::$request(request)
+            }
+            #[inline(always)]
+            unsafe fn load<S: Machine>(s: S, p: *const Self) -> F32s<S> {
+                // SAFETY: the caller's promise, here and below. The alignment of both types is that of one element.
+                s.wrap(s.$widen(unsafe { p.cast::<[u16; LANES]>().read() }))
+            }
+            #[inline(always)]
+            unsafe fn load_part<S: Machine>(s: S, p: *const Self, count: usize, pad: f32) -> F32s<S> {
+                let bits = unsafe { s.h_load_part(p.cast(), count) };
+                let x = s.wrap(s.$widen(bits));
+                s.first(count).pick(x, pad)
+            }
+            #[inline(always)]
+            unsafe fn store<S: Machine>(p: *mut Self, x: F32s<S>) {
+                unsafe { p.cast::<[u16; LANES]>().write(x.simd().$narrow(x.raw())) }
+            }
+            #[inline(always)]
+            unsafe fn store_part<S: Machine>(p: *mut Self, count: usize, x: F32s<S>) {
+                unsafe { x.simd().h_store_part(p.cast(), count, x.simd().$narrow(x.raw())) }
+            }
+            #[inline(always)]
+            unsafe fn stream<S: Machine>(p: *mut Self, x: F32s<S>) {
+                unsafe { x.simd().h_stream(p.cast(), x.simd().$narrow(x.raw())) }
+            }
+        }
+    };
 }
-
-#[allow(private_bounds)]
-impl Storage for bf16 {
-    fn erase(request: Request<'_, bf16>) -> AnyRequest<'_> {
-        AnyRequest::Bf16(request)
-    }
-    #[inline(always)]
-    fn widen<S: Simd>(s: S, x: &[bf16; LANES]) -> Lanes {
-        s.widen_bf16(x)
-    }
-    #[inline(always)]
-    fn narrow<S: Simd>(s: S, x: &Lanes) -> [bf16; LANES] {
-        s.narrow_bf16(x)
-    }
-}
+half_storage!(f16, "float16", F16, f16_widen, f16_narrow);
+half_storage!(bf16, "bfloat16", Bf16, bf16_widen, bf16_narrow);

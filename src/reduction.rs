@@ -35,14 +35,6 @@ pub enum Reduction {
     SumOver(f64),
 }
 
-/// What the denominator of each reduction would be; the skeleton counts them.
-pub(crate) struct Denominators {
-    /// The divisor of the mean.
-    pub(crate) mean: f64,
-    /// The divisor of the weighted mean.
-    pub(crate) weighted: f64,
-}
-
 impl Reduction {
     /// Checks what does not depend on the data.
     pub(crate) fn check(self, losses: usize) -> Result<()> {
@@ -59,13 +51,13 @@ impl Reduction {
         }
     }
 
-    /// The divisor.
-    pub(crate) fn denominator(self, d: &Denominators) -> f64 {
+    /// The divisor; those of the mean and of the weighted mean are counted when they are needed.
+    pub(crate) fn denominator(self, mean: impl FnOnce() -> f64, weighted: impl FnOnce() -> f64) -> f64 {
         match self {
-            Reduction::Mean => d.mean,
+            Reduction::Mean => mean(),
             Reduction::Sum => 1.0,
             Reduction::BatchMean(batch) => batch as f64,
-            Reduction::WeightedMean => d.weighted,
+            Reduction::WeightedMean => weighted(),
             Reduction::SumOver(d) => d,
         }
     }

@@ -1,5 +1,6 @@
 //! What a loss compares its input with.
 
+use crate::cpu::simd::LANES;
 use crate::device::Buffer;
 use crate::element::Element;
 
@@ -59,24 +60,47 @@ pub(crate) enum Indices<'a> {
     U8(&'a [u8]),
 }
 
+/// Runs an expression for the slice behind [`Indices`].
+macro_rules! for_indices {
+    ($indices:expr, |$x:ident| $body:expr) => {
+        match $indices {
+            $crate::target::Indices::I64($x) => $body,
+            $crate::target::Indices::I32($x) => $body,
+            $crate::target::Indices::U32($x) => $body,
+            $crate::target::Indices::U8($x) => $body,
+        }
+    };
+}
+pub(crate) use for_indices;
+
 impl Indices<'_> {
     pub(crate) fn len(self) -> usize {
-        match self {
-            Indices::I64(x) => x.len(),
-            Indices::I32(x) => x.len(),
-            Indices::U32(x) => x.len(),
-            Indices::U8(x) => x.len(),
-        }
+        for_indices!(self, |x| x.len())
     }
 
     #[inline(always)]
     pub(crate) fn get(self, row: usize) -> i64 {
-        match self {
-            Indices::I64(x) => x[row],
-            Indices::I32(x) => x[row].into(),
-            Indices::U32(x) => x[row].into(),
-            Indices::U8(x) => x[row].into(),
-        }
+        for_indices!(self, |x| x[row].into())
+    }
+
+    /// Indices `start..start + count`, at most sixteen, as `i32`; -1 past the last.
+    #[inline(always)]
+    pub(crate) fn sixteen(self, start: usize, count: usize) -> [i32; LANES] {
+        for_indices!(self, |x| {
+            let x = &x[start..start + count];
+            let mut lanes = [-1; LANES];
+            // As an array, where it is one, for LLVM to make vectors of.
+            if let Ok(x) = <&[_; LANES]>::try_from(x) {
+                for l in 0..LANES {
+                    lanes[l] = x[l] as i32;
+                }
+            } else {
+                for (lane, x) in lanes.iter_mut().zip(x) {
+                    *lane = *x as i32;
+                }
+            }
+            lanes
+        })
     }
 }
 

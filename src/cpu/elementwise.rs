@@ -1,23 +1,21 @@
 //! The element-wise skeleton: one pass over input and target.
 
 use super::mem::{Dst, Mode, Src, fence};
-use super::simd::{Isa, Kernel, LANES, Lanes, Simd};
+use super::simd::{F32s, Isa, Kernel, LANES, Lanes, Machine, Pair, Simd};
 use super::tiles::{Tiles, sum_weights};
 use crate::call::{Output, Request, Weight};
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
-use crate::reduction::Denominators;
 use crate::target::Target;
 
-/// Value and gradient at one element.
+/// Values and gradients of sixteen elements.
 #[derive(Clone, Copy)]
-pub(crate) struct Point {
-    pub(crate) value: f32,
-    pub(crate) grad: f32,
+pub(crate) struct Point<S: Simd> {
+    pub(crate) value: F32s<S>,
+    pub(crate) grad: F32s<S>,
 }
 
-/// An element-wise loss. The functions must be `#[inline(always)]` and free of branches that LLVM
-/// cannot turn into selects, for sixteen of them side by side become vector instructions.
+/// An element-wise loss, of sixteen elements at a time. The functions must be `#[inline(always)]`.
 pub(crate) trait Pointwise: Copy + Send + Sync {
     const NAME: &'static str;
     /// It has a gradient for the target.
@@ -28,11 +26,12 @@ pub(crate) trait Pointwise: Copy + Send + Sync {
     const TARGET: bool = true;
 
     /// Value and gradient for the input.
-    fn eval<S: Simd>(&self, s: S, x: f32, t: f32, aux: f32) -> Point;
+    fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> Point<S>;
 
     /// Gradient for the target.
-    fn grad_target<S: Simd>(&self, _s: S, _x: f32, _t: f32, _aux: f32) -> f32 {
-        0.0
+    #[inline(always)]
+    fn grad_target<S: Simd>(&self, x: F32s<S>, _t: F32s<S>, _aux: F32s<S>) -> F32s<S> {
+        x.simd().zero()
     }
 }
 
@@ -85,8 +84,8 @@ pub(crate) fn run<T: Element, F: Pointwise>(loss: F, request: Request<'_, T>) ->
     match request.output {
         Output::Reduced(reduction) => {
             reduction.check(n)?;
-            let weighted = weight.map_or(n as f64, |(w, each)| sum_weights(w) * each as f64);
-            denominator = reduction.denominator(&Denominators { mean: n as f64, weighted });
+            let weighted = || weight.map_or(n as f64, |(w, each)| sum_weights(w) * each as f64);
+            denominator = reduction.denominator(|| n as f64, weighted);
         }
         Output::Unreduced { losses: l, grad_output: g } => {
             if let Some(l) = l {
@@ -146,66 +145,80 @@ impl<T: Element, F: Pointwise> Kernel for Tile<'_, T, F> {
     type Output = f64;
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> f64 {
+    fn run<S: Machine>(self, s: S) -> f64 {
         let plan = self.plan;
         let plain = plan.class_weight.is_none()
             && plan.weight.is_none()
             && plan.grad_output.is_none()
             && plan.losses.is_none()
-            && plan.grad_target.is_none();
-        let mut total = [0f64; LANES];
+            && plan.grad_target.is_none()
+            && !plan.mode.accumulate;
+        // Input, target and gradient of a call with nothing else.
+        let fast = match (plan.grad_input, plan.target) {
+            (Some(grad), Some(target)) if plain => Some((plan.input, target, grad)),
+            (Some(grad), None) if plain => Some((plan.input, plan.input, grad)),
+            _ => None,
+        };
+        let mode = plan.grad_input.map_or(Mode::PLAIN, |grad| plan.mode.at(grad, self.start));
+        let mut total = s.zero_wide();
         for block in (self.start..self.end).step_by(BLOCK) {
             let stop = self.end.min(block + BLOCK);
-            let mut sum: Lanes = [0.0; LANES];
+            let mut sum = s.zero();
             let mut i = block;
-            if plain {
+            if let Some((input, target, grad)) = fast {
+                let pair = Pair(s);
+                while stop - i >= 2 * LANES {
+                    // SAFETY: tiles do not overlap, and a tile belongs to one task.
+                    unsafe {
+                        if mode.stream {
+                            input.prefetch(s, i);
+                            target.prefetch(s, i);
+                        }
+                        let x = pair.join(input.load(s, i), input.load(s, i + LANES));
+                        let t = pair.join(target.load(s, i), target.load(s, i + LANES));
+                        let point = self.loss.eval(x, t, pair.splat(1.0));
+                        let (low, high) = pair.split(point.grad * plan.scale);
+                        let mode = Mode { accumulate: false, ..mode };
+                        grad.store(s, i, low, mode);
+                        grad.store(s, i + LANES, high, mode);
+                        let (low, high) = pair.split(point.value);
+                        sum = sum + (low + high);
+                    }
+                    i += 2 * LANES;
+                }
                 while stop - i >= LANES {
-                    self.plain(s, i, &mut sum);
+                    // SAFETY: tiles do not overlap, and a tile belongs to one task.
+                    unsafe {
+                        let (x, t) = (input.load(s, i), target.load(s, i));
+                        let point = self.loss.eval(x, t, s.splat(1.0));
+                        grad.store(s, i, point.grad * plan.scale, Mode { accumulate: false, ..mode });
+                        sum = sum + point.value;
+                    }
                     i += LANES;
                 }
             }
             while i < stop {
-                self.general(s, i, LANES.min(stop - i), &mut sum);
+                sum = sum + self.general(s, i, LANES.min(stop - i), mode);
                 i += LANES;
             }
-            s.add_wide(&mut total, &sum);
+            total = total + sum.widen();
         }
         fence();
-        total.iter().sum()
+        total.sum()
     }
 }
 
 impl<T: Element, F: Pointwise> Tile<'_, T, F> {
-    /// Elements `i..i + 16` of a call without extras.
-    #[inline(always)]
-    fn plain<S: Simd>(&self, s: S, i: usize, sum: &mut Lanes) {
-        let plan = self.plan;
-        // SAFETY (loads and stores): tiles do not overlap, and a tile belongs to one task.
-        let x = unsafe { plan.input.load(s, i) };
-        let t = match plan.target {
-            Some(target) if F::TARGET => unsafe { target.load(s, i) },
-            _ => [0.0; LANES],
-        };
-        let (mut value, mut grad): (Lanes, Lanes) = Default::default();
-        for l in 0..LANES {
-            let point = self.loss.eval(s, x[l], t[l], 1.0);
-            value[l] = point.value;
-            grad[l] = point.grad * plan.scale;
-        }
-        s.add(sum, &value);
-        if let Some(out) = plan.grad_input {
-            unsafe { out.store(s, i, grad, plan.mode) };
-        }
-    }
-
     /// Elements `i..i + count` of any call.
     #[inline(always)]
-    fn general<S: Simd>(&self, s: S, i: usize, count: usize, sum: &mut Lanes) {
+    fn general<S: Machine>(&self, s: S, i: usize, count: usize, mode: Mode) -> F32s<S> {
         let plan = self.plan;
         // SAFETY (all loads and stores): tiles do not overlap, and a tile belongs to one task.
-        let load = |src: Src<'_, T>| unsafe { src.load_upto(s, i, count, 0.0) };
-        let x = load(plan.input);
-        let t = plan.target.map_or([0.0; LANES], load);
+        let x = unsafe { plan.input.load_upto(s, i, count, 0.0) };
+        let t = match plan.target {
+            Some(target) => unsafe { target.load_upto(s, i, count, 0.0) },
+            None => s.zero(),
+        };
         let mut aux: Lanes = [1.0; LANES];
         if let Some(w) = plan.class_weight {
             for (l, aux) in aux[..count].iter_mut().enumerate() {
@@ -218,33 +231,25 @@ impl<T: Element, F: Pointwise> Tile<'_, T, F> {
                 *weight = if each == 1 { w[i + l] } else { w[(i + l) / each] };
             }
         }
-        let mut scale = weight.map(|w| w * plan.scale);
+        let (aux, weight) = (s.lanes(&aux), s.lanes(&weight));
+        let mut scale = weight * plan.scale;
         if let Some(g) = plan.grad_output {
-            for (scale, g) in scale.iter_mut().zip(&g[i..i + count]) {
-                *scale *= g;
-            }
+            scale = scale * unsafe { Src::new(g).load_upto(s, i, count, 0.0) };
         }
-        let (mut value, mut grad, mut grad_target): (Lanes, Lanes, Lanes) = Default::default();
-        for l in 0..LANES {
-            let point = self.loss.eval(s, x[l], t[l], aux[l]);
-            value[l] = point.value * weight[l];
-            grad[l] = point.grad * scale[l];
-            // The padding has a value too.
-            sum[l] += if l < count { value[l] } else { 0.0 };
-        }
-        let plain = Mode { accumulate: false, stream: false };
+        let point = self.loss.eval(x, t, aux);
+        let value = point.value * weight;
         if let Some(losses) = plan.losses {
-            unsafe { losses.store_upto(s, i, count, value, plain) };
+            unsafe { losses.store_upto(s, i, count, value, Mode::PLAIN) };
         }
         if let Some(out) = plan.grad_target {
-            for l in 0..LANES {
-                grad_target[l] = self.loss.grad_target(s, x[l], t[l], aux[l]) * scale[l];
-            }
-            unsafe { out.store_upto(s, i, count, grad_target, plan.target_mode) };
+            let grad = self.loss.grad_target(x, t, aux) * scale;
+            unsafe { out.store_upto(s, i, count, grad, plan.target_mode.at(out, i)) };
         }
         if let Some(out) = plan.grad_input {
-            unsafe { out.store_upto(s, i, count, grad, plan.mode) };
+            unsafe { out.store_upto(s, i, count, point.grad * scale, mode) };
         }
+        // The padding has a value too.
+        s.first(count).pick(value, 0.0)
     }
 }
 

@@ -1,19 +1,17 @@
 //! Elementary functions in `f32`, at most 2 ulp from the exact result on every instruction set.
 //!
-//! They are straight-line code, so that LLVM turns a loop over sixteen lanes into vectors: a
-//! condition picks between two computed values, the exponent is read and made by integer arithmetic,
-//! and nothing divides but [`Math::sigmoid`] and [`Math::tanh`], once each.
+//! They are straight-line code: a condition picks between two computed values, the exponent is read and
+//! made by integer arithmetic, and nothing divides but `sigmoid` and `tanh`, once each.
 //!
 //! The accuracy has to hold with and without fused multiply-add. That shapes the formulas: where a
 //! polynomial corrects a leading term (`x + x * (x * q)`), that term is added last, so that only that
-//! addition rounds at full size. Clamps are written `if x < LO { LO } else { x }`: it keeps NaN
-//! (`f32::max` would not) and is one instruction.
+//! addition rounds at full size. Clamps keep NaN (`f32::max` would not).
 //!
 //! The polynomials are minimax fits: least squares on 3001 Chebyshev points against 120-bit values,
 //! reweighted until the largest relative error of the whole function stops falling; then the
 //! coefficients are rounded to `f32` lowest order first, refitting the others each time. One ulp is
 //! at least 6e-8 relative. One degree less costs a factor of 7 to 40, which breaks the 2 ulp.
-use super::simd::Simd;
+use super::simd::{F32s, Simd, U32s};
 use core::f32::consts::{FRAC_1_SQRT_2, LN_2, LOG2_E};
 
 /// (exp(r) - 1 - r) / r^2 on |r| <= ln(2) / 2; exp within 3.1e-9.
@@ -45,115 +43,142 @@ const LN2_LO: f32 = -2.121_944_4e-4;
 const EXPONENT_ONE: f32 = 8_388_608.0;
 
 /// The elementary functions. NaN gives NaN in all of them.
-pub(crate) trait Math: Simd {
+impl<S: Simd> F32s<S> {
     /// e^x over the whole range: right in denormals, infinite from 88.73, 1 at 0, at most 1 below 0.
     #[inline(always)]
-    fn exp(self, x: f32) -> f32 {
+    pub(crate) fn exp(self) -> Self {
         // At 89 the result is infinite, and at -176 `first` below is 0: an exact 0 costs nothing,
         // while an underflow to 0 costs as much as a hundred multiplications.
-        let x = if x < -176.0 { -176.0 } else { x };
-        let x = if x > 89.0 { 89.0 } else { x };
+        let x = self.at_least(-176.0).at_most(89.0);
         // 2^n may lie beyond the normal numbers: it is applied in two halves, each with half the bias.
-        let (r, n) = exp_reduce(self, x, 254.0);
-        let half = n >> 1;
-        let first = f32::from_bits(half << 23);
-        self.mul_add(r, first, first) * f32::from_bits(n.wrapping_sub(half) << 23)
+        let (r, n) = exp_reduce(x, 254.0);
+        let half = n.shr(1);
+        let first = half.shl(23).to_float();
+        r.mul_add(first, first) * (n - half).shl(23).to_float()
     }
 
     /// e^x for x <= 0, the cheapest form: below -87.68 the result, below 2^-126.5, is 0.
     #[inline(always)]
-    fn exp_neg(self, x: f32) -> f32 {
+    pub(crate) fn exp_neg(self) -> Self {
         // -88 rounds to 2^-127, which this makes 0.
-        let x = if x < -88.0 { -88.0 } else { x };
-        let (r, n) = exp_reduce(self, x, 127.0);
-        let scale = f32::from_bits(n << 23);
-        self.mul_add(r, scale, scale)
+        let (r, n) = exp_reduce(self.at_least(-88.0), 127.0);
+        let scale = n.shl(23).to_float();
+        r.mul_add(scale, scale)
     }
 
     /// The natural logarithm: -inf at 0, NaN below.
     #[inline(always)]
-    fn ln(self, x: f32) -> f32 {
+    pub(crate) fn ln(self) -> Self {
         // Denormals become normal; negative numbers take the same way, to NaN in the end.
-        let tiny = x < f32::MIN_POSITIVE;
-        let y = if tiny { x * EXPONENT_ONE } else { x };
+        let tiny = self.lt(f32::MIN_POSITIVE);
+        let y = tiny.pick(self * EXPONENT_ONE, self);
         let e = ln_exponent(y);
-        let f = f32::from_bits(y.to_bits().wrapping_sub(e)) - 1.0;
-        let steps = e as i32 as f32 - if tiny { 23.0 * EXPONENT_ONE } else { 0.0 };
-        ln_edges(x, ln_reduced(self, f, steps))
+        let f = (y.to_bits() - e).to_float() - 1.0;
+        let steps = e.convert() - tiny.pick(23.0 * EXPONENT_ONE, 0.0);
+        ln_edges(self, ln_reduced(f, steps))
     }
 
     /// ln(1 + x): -inf at -1, NaN below, x where x is tiny, and the sign of x always.
     #[inline(always)]
-    fn ln_1p(self, x: f32) -> f32 {
+    pub(crate) fn ln_1p(self) -> Self {
         // 1 + x = 2^e (1 + f). The rounded sum is good enough to choose e; then
         // f = x 2^-e + (2^-e - 1) has all the bits of x, and needs no correction by c / (1 + x).
-        let u = 1.0 + x;
+        let u = 1.0 + self;
         let e = ln_exponent(u);
         // Four times 2^-e, because 2^-128 is not normal.
-        let scale = f32::from_bits(4.0f32.to_bits().wrapping_sub(e));
-        let f = f32::from_bits(x.to_bits().wrapping_sub(e)) + self.mul_add(scale, 0.25, -1.0);
-        let y = ln_edges(u, ln_reduced(self, f, e as i32 as f32));
+        let scale = (self.simd().bits(4.0f32.to_bits()) - e).to_float();
+        let f = (self.to_bits() - e).to_float() + scale.mul_add(0.25, -1.0);
+        let y = ln_edges(u, ln_reduced(f, e.convert()));
         // -0 has become 0 on the way.
-        f32::from_bits(y.to_bits() | x.to_bits() & 0x8000_0000)
+        (y.to_bits() | (self.to_bits() & 0x8000_0000)).to_float()
+    }
+
+    /// `ln(x)` and `ln(1 - x)`, at most -100 where they are -inf, for x in `[0, 1]`; NaN elsewhere.
+    #[inline(always)]
+    pub(crate) fn ln_and_ln_of_rest(self) -> (Self, Self) {
+        // As in `ln`; but zero, of either sign, takes the same way as the denormals, to -104.
+        let x = self.abs();
+        let tiny = x.lt(f32::MIN_POSITIVE);
+        let y = tiny.pick(x * EXPONENT_ONE, x);
+        let e = ln_exponent(y);
+        let ln = ln_reduced((y.to_bits() - e).to_float() - 1.0, e.convert().add_where(tiny, -23.0 * EXPONENT_ONE));
+        // As in `ln_1p`.
+        let u = 1.0 - self;
+        let e = ln_exponent(u);
+        let scale = (self.simd().bits(4.0f32.to_bits()) - e).to_float();
+        let f = ((-self).to_bits() - e).to_float() + scale.mul_add(0.25, -1.0);
+        let ln_rest = u.eq(0.0).pick(-104.0, ln_reduced(f, e.convert()));
+        let possible = self.ge(0.0) & self.le(1.0);
+        (possible.pick(ln, f32::NAN), possible.pick(ln_rest, f32::NAN))
     }
 
     /// 1 / (1 + e^-x).
     #[inline(always)]
-    fn sigmoid(self, x: f32) -> f32 {
-        self.sigmoid_softplus(x).0
+    pub(crate) fn sigmoid(self) -> Self {
+        let (small, _) = self.logistic_tail();
+        self.lt(0.0).pick(small, 1.0 - small)
     }
 
-    /// Both, from one exponential.
+    /// ln(1 + e^x).
     #[inline(always)]
-    fn sigmoid_softplus(self, x: f32) -> (f32, f32) {
-        // e = exp(-|x|), with denormals: 2^(n + 24) is normal for all of them, and 0 where e is, n = -151.
-        let a = -x.abs();
-        let a = if a < -104.5 { -104.5 } else { a };
-        let (r, n) = exp_reduce(self, a, 127.0 + 24.0);
-        let scale = f32::from_bits(n << 23);
-        let e = self.mul_add(r, scale, scale) * (1.0 / 16_777_216.0);
-        // Where 1 + e rounds to 1, 0 does as well, and spares products so small that they are slow.
-        let small = if e < 1.0 / 1_073_741_824.0 { 0.0 } else { e };
-        // top / (1 + e), with top = 1 or e, as top - top * (e / (1 + e)), which makes the roundings of
-        // the sum and of the quotient count less: without it, negative x are 2.2 ulp off.
-        let top = if x < 0.0 { e } else { 1.0 };
-        let sigmoid = self.mul_add(-top, small / (1.0 + small), top);
-        // max(x, 0) + ln(1 + e). A polynomial in e itself converges as fast as one after the reduction of
-        // `ln`. Adding x to the finished logarithm would round twice at full size: the largest goes last.
-        let linear = if x > 0.0 { x } else { 0.0 };
-        let softplus = self.mul_add(small * polynomial(self, small, LN_1P_UNIT), small, linear) + e;
+    pub(crate) fn softplus(self) -> Self {
+        // max(x, 0) + ln(1 + e^-|x|). Adding x to the finished logarithm would round twice at full size: the largest
+        // goes last.
+        let (e, small) = exp_of_minus_abs(self);
+        let linear = self.gt(0.0).pick(self, 0.0);
+        (small * polynomial(small, LN_1P_UNIT)).mul_add(small, linear) + e
+    }
+
+    /// `sigmoid(-|x|)` and `ln(1 + e^-|x|)`, from one exponential. The other half of the axis is
+    /// `1 - sigmoid` and `|x| + ln(..)`.
+    #[inline(always)]
+    pub(crate) fn logistic_tail(self) -> (Self, Self) {
+        let (e, small) = exp_of_minus_abs(self);
+        // e / (1 + e) as e - e * (e / (1 + e)), which makes the roundings of the sum and of the quotient count
+        // less: without it, it is 2.2 ulp off.
+        let sigmoid = (-e).mul_add(small.over(1.0 + small), e);
+        // A polynomial in e itself converges as fast as one after the reduction of `ln`.
+        let softplus = (small * polynomial(small, LN_1P_UNIT)).mul_add(small, e);
         (sigmoid, softplus)
     }
 
     /// The hyperbolic tangent.
     #[inline(always)]
-    fn tanh(self, x: f32) -> f32 {
+    pub(crate) fn tanh(self) -> Self {
         // tanh(a) = m / (1 + m) with m = expm1(2 a) / 2, for a = |x|. From a = 9.02 on it is 1.
-        let a = x.abs();
-        let a = if a > 10.0 { 10.0 } else { a };
+        let a = self.abs().at_most(10.0);
         // 2 a = n ln(2) + 2 r; then m = 2^n expm1(2 r) / 2 + (2^n - 1) / 2.
-        let t = self.mul_add(a, 2.0 * LOG2_E, ROUND + 127.0);
+        let t = a.mul_add(2.0 * LOG2_E, ROUND + 127.0);
         let n = t - (ROUND + 127.0);
         // One constant will do: it is exact enough for n <= 2, and the larger m, the less it matters.
-        let r = self.mul_add(n, -0.5 * LN_2, a);
-        let em1 = self.mul_add(r * polynomial(self, r, EXP_M1_TWICE), r, r);
-        let scale = f32::from_bits(t.to_bits() << 23);
-        let m = self.mul_add(em1, scale, self.mul_add(scale, 0.5, -0.5));
+        let r = n.mul_add(-0.5 * LN_2, a);
+        let em1 = (r * polynomial(r, EXP_M1_TWICE)).mul_add(r, r);
+        let scale = t.to_bits().shl(23).to_float();
+        let m = em1.mul_add(scale, scale.mul_add(0.5, -0.5));
         // Dividing directly is 2.4 ulp off where m is small, from the rounding of 1 + m. Instead:
         // m / (1 + m) = m - m^2 / (1 + m) up to 1, and = 1 - 1 / (1 + m) beyond.
-        let top = if m > 1.0 { 1.0 } else { m };
-        self.mul_add(-top, top / (1.0 + m), top).copysign(x)
+        let top = m.at_most(1.0);
+        (-top).mul_add(top.over(1.0 + m), top).copysign(self)
     }
 }
 
-impl<S: Simd> Math for S {}
+/// e = exp(-|x|), with denormals; and the same or, where 1 + e rounds to 1, zero, which spares products so small that
+/// they are slow.
+#[inline(always)]
+fn exp_of_minus_abs<S: Simd>(x: F32s<S>) -> (F32s<S>, F32s<S>) {
+    // 2^(n + 24) is normal for all results, and 0 where they are, n = -151.
+    let (r, n) = exp_reduce((-x.abs()).at_least(-104.5), 127.0 + 24.0);
+    let scale = n.shl(23).to_float();
+    let e = r.mul_add(scale, scale) * (1.0 / 16_777_216.0);
+    (e, e.ge(1.0 / 1_073_741_824.0).pick(e, 0.0))
+}
 
 /// c\[0\] + c\[1\] x + c\[2\] x^2 + ..., by Horner's rule.
 #[inline(always)]
-fn polynomial<S: Simd, const N: usize>(s: S, x: f32, c: [f32; N]) -> f32 {
-    let mut sum = c[N - 1];
+fn polynomial<S: Simd, const N: usize>(x: F32s<S>, c: [f32; N]) -> F32s<S> {
+    let mut sum = x.simd().splat(c[N - 1]);
     for k in (0..N - 1).rev() {
-        sum = s.mul_add(sum, x, c[k]);
+        sum = sum.mul_add(x, c[k]);
     }
     sum
 }
@@ -161,38 +186,38 @@ fn polynomial<S: Simd, const N: usize>(s: S, x: f32, c: [f32; N]) -> f32 {
 /// `(expm1(r), n + bias)` where x = n ln(2) + r and |r| <= ln(2) / 2; the integer has other bits set
 /// above its lowest nine.
 #[inline(always)]
-fn exp_reduce<S: Simd>(s: S, x: f32, bias: f32) -> (f32, u32) {
-    let t = s.mul_add(x, LOG2_E, ROUND + bias);
+fn exp_reduce<S: Simd>(x: F32s<S>, bias: f32) -> (F32s<S>, U32s<S>) {
+    let t = x.mul_add(LOG2_E, ROUND + bias);
     let n = t - (ROUND + bias);
-    let r = s.mul_add(n, -LN2_LO, s.mul_add(n, -LN2_HI, x));
-    (s.mul_add(r * polynomial(s, r, EXP), r, r), t.to_bits())
+    let r = n.mul_add(-LN2_LO, n.mul_add(-LN2_HI, x));
+    ((r * polynomial(r, EXP)).mul_add(r, r), t.to_bits())
 }
 
 /// The exponent e, still in its field, for which x 2^-e lies in [sqrt(1/2), sqrt(2)).
 #[inline(always)]
-fn ln_exponent(x: f32) -> u32 {
-    x.to_bits().wrapping_sub(FRAC_1_SQRT_2.to_bits()) & 0xff80_0000
+fn ln_exponent<S: Simd>(x: F32s<S>) -> U32s<S> {
+    (x.to_bits() - FRAC_1_SQRT_2.to_bits()) & 0xff80_0000
 }
 
 /// ln(1 + f) + e ln(2), where e is counted in steps of the exponent field.
 #[inline(always)]
-fn ln_reduced<S: Simd>(s: S, f: f32, steps: f32) -> f32 {
-    let y = s.mul_add(f * polynomial(s, f, LN), f, f);
-    s.mul_add(steps, LN_2 / EXPONENT_ONE, y)
+fn ln_reduced<S: Simd>(f: F32s<S>, steps: F32s<S>) -> F32s<S> {
+    let y = (f * polynomial(f, LN)).mul_add(f, f);
+    steps.mul_add(LN_2 / EXPONENT_ONE, y)
 }
 
 /// ln(x), given `y` where 0 < x < inf.
 #[inline(always)]
-fn ln_edges(x: f32, y: f32) -> f32 {
-    let edge = if x == 0.0 { f32::NEG_INFINITY } else { f32::NAN };
-    let y = if x > 0.0 { y } else { edge };
-    if x < f32::INFINITY { y } else { x }
+fn ln_edges<S: Simd>(x: F32s<S>, y: F32s<S>) -> F32s<S> {
+    let edge = x.eq(0.0).pick(f32::NEG_INFINITY, f32::NAN);
+    let y = x.gt(0.0).pick(y, edge);
+    x.lt(f32::INFINITY).pick(y, x)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::simd::{Isa, Kernel, LANES, Lanes};
+    use crate::cpu::simd::{Kernel, LANES, Lanes, Machine, on_every_set};
     use rayon::prelude::*;
 
     const NAMES: [&str; 7] = ["exp", "exp_neg", "ln", "ln_1p", "sigmoid", "softplus", "tanh"];
@@ -201,15 +226,17 @@ mod tests {
 
     /// All functions of sixteen values; `exp_neg` of their negative magnitudes.
     #[inline(always)]
-    fn functions<S: Simd>(s: S, x: &Lanes) -> [Lanes; COUNT] {
-        let mut y = [[0.0; LANES]; COUNT];
-        (0..LANES).for_each(|l| y[0][l] = s.exp(x[l]));
-        (0..LANES).for_each(|l| y[1][l] = s.exp_neg(-x[l].abs()));
-        (0..LANES).for_each(|l| y[2][l] = s.ln(x[l]));
-        (0..LANES).for_each(|l| y[3][l] = s.ln_1p(x[l]));
-        (0..LANES).for_each(|l| (y[4][l], y[5][l]) = s.sigmoid_softplus(x[l]));
-        (0..LANES).for_each(|l| y[6][l] = s.tanh(x[l]));
-        y
+    fn functions<S: Machine>(s: S, x: &Lanes) -> [Lanes; COUNT] {
+        let x = s.lanes(x);
+        [
+            x.exp().to_array(),
+            (-x.abs()).exp_neg().to_array(),
+            x.ln().to_array(),
+            x.ln_1p().to_array(),
+            x.sigmoid().to_array(),
+            x.softplus().to_array(),
+            x.tanh().to_array(),
+        ]
     }
 
     /// The same in `f64`, by the standard library.
@@ -247,11 +274,12 @@ mod tests {
     }
 
     /// The error of each function in ulp, the largest over all cases.
+    #[derive(Clone, Copy)]
     struct Errors<'a>(&'a [Case]);
     impl Kernel for Errors<'_> {
         type Output = [f64; COUNT];
         #[inline(always)]
-        fn run<S: Simd>(self, s: S) -> [f64; COUNT] {
+        fn run<S: Machine>(self, s: S) -> [f64; COUNT] {
             let mut worst = [[0.0f64; LANES]; COUNT];
             for case in self.0 {
                 let got = functions(s, &case.x);
@@ -270,19 +298,23 @@ mod tests {
 
     /// Checks bit patterns that are `step` apart.
     fn check(step: usize) {
-        let isas = Isa::available();
+        let sets: Vec<_> = on_every_set(Errors(&[])).into_iter().map(|(name, _)| name).collect();
         let worst_of = |chunk: usize| {
             let x = |i, l| f32::from_bits(((chunk * CHUNK + i * LANES + l) * step) as u32);
             let cases: Vec<_> = (0..CHUNK / LANES).map(|i| case(core::array::from_fn(|l| x(i, l)))).collect();
-            isas.iter().flat_map(|isa| isa.run(Errors(&cases))).map(|error| (error, chunk)).collect::<Vec<_>>()
+            on_every_set(Errors(&cases))
+                .into_iter()
+                .flat_map(|(_, e)| e)
+                .map(|error| (error, chunk))
+                .collect::<Vec<_>>()
         };
         let chunks = (0..(1usize << 32).div_ceil(step * CHUNK)).into_par_iter().map(worst_of);
         let larger = |(a, b): ((f64, usize), _)| if a < b { b } else { a };
         let worst = chunks.reduce_with(|a, b| a.into_iter().zip(b).map(larger).collect()).unwrap();
         for (i, (error, chunk)) in worst.iter().enumerate() {
-            let (isa, name) = (isas[i / COUNT].name(), NAMES[i % COUNT]);
+            let (set, name) = (sets[i / COUNT], NAMES[i % COUNT]);
             let near = f32::from_bits((chunk * CHUNK * step) as u32);
-            println!("{isa:9} {name:9} {error:.3} ulp, near {near:e}");
+            println!("{set:9} {name:9} {error:.3} ulp, near {near:e}");
         }
         assert!(worst.iter().all(|w| w.0 <= 2.0), "more than 2 ulp, see above");
     }
@@ -299,11 +331,12 @@ mod tests {
     }
 
     /// All functions of one value.
+    #[derive(Clone, Copy)]
     struct Call(f32);
     impl Kernel for Call {
         type Output = [f32; COUNT];
         #[inline(always)]
-        fn run<S: Simd>(self, s: S) -> [f32; COUNT] {
+        fn run<S: Machine>(self, s: S) -> [f32; COUNT] {
             functions(s, &[self.0; LANES]).map(|lanes| lanes[0])
         }
     }
@@ -325,19 +358,22 @@ mod tests {
             (NAN,      [NAN; COUNT]),
             (-NAN,     [NAN; COUNT]),
         ];
-        for isa in Isa::available() {
-            for (x, want) in &table {
-                for (k, (got, want)) in isa.run(Call(*x)).iter().zip(want).enumerate() {
+        for (x, want) in &table {
+            for (set, got) in on_every_set(Call(*x)) {
+                for (k, (got, want)) in got.iter().zip(want).enumerate() {
                     let same = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
-                    assert!(same, "{} {}({x:e}) = {got:e}, not {want:e}", isa.name(), NAMES[k]);
+                    assert!(same, "{set} {}({x:e}) = {got:e}, not {want:e}", NAMES[k]);
                 }
             }
-            let (pole, beyond) = (isa.run(Call(-1.0))[3], isa.run(Call(-1.000_000_1))[3]);
-            assert!(pole == -INF && beyond.is_nan(), "{} ln_1p at and below -1", isa.name());
-            for x in (0x8000_0000..0xff80_0000u32).step_by(100_003).map(f32::from_bits) {
-                let [exp, exp_neg, ..] = isa.run(Call(x));
-                let [.., sigmoid, _, tanh] = isa.run(Call(-x));
-                assert!(exp.max(exp_neg).max(sigmoid).max(tanh) <= 1.0, "{} at {x:e}", isa.name());
+        }
+        for ((set, pole), (_, beyond)) in on_every_set(Call(-1.0)).into_iter().zip(on_every_set(Call(-1.000_000_1))) {
+            assert!(pole[3] == -INF && beyond[3].is_nan(), "{set} ln_1p at and below -1");
+        }
+        for x in (0x8000_0000..0xff80_0000u32).step_by(100_003).map(f32::from_bits) {
+            for ((set, [exp, exp_neg, ..]), (_, [.., sigmoid, _, tanh])) in
+                on_every_set(Call(x)).into_iter().zip(on_every_set(Call(-x)))
+            {
+                assert!(exp.max(exp_neg).max(sigmoid).max(tanh) <= 1.0, "{set} at {x:e}");
             }
         }
     }

@@ -1,11 +1,14 @@
 //! The caller's buffers as the skeletons see them: pointers with a length and a lifetime.
 //!
+//! Bounds are not checked here, but in debug builds: the skeletons check every length before they begin, and
+//! never leave the tile, row or region that a task was given.
+//!
 //! Slices will not do, for two reasons: in place, the gradient *is* the input, and tasks on several
 //! threads write elements of one buffer that lie between each other's (classes on axis 1).
 
 use std::marker::PhantomData;
 
-use super::simd::{LANES, Lanes, Simd};
+use super::simd::{F32s, LANES, Machine};
 use crate::element::Element;
 
 /// A buffer to read.
@@ -52,11 +55,20 @@ pub(crate) struct Mode {
 }
 
 impl Mode {
+    /// Written as it comes.
+    pub(crate) const PLAIN: Mode = Mode { accumulate: false, stream: false };
+
     /// The mode for a gradient of `bytes` bytes.
     pub(crate) fn new(accumulate: bool, in_place: bool, bytes: usize) -> Self {
         /// Below this the gradient may still be in a cache when the optimiser reads it.
         const STREAM_MIN: usize = 8 << 20;
         Mode { accumulate, stream: !accumulate && !in_place && bytes >= STREAM_MIN }
+    }
+
+    /// The mode for elements `i, i + 16, ...` of a buffer: streaming takes an address that is a multiple of sixteen.
+    #[inline(always)]
+    pub(crate) fn at<T>(self, out: Dst<'_, T>, i: usize) -> Self {
+        Mode { stream: self.stream && out.ptr.wrapping_add(i).addr().is_multiple_of(16), ..self }
     }
 }
 
@@ -72,61 +84,78 @@ impl<'a, T: Element> Src<'a, T> {
     /// Elements `i..i + 16`.
     ///
     /// # Safety
-    /// No other task writes them meanwhile. (Bounds are checked.)
+    /// They exist, and no other task writes them meanwhile.
     #[inline(always)]
-    pub(crate) unsafe fn load<S: Simd>(self, s: S, i: usize) -> Lanes {
-        assert!(i < self.len && self.len - i >= LANES);
-        // SAFETY: in bounds; unaligned reads of plain numbers.
-        T::widen(s, unsafe { &*self.ptr.add(i).cast::<[T; LANES]>() })
+    pub(crate) unsafe fn load<S: Machine>(self, s: S, i: usize) -> F32s<S> {
+        debug_assert!(i < self.len && self.len - i >= LANES);
+        // SAFETY: in bounds.
+        unsafe { T::load(s, self.ptr.add(i)) }
+    }
+
+    /// Asks for the elements that follow 2 KiB after `i..i + 32`, whether they exist or not. (A quarter of what a
+    /// loss of much arithmetic takes is waiting, without it: the loads of the next page are too far ahead for the
+    /// processor to see.)
+    #[inline(always)]
+    pub(crate) fn prefetch<S: Machine>(self, s: S, i: usize) {
+        let p = self.ptr.wrapping_add(i + 2048 / size_of::<T>());
+        s.prefetch(p);
+        if size_of::<T>() == 4 {
+            s.prefetch(p.wrapping_add(LANES));
+        }
+    }
+
+    /// Asks for elements `i..i + 32`, whether they exist or not, no further than the second level of cache.
+    #[inline(always)]
+    pub(crate) fn prefetch_later<S: Machine>(self, s: S, i: usize) {
+        let p = self.ptr.wrapping_add(i);
+        s.prefetch_later(p);
+        if size_of::<T>() == 4 {
+            s.prefetch_later(p.wrapping_add(LANES));
+        }
     }
 
     /// Elements `i..i + count`, then `pad`; `count` is at most 16.
     ///
     /// # Safety
-    /// No other task writes them meanwhile. (Bounds are checked.)
+    /// They exist, and no other task writes them meanwhile.
     #[inline(always)]
-    pub(crate) unsafe fn load_upto<S: Simd>(self, s: S, i: usize, count: usize, pad: f32) -> Lanes {
+    pub(crate) unsafe fn load_upto<S: Machine>(self, s: S, i: usize, count: usize, pad: f32) -> F32s<S> {
         if count == LANES {
             // SAFETY: the caller's promise.
             return unsafe { self.load(s, i) };
         }
-        assert!(i <= self.len && self.len - i >= count && count <= LANES);
-        let mut part = [T::default(); LANES];
-        // SAFETY: in bounds, and `part` is our own.
-        unsafe { std::ptr::copy_nonoverlapping(self.ptr.add(i), part.as_mut_ptr(), count) };
-        let mut x = T::widen(s, &part);
-        for lane in &mut x[count..] {
-            *lane = pad;
-        }
-        x
+        debug_assert!(i <= self.len && self.len - i >= count && count <= LANES);
+        // SAFETY: in bounds.
+        unsafe { T::load_part(s, self.ptr.add(i), count, pad) }
     }
 
     /// Elements `i, i + stride, ...`, `count` of them, then `pad`.
     ///
     /// # Safety
-    /// No other task writes them meanwhile. (Bounds are checked.)
+    /// They exist, and no other task writes them meanwhile.
     #[inline(always)]
-    pub(crate) unsafe fn gather<S: Simd>(self, s: S, i: usize, stride: usize, count: usize, pad: f32) -> Lanes {
-        assert!(count <= LANES && (count == 0 || i + (count - 1) * stride < self.len));
+    pub(crate) unsafe fn gather<S: Machine>(self, s: S, i: usize, stride: usize, count: usize, pad: f32) -> F32s<S> {
+        debug_assert!(count <= LANES && (count == 0 || i + (count - 1) * stride < self.len));
+        if count == LANES {
+            // SAFETY: in bounds.
+            return unsafe { T::gather(s, self.ptr.add(i), stride) };
+        }
         let mut part = [T::default(); LANES];
         for (l, lane) in part[..count].iter_mut().enumerate() {
             // SAFETY: in bounds.
             *lane = unsafe { *self.ptr.add(i + l * stride) };
         }
-        let mut x = T::widen(s, &part);
-        for lane in &mut x[count..] {
-            *lane = pad;
-        }
-        x
+        // SAFETY: our own array.
+        unsafe { T::load_part(s, part.as_ptr(), count, pad) }
     }
 
     /// One element.
     ///
     /// # Safety
-    /// No other task writes it meanwhile. (Bounds are checked.)
+    /// It exists, and no other task writes it meanwhile.
     #[inline(always)]
     pub(crate) unsafe fn get(self, i: usize) -> f32 {
-        assert!(i < self.len);
+        debug_assert!(i < self.len);
         // SAFETY: in bounds.
         unsafe { *self.ptr.add(i) }.to_f32()
     }
@@ -149,57 +178,66 @@ impl<'a, T: Element> Dst<'a, T> {
     /// Writes `x` to elements `i..i + 16`.
     ///
     /// # Safety
-    /// No other task reads or writes them meanwhile. (Bounds are checked.)
+    /// They exist, no other task reads or writes them meanwhile, and the mode is one [`at`](Mode::at) an element
+    /// that lies a multiple of sixteen away.
     #[inline(always)]
-    pub(crate) unsafe fn store<S: Simd>(self, s: S, i: usize, mut x: Lanes, mode: Mode) {
-        assert!(i < self.len && self.len - i >= LANES);
+    pub(crate) unsafe fn store<S: Machine>(self, s: S, i: usize, x: F32s<S>, mode: Mode) {
+        debug_assert!(i < self.len && self.len - i >= LANES);
         // SAFETY: in bounds, as the caller promises exclusive.
-        let out = unsafe { self.ptr.add(i) }.cast::<[T; LANES]>();
-        if mode.accumulate {
-            let old = T::widen(s, unsafe { &*out });
-            for l in 0..LANES {
-                x[l] += old[l];
+        unsafe {
+            let out = self.ptr.add(i);
+            if mode.stream {
+                T::stream(out, x);
+            } else {
+                T::store(out, if mode.accumulate { T::load(s, out) + x } else { x });
             }
-        }
-        let narrow = T::narrow(s, &x);
-        if !(mode.stream && stream(out, &narrow)) {
-            // SAFETY: as above.
-            unsafe { *out = narrow };
         }
     }
 
     /// Writes the first `count` of `x` to elements `i..i + count`.
     ///
     /// # Safety
-    /// No other task reads or writes them meanwhile. (Bounds are checked.)
+    /// As for [`store`](Self::store).
     #[inline(always)]
-    pub(crate) unsafe fn store_upto<S: Simd>(self, s: S, i: usize, count: usize, x: Lanes, mode: Mode) {
-        // SAFETY: the caller's promise.
+    pub(crate) unsafe fn store_upto<S: Machine>(self, s: S, i: usize, count: usize, x: F32s<S>, mode: Mode) {
+        if count == LANES {
+            // SAFETY: the caller's promise.
+            return unsafe { self.store(s, i, x, mode) };
+        }
+        debug_assert!(i <= self.len && self.len - i >= count && count <= LANES);
+        // SAFETY: in bounds, as the caller promises exclusive.
         unsafe {
-            match count {
-                LANES => self.store(s, i, x, mode),
-                _ => self.scatter(s, i, 1, count, x, mode),
-            }
+            let out = self.ptr.add(i);
+            T::store_part(out, count, if mode.accumulate { T::load_part(s, out, count, 0.0) + x } else { x });
         }
     }
 
     /// Writes the first `count` of `x` to elements `i, i + stride, ...`.
     ///
     /// # Safety
-    /// No other task reads or writes them meanwhile. (Bounds are checked.)
+    /// They exist, and no other task reads or writes them meanwhile.
     #[inline(always)]
-    pub(crate) unsafe fn scatter<S: Simd>(self, s: S, i: usize, stride: usize, count: usize, mut x: Lanes, mode: Mode) {
-        assert!(count <= LANES && (count == 0 || i + (count - 1) * stride < self.len));
-        if mode.accumulate {
-            // SAFETY: in bounds, as the caller promises exclusive.
-            let old = unsafe { self.src().gather(s, i, stride, count, 0.0) };
-            for l in 0..LANES {
-                x[l] += old[l];
+    pub(crate) unsafe fn scatter<S: Machine>(
+        self,
+        s: S,
+        i: usize,
+        stride: usize,
+        count: usize,
+        x: F32s<S>,
+        mode: Mode,
+    ) {
+        debug_assert!(count <= LANES && (count == 0 || i + (count - 1) * stride < self.len));
+        // SAFETY: in bounds, as the caller promises exclusive.
+        unsafe {
+            let x = if mode.accumulate { self.src().gather(s, i, stride, count, 0.0) + x } else { x };
+            if count == LANES {
+                return T::scatter(self.ptr.add(i), stride, x);
             }
-        }
-        for (l, value) in T::narrow(s, &x)[..count].iter().enumerate() {
-            // SAFETY: as above.
-            unsafe { *self.ptr.add(i + l * stride) = *value };
+            let mut lanes = [T::default(); LANES];
+            T::store(lanes.as_mut_ptr(), x);
+            for (l, lane) in lanes[..count].iter().enumerate() {
+                *self.ptr.add(i + l * stride) = *lane;
+            }
         }
     }
 }
@@ -208,39 +246,12 @@ impl Dst<'_, f32> {
     /// Writes one element.
     ///
     /// # Safety
-    /// No other task reads or writes it meanwhile. (Bounds are checked.)
+    /// It exists, and no other task reads or writes it meanwhile.
     #[inline(always)]
     pub(crate) unsafe fn set(self, i: usize, x: f32) {
-        assert!(i < self.len);
+        debug_assert!(i < self.len);
         // SAFETY: in bounds, as the caller promises exclusive.
         unsafe { *self.ptr.add(i) = x };
-    }
-}
-
-/// Writes past the caches; false, and nothing written, where the address is not aligned for it.
-///
-/// Sixteen-byte stores and not wider ones: large buffers from malloc start sixteen bytes into a page,
-/// and the write-combining buffers of the processor join the stores to whole lines all the same.
-#[inline(always)]
-fn stream<T: Element>(out: *mut [T; LANES], x: &[T; LANES]) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_stream_si128};
-        if !out.cast::<__m128i>().is_aligned() {
-            return false;
-        }
-        for k in 0..size_of::<[T; LANES]>() / 16 {
-            // SAFETY: `out` is valid for writes and aligned; SSE2 is the baseline of x86-64.
-            unsafe {
-                _mm_stream_si128(out.cast::<__m128i>().add(k), _mm_loadu_si128(x.as_ptr().cast::<__m128i>().add(k)))
-            };
-        }
-        true
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        let _ = (out, x);
-        false
     }
 }
 

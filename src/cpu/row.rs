@@ -4,11 +4,15 @@
 use std::mem::MaybeUninit;
 
 use super::mem::{Dst, Mode, Src};
-use super::simd::{LANES, Lanes, Simd, Span};
+use super::simd::{F32s, LANES, Lanes, Machine, Mask, Span};
 use crate::element::Element;
+use crate::element::storage::Storage;
 
 /// Classes up to which a row stays in the buffer: 32 KiB of f32.
 pub(crate) const KEEP: usize = 8192;
+
+/// Classes up to which the next row is asked for in advance.
+const PREFETCH_MAX: usize = 1 << 17;
 
 /// One row, and where its gradients go.
 pub(crate) struct Row<'a, T> {
@@ -26,17 +30,19 @@ pub(crate) struct Row<'a, T> {
 }
 
 /// A row between two looks at it. Not zeroed: for short rows that would take longer than the loss.
-pub(crate) struct Kept([MaybeUninit<Lanes>; KEEP / LANES]);
+pub(crate) struct Kept([MaybeUninit<f32>; KEEP]);
 
 impl Kept {
     pub(crate) fn new() -> Self {
-        Kept([MaybeUninit::uninit(); KEEP / LANES])
+        Kept([MaybeUninit::uninit(); KEEP])
     }
 
-    /// Keeps elements `k..k + 16`, `k` being a multiple of sixteen.
+    /// Keeps elements `k..k + 16`.
     #[inline(always)]
-    pub(crate) fn put(&mut self, k: usize, x: Lanes) {
-        self.0[k / LANES].write(x);
+    pub(crate) fn put<S: Machine>(&mut self, k: usize, x: F32s<S>) {
+        assert!(k <= KEEP - LANES);
+        // SAFETY: in bounds.
+        unsafe { f32::store(self.0.as_mut_ptr().add(k).cast(), x) }
     }
 
     /// Elements `k..k + 16`.
@@ -44,9 +50,10 @@ impl Kept {
     /// # Safety
     /// They have been put.
     #[inline(always)]
-    pub(crate) unsafe fn get(&self, k: usize) -> Lanes {
-        // SAFETY: the caller's promise.
-        unsafe { self.0[k / LANES].assume_init() }
+    pub(crate) unsafe fn get<S: Machine>(&self, s: S, k: usize) -> F32s<S> {
+        assert!(k <= KEEP - LANES);
+        // SAFETY: in bounds, and the caller's promise.
+        unsafe { f32::load(s, self.0.as_ptr().add(k).cast()) }
     }
 }
 
@@ -72,6 +79,18 @@ impl<T: Element> Row<'_, T> {
         self.classes <= KEEP
     }
 
+    /// Asks for classes `k..k + 32` of the next row, if rows are short enough for two of them in a cache. While
+    /// exponentials are computed, memory has nothing else to do.
+    #[inline(always)]
+    pub(crate) fn prefetch_next<S: Machine>(&self, s: S, k: usize) {
+        if self.input.stride == 1 && self.classes <= PREFETCH_MAX {
+            self.input.buffer.prefetch_later(s, self.input.base + self.classes + k);
+            if let RowTarget::Dense(target) = self.target {
+                target.prefetch_later(s, self.input.base + self.classes + k);
+            }
+        }
+    }
+
     /// Whether there is a gradient to compute.
     pub(crate) fn wants_grad(&self) -> bool {
         self.grad_input.is_some()
@@ -84,7 +103,7 @@ impl<T: Element> Row<'_, T> {
 
     /// Input elements `k..k + 16`, then `pad` past the last class.
     #[inline(always)]
-    pub(crate) fn input<S: Simd, P: Span>(&self, s: S, k: usize, p: P, pad: f32) -> Lanes {
+    pub(crate) fn input<S: Machine, P: Span>(&self, s: S, k: usize, p: P, pad: f32) -> F32s<S> {
         self.load(s, self.input.buffer, k, p, pad)
     }
 
@@ -97,15 +116,15 @@ impl<T: Element> Row<'_, T> {
 
     /// Dense targets of classes `k..k + 16`, then `pad`; zeros if the targets are not dense.
     #[inline(always)]
-    pub(crate) fn dense<S: Simd, P: Span>(&self, s: S, k: usize, p: P, pad: f32) -> Lanes {
+    pub(crate) fn dense<S: Machine, P: Span>(&self, s: S, k: usize, p: P, pad: f32) -> F32s<S> {
         match self.target {
             RowTarget::Dense(target) => self.load(s, target, k, p, pad),
-            _ => [0.0; LANES],
+            _ => s.zero(),
         }
     }
 
     #[inline(always)]
-    fn load<S: Simd, P: Span>(&self, s: S, src: Src<'_, T>, k: usize, p: P, pad: f32) -> Lanes {
+    fn load<S: Machine, P: Span>(&self, s: S, src: Src<'_, T>, k: usize, p: P, pad: f32) -> F32s<S> {
         let Strided { base, stride, .. } = self.input;
         // SAFETY: rows do not overlap, and a row belongs to one task.
         unsafe {
@@ -121,13 +140,13 @@ impl<T: Element> Row<'_, T> {
 
     /// Class weights of classes `k..k + 16`; 1 without, zero past the last class.
     #[inline(always)]
-    pub(crate) fn class_weights<P: Span>(&self, k: usize, p: P) -> Lanes {
-        let mut out = [1.0; LANES];
-        if let Some(w) = self.class_weight {
-            out[..p.count()].copy_from_slice(&w[k..k + p.count()]);
+    pub(crate) fn class_weights<S: Machine, P: Span>(&self, s: S, k: usize, p: P) -> F32s<S> {
+        match self.class_weight {
+            // SAFETY: nobody writes the weights.
+            Some(w) => unsafe { Src::new(w).load_upto(s, k, p.count(), 0.0) },
+            None if P::WHOLE => s.splat(1.0),
+            None => s.first(p.count()).pick(1.0, 0.0),
         }
-        out[p.count()..].fill(0.0);
-        out
     }
 
     /// The class weight of one class.
@@ -138,24 +157,26 @@ impl<T: Element> Row<'_, T> {
 
     /// Writes the gradient of classes `k..k + 16`.
     #[inline(always)]
-    pub(crate) fn put<S: Simd, P: Span>(&self, s: S, k: usize, p: P, grad: Lanes) {
+    pub(crate) fn put<S: Machine, P: Span>(&self, s: S, k: usize, p: P, grad: F32s<S>) {
         self.store(s, self.grad_input, k, p, grad);
     }
 
     /// Writes the gradient for the targets of classes `k..k + 16`.
     #[inline(always)]
-    pub(crate) fn put_target<S: Simd, P: Span>(&self, s: S, k: usize, p: P, grad: Lanes) {
+    pub(crate) fn put_target<S: Machine, P: Span>(&self, s: S, k: usize, p: P, grad: F32s<S>) {
         self.store(s, self.grad_target, k, p, grad);
     }
 
     #[inline(always)]
-    fn store<S: Simd, P: Span>(&self, s: S, out: Option<(Dst<'_, T>, Mode)>, k: usize, p: P, grad: Lanes) {
+    fn store<S: Machine, P: Span>(&self, s: S, out: Option<(Dst<'_, T>, Mode)>, k: usize, p: P, grad: F32s<S>) {
         let Some((dst, mode)) = out else { return };
         let Strided { base, stride, .. } = self.input;
         // SAFETY: rows do not overlap, and a row belongs to one task.
         unsafe {
             if P::WHOLE {
                 dst.store(s, base + k, grad, mode);
+            } else if stride == 1 {
+                dst.store_upto(s, base + k, p.count(), grad, mode);
             } else {
                 dst.scatter(s, base + k * stride, stride, p.count(), grad, mode);
             }
@@ -192,16 +213,17 @@ macro_rules! for_chunks {
 pub(crate) use for_chunks;
 
 /// Sixteen rows, one in each lane.
-pub(crate) struct Rows<'a, T> {
+pub(crate) struct Rows<'a, S: Machine, T> {
+    pub(crate) s: S,
     pub(crate) classes: usize,
     pub(super) input: Src<'a, T>,
     pub(super) target: RowTarget<'a, T>,
     /// The class of each row, -1 where it has none.
     pub(crate) index: [i32; LANES],
-    pub(super) ignored: [bool; LANES],
+    pub(super) ignored: Mask<S>,
     pub(crate) class_weight: Option<&'a [f32]>,
     /// What the gradients of each row are multiplied by.
-    pub(crate) scale: Lanes,
+    pub(crate) scale: F32s<S>,
     pub(super) grad_input: Option<(Dst<'a, T>, Mode)>,
     pub(super) grad_target: Option<(Dst<'a, T>, Mode)>,
     /// Room for them all.
@@ -213,7 +235,7 @@ pub(crate) struct Rows<'a, T> {
     pub(super) count: usize,
 }
 
-impl<T: Element> Rows<'_, T> {
+impl<S: Machine, T: Element> Rows<'_, S, T> {
     pub(crate) fn wants_grad(&self) -> bool {
         self.grad_input.is_some()
     }
@@ -228,68 +250,77 @@ impl<T: Element> Rows<'_, T> {
 
     /// Input of class `c`.
     #[inline(always)]
-    pub(crate) fn input<S: Simd>(&self, s: S, c: usize) -> Lanes {
-        self.load(s, self.input, c)
+    pub(crate) fn input(&self, c: usize) -> F32s<S> {
+        self.load(self.input, c)
     }
 
     /// Dense targets of class `c`.
     #[inline(always)]
-    pub(crate) fn dense<S: Simd>(&self, s: S, c: usize) -> Lanes {
+    pub(crate) fn dense(&self, c: usize) -> F32s<S> {
         match self.target {
-            RowTarget::Dense(target) => self.load(s, target, c),
-            _ => [0.0; LANES],
+            RowTarget::Dense(target) => self.load(target, c),
+            _ => self.s.zero(),
         }
+    }
+
+    /// The rows whose class is `c`.
+    #[inline(always)]
+    pub(crate) fn has_class(&self, c: usize) -> Mask<S> {
+        self.s.bits_of(&self.index.map(|i| i as u32)).eq(c as u32)
     }
 
     /// What was kept of class `c`.
     #[inline(always)]
-    pub(crate) fn kept(&self, c: usize) -> Lanes {
+    pub(crate) fn kept(&self, c: usize) -> F32s<S> {
         // SAFETY: every loss keeps every class in its first look.
-        unsafe { self.keep.get(c * LANES) }
+        unsafe { self.keep.get(self.s, c * LANES) }
     }
 
-    /// The class weight of an index; 1 where it is no class.
+    /// The class weight of each row's class; 1 where it has none.
     #[inline(always)]
-    pub(crate) fn class_weight_of(&self, index: i32) -> f32 {
-        self.class_weight.map_or(1.0, |w| w.get(index as usize).copied().unwrap_or(1.0))
+    pub(crate) fn class_weights_of_targets(&self) -> F32s<S> {
+        let Some(w) = self.class_weight else { return self.s.splat(1.0) };
+        let mut lanes: Lanes = [1.0; LANES];
+        for l in 0..LANES {
+            lanes[l] = w.get(self.index[l] as usize).copied().unwrap_or(1.0);
+        }
+        self.s.lanes(&lanes)
     }
 
     /// Writes the gradients of class `c`; those of ignored rows are zero.
     #[inline(always)]
-    pub(crate) fn put<S: Simd>(&self, s: S, c: usize, grad: Lanes) {
-        self.store(s, self.grad_input, c, grad);
+    pub(crate) fn put(&self, c: usize, grad: F32s<S>) {
+        self.store(self.grad_input, c, grad);
     }
 
     /// Writes the gradients for the targets of class `c`.
     #[inline(always)]
-    pub(crate) fn put_target<S: Simd>(&self, s: S, c: usize, grad: Lanes) {
-        self.store(s, self.grad_target, c, grad);
+    pub(crate) fn put_target(&self, c: usize, grad: F32s<S>) {
+        self.store(self.grad_target, c, grad);
     }
 
     #[inline(always)]
-    fn load<S: Simd>(&self, s: S, src: Src<'_, T>, c: usize) -> Lanes {
+    fn load(&self, src: Src<'_, T>, c: usize) -> F32s<S> {
         let at = self.base + c * self.class_stride;
         // SAFETY: rows do not overlap, and a row belongs to one task.
         unsafe {
             match self.row_stride {
-                1 => src.load_upto(s, at, self.count, 0.0),
-                stride => src.gather(s, at, stride, self.count, 0.0),
+                1 => src.load_upto(self.s, at, self.count, 0.0),
+                stride => src.gather(self.s, at, stride, self.count, 0.0),
             }
         }
     }
 
     #[inline(always)]
-    fn store<S: Simd>(&self, s: S, out: Option<(Dst<'_, T>, Mode)>, c: usize, mut grad: Lanes) {
+    fn store(&self, out: Option<(Dst<'_, T>, Mode)>, c: usize, grad: F32s<S>) {
         let Some((dst, mode)) = out else { return };
-        for l in 0..LANES {
-            grad[l] = if self.ignored[l] { 0.0 } else { grad[l] };
-        }
+        let grad = self.ignored.pick(0.0, grad);
         let at = self.base + c * self.class_stride;
         // SAFETY: rows do not overlap, and a row belongs to one task.
         unsafe {
             match self.row_stride {
-                1 => dst.store_upto(s, at, self.count, grad, mode),
-                stride => dst.scatter(s, at, stride, self.count, grad, mode),
+                1 => dst.store_upto(self.s, at, self.count, grad, mode.at(dst, at)),
+                stride => dst.scatter(self.s, at, stride, self.count, grad, mode),
             }
         }
     }

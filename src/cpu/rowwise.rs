@@ -7,12 +7,11 @@
 use super::mem::{Dst, Mode, Src, fence};
 use super::row::{Kept, Row, RowTarget, Rows, Strided, for_chunks};
 use super::scan::Scan;
-use super::simd::{Isa, Kernel, LANES, Lanes, Simd};
-use super::tiles::Tiles;
+use super::simd::{F32s, Isa, Kernel, LANES, Lanes, Machine};
+use super::tiles::{Tiles, sum_weights};
 use crate::call::{Output, Request};
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
-use crate::reduction::Denominators;
 use crate::shape::Shape;
 use crate::target::{Indices, Target};
 
@@ -37,7 +36,7 @@ pub(crate) trait Rowwise: Copy + Send + Sync {
     }
 
     /// The value of one row; writes its gradients. Must be `#[inline(always)]`.
-    fn row<S: Simd, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64;
+    fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64;
 
     /// Whether rows of this shape are better computed by `rows`. At most `KEEP / 16` classes are.
     fn side_by_side(_: Shape) -> bool {
@@ -46,8 +45,8 @@ pub(crate) trait Rowwise: Copy + Send + Sync {
 
     /// The values of sixteen rows at once, one in each lane. Must be `#[inline(always)]`.
     #[inline(always)]
-    fn rows<S: Simd, T: Element>(&self, _: S, _: &mut Rows<'_, T>) -> Lanes {
-        [0.0; LANES]
+    fn rows<S: Machine, T: Element>(&self, rows: &mut Rows<'_, S, T>) -> F32s<S> {
+        rows.s.zero()
     }
 }
 
@@ -101,33 +100,32 @@ pub(crate) fn run<T: Element, F: Rowwise>(loss: F, request: Request<'_, T>) -> R
     if indices.is_none() && loss.ignore_index().is_some_and(|i| i >= 0) {
         return Err(unsupported("an ignored class with dense targets"));
     }
-    let by_class = F::MEAN_BY_CLASS_WEIGHT && extras.class_weight.is_some();
     let class_weight = extras.class_weight;
-    let denominators = match indices {
-        Some(indices) => {
-            check_len("target", rows, indices.len())?;
-            let scan = Scan { indices, classes: shape.classes, ignore: loss.ignore_index() };
-            scan.check()?;
-            let of_class = |class: usize| class_weight.map_or(1.0, |w| f64::from(w[class]));
-            let of_row = |row: usize| weight.map_or(1.0, |(w, each)| f64::from(w[row / each]));
-            Denominators {
-                mean: scan.sum(|_, class| if by_class { of_class(class) } else { 1.0 }),
-                weighted: match (weight, class_weight) {
-                    (None, None) => scan.sum(|_, _| 1.0),
-                    _ => scan.sum(|row, class| of_row(row) * of_class(class)),
-                },
-            }
+    let scan = indices.map(|indices| Scan { indices, classes: shape.classes, ignore: loss.ignore_index() });
+    let counted = match &scan {
+        Some(scan) => {
+            check_len("target", rows, scan.indices.len())?;
+            scan.check()?
         }
-        None => Denominators {
-            mean: rows as f64,
-            weighted: weight.map_or(rows as f64, |(w, each)| super::tiles::sum_weights(w) * each as f64),
-        },
+        None => rows,
+    };
+    let mean = || match (&scan, class_weight) {
+        (Some(scan), Some(w)) if F::MEAN_BY_CLASS_WEIGHT => scan.sum(|_, class| f64::from(w[class])),
+        _ => counted as f64,
+    };
+    let weighted = || match (&scan, weight, class_weight) {
+        (None, Some((w, each)), _) => sum_weights(w) * each as f64,
+        (_, None, None) | (None, ..) => counted as f64,
+        (Some(scan), ..) => scan.sum(|row, class| {
+            let of_row = weight.map_or(1.0, |(w, each)| f64::from(w[row / each]));
+            of_row * class_weight.map_or(1.0, |w| f64::from(w[class]))
+        }),
     };
     let (mut losses, mut grad_output, mut denominator) = (None, None, 1.0);
     match request.output {
         Output::Reduced(reduction) => {
             reduction.check(rows)?;
-            denominator = reduction.denominator(&denominators);
+            denominator = reduction.denominator(mean, weighted);
         }
         Output::Unreduced { losses: l, grad_output: g } => {
             if let Some(l) = l {
@@ -170,7 +168,7 @@ impl<T: Element, F: Rowwise> Kernel for Tile<'_, '_, T, F> {
     type Output = f64;
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> f64 {
+    fn run<S: Machine>(self, s: S) -> f64 {
         let total = if F::side_by_side(self.plan.shape) { self.side_by_side(s) } else { self.one_by_one(s) };
         fence();
         total
@@ -179,7 +177,7 @@ impl<T: Element, F: Rowwise> Kernel for Tile<'_, '_, T, F> {
 
 impl<T: Element, F: Rowwise> Tile<'_, '_, T, F> {
     #[inline(always)]
-    fn one_by_one<S: Simd>(&self, s: S) -> f64 {
+    fn one_by_one<S: Machine>(&self, s: S) -> f64 {
         let &Tile { loss, plan, start, end } = self;
         let mut keep = [Kept::new(), Kept::new()];
         let shape = plan.shape;
@@ -192,15 +190,15 @@ impl<T: Element, F: Rowwise> Tile<'_, '_, T, F> {
                 target: plan.target,
                 class_weight: plan.class_weight,
                 scale,
-                grad_input: plan.grad_input,
-                grad_target: plan.grad_target,
+                grad_input: plan.grad_input.map(|(grad, mode)| (grad, mode.at(grad, plan.base(r)))),
+                grad_target: plan.grad_target.map(|(grad, mode)| (grad, mode.at(grad, plan.base(r)))),
                 keep: &mut keep,
             };
             let mut value = 0.0;
             let index = plan.indices.map(|i| i.get(r));
             if index.is_some() && index == loss.ignore_index() {
                 // Exactly zero, whatever the row holds.
-                for_chunks!(row, |k, p| { row.put(s, k, p, [0.0; LANES]) });
+                for_chunks!(row, |k, p| { row.put(s, k, p, s.zero()) });
             } else {
                 if let Some(index) = index {
                     row.target = RowTarget::Class(index as usize);
@@ -217,51 +215,53 @@ impl<T: Element, F: Rowwise> Tile<'_, '_, T, F> {
     }
 
     #[inline(always)]
-    fn side_by_side<S: Simd>(&self, s: S) -> f64 {
+    fn side_by_side<S: Machine>(&self, s: S) -> f64 {
         let &Tile { loss, plan, start, end } = self;
         let mut keep = Kept::new();
         let shape = plan.shape;
-        let (mut total, mut r) = (0.0, start);
+        let (mut total, mut r) = (s.zero_wide(), start);
         while r < end {
             // Not past the last position of a sample: the next row is elsewhere.
             let left = if shape.inner == 1 { end - r } else { (end - r).min(shape.inner - r % shape.inner) };
+            let count = left.min(LANES);
+            let (mut weights, mut scale): (Lanes, Lanes) = Default::default();
+            let (mut index, mut ignored) = ([-1; LANES], [false; LANES]);
+            for l in 0..count {
+                (weights[l], scale[l]) = plan.weight_and_scale(r + l);
+                if let Some(indices) = plan.indices {
+                    let i = indices.get(r + l);
+                    ignored[l] = Some(i) == loss.ignore_index();
+                    index[l] = if ignored[l] { -1 } else { i as i32 };
+                }
+            }
             let mut rows = Rows {
+                s,
                 classes: shape.classes,
                 input: plan.input,
                 target: plan.target,
-                index: [-1; LANES],
-                ignored: [false; LANES],
+                index,
+                ignored: s.mask(&ignored),
                 class_weight: plan.class_weight,
-                scale: [0.0; LANES],
+                scale: s.lanes(&scale),
                 grad_input: plan.grad_input,
                 grad_target: plan.grad_target,
                 keep: &mut keep,
                 base: plan.base(r),
                 row_stride: if shape.inner == 1 { shape.classes } else { 1 },
                 class_stride: shape.inner,
-                count: left.min(LANES),
+                count,
             };
-            let mut weights: Lanes = [0.0; LANES];
-            for l in 0..rows.count {
-                (weights[l], rows.scale[l]) = plan.weight_and_scale(r + l);
-                if let Some(indices) = plan.indices {
-                    let index = indices.get(r + l);
-                    rows.ignored[l] = Some(index) == loss.ignore_index();
-                    rows.index[l] = if rows.ignored[l] { -1 } else { index as i32 };
-                }
+            let values = loss.rows(&mut rows);
+            // Weight times value, but zero, whatever the row holds, where it is ignored.
+            let values = s.mask(&ignored).pick(0.0, values * s.lanes(&weights));
+            total = total + s.first(count).pick(values, 0.0).widen();
+            if let Some(losses) = plan.losses {
+                // SAFETY: rows `r..r + count` belong to this task.
+                unsafe { losses.store_upto(s, r, count, values, Mode::PLAIN) };
             }
-            let values = loss.rows(s, &mut rows);
-            for l in 0..rows.count {
-                let value = if rows.ignored[l] { 0.0 } else { values[l] * weights[l] };
-                total += f64::from(value);
-                if let Some(losses) = plan.losses {
-                    // SAFETY: row `r + l` belongs to this task.
-                    unsafe { losses.set(r + l, value) };
-                }
-            }
-            r += rows.count;
+            r += count;
         }
-        total
+        total.sum()
     }
 }
 

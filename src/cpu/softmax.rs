@@ -4,9 +4,8 @@
 //! (maximum and sum in one look) costs a second exponential an element and saves nothing where the
 //! row is in a cache by then.
 
-use super::math::Math;
-use super::row::{Row, for_chunks};
-use super::simd::{LANES, Lanes, Simd, Span, lanes};
+use super::row::{KEEP, Row, for_chunks};
+use super::simd::{F32s, F64s, LANES, Machine, Mask, Operand, Pair, Span, Whole};
 use crate::element::Element;
 
 /// Exponentials of a row, `e_k = exp(z_k - max)`, and their sum, kept in two parts.
@@ -27,11 +26,13 @@ pub(crate) struct Softmax {
 /// the baseline.)
 pub(crate) trait Logits: Copy + Send + Sync {
     /// Sixteen logits from class `k`, minus infinity past the last. Must be `#[inline(always)]`.
-    fn at<S: Simd, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> Lanes;
+    fn at<S: Machine, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> F32s<S>;
 
     /// Turns the gradients for these logits into gradients for the input.
     #[inline(always)]
-    fn chain<S: Simd, T: Element, P: Span>(self, _s: S, _row: &Row<'_, T>, _k: usize, _p: P, _grad: &mut Lanes) {}
+    fn chain<S: Machine, T: Element, P: Span>(self, _row: &Row<'_, T>, _k: usize, _p: P, grad: F32s<S>) -> F32s<S> {
+        grad
+    }
 }
 
 /// The input itself.
@@ -40,20 +41,65 @@ pub(crate) struct Input;
 
 impl Logits for Input {
     #[inline(always)]
-    fn at<S: Simd, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> Lanes {
+    fn at<S: Machine, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> F32s<S> {
         row.input(s, k, p, f32::NEG_INFINITY)
     }
 }
 
 /// What else is summed while the exponentials are.
-pub(crate) trait Visit<T> {
+pub(crate) trait Visit<S: Machine, T> {
     /// Sees `u = z - max` and `e = exp(u)` of sixteen classes. Must be `#[inline(always)]`.
-    fn visit<S: Simd, P: Span>(&mut self, s: S, row: &Row<'_, T>, k: usize, p: P, u: &Lanes, e: &Lanes);
+    fn visit<P: Span>(&mut self, row: &Row<'_, T>, k: usize, p: P, u: F32s<S>, e: F32s<S>);
+
+    /// A block has been seen: f32 sums go to f64. Must be `#[inline(always)]`.
+    fn end_block(&mut self);
 }
 
-impl<T> Visit<T> for () {
+impl<S: Machine, T> Visit<S, T> for () {
     #[inline(always)]
-    fn visit<S: Simd, P: Span>(&mut self, _: S, _: &Row<'_, T>, _: usize, _: P, _: &Lanes, _: &Lanes) {}
+    fn visit<P: Span>(&mut self, _: &Row<'_, T>, _: usize, _: P, _: F32s<S>, _: F32s<S>) {}
+    #[inline(always)]
+    fn end_block(&mut self) {}
+}
+
+/// A sum in f32 over a block, and in f64 over the blocks.
+#[derive(Clone, Copy)]
+pub(crate) struct BlockSum<S: Machine> {
+    block: F32s<S>,
+    total: F64s<S>,
+}
+
+impl<S: Machine> BlockSum<S> {
+    pub(crate) fn new(s: S) -> Self {
+        BlockSum { block: s.zero(), total: s.zero_wide() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn add(&mut self, x: F32s<S>) {
+        self.block = self.block + x;
+    }
+
+    #[inline(always)]
+    pub(crate) fn add_where(&mut self, mask: Mask<S>, x: impl Operand<S>) {
+        self.block = self.block.add_where(mask, x);
+    }
+
+    #[inline(always)]
+    pub(crate) fn end_block(&mut self) {
+        self.total = self.total + self.block.widen();
+        self.block = self.block.simd().zero();
+    }
+
+    #[inline(always)]
+    pub(crate) fn sum(self) -> f64 {
+        self.total.sum()
+    }
+
+    /// The total of each lane.
+    #[inline(always)]
+    pub(crate) fn lanes(self) -> F32s<S> {
+        self.total.narrow()
+    }
 }
 
 /// Classes whose exponentials are added in f32 before the sum goes to f64.
@@ -62,47 +108,55 @@ const BLOCK: usize = 8 * LANES;
 impl Softmax {
     /// Looks at the row twice; the exponentials stay in `row.keep[slot]` if they fit.
     #[inline(always)]
-    pub(crate) fn new<S: Simd, T: Element>(
+    pub(crate) fn new<S: Machine, T: Element>(
         s: S,
         row: &mut Row<'_, T>,
         slot: usize,
         logits: impl Logits,
-        visitor: &mut impl Visit<T>,
+        visitor: &mut impl Visit<S, T>,
     ) -> Self {
-        let (classes, fits) = (row.classes, row.fits());
-        let mut max = [f32::NEG_INFINITY; LANES];
+        let classes = row.classes;
+        let mut max = s.splat(f32::NEG_INFINITY);
         for_chunks!(row, |k, p| {
-            let z = logits.at(s, row, k, p);
-            for l in 0..LANES {
-                // NaN is passed over here and comes back through its exponential.
-                max[l] = if z[l] > max[l] { z[l] } else { max[l] };
-            }
-            if fits {
-                row.keep[slot].put(k, z);
-            }
+            // NaN is passed over here and comes back through its exponential.
+            max = max.or_larger(logits.at(s, row, k, p));
         });
-        let max = max.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+        let max = max.max_lane();
 
-        let (mut ones, mut rest) = ([0f64; LANES], [0f64; LANES]);
+        let (mut ones, mut rest) = (BlockSum::new(s), BlockSum::new(s));
+        let pair = Pair(s);
         for block in (0..classes).step_by(BLOCK) {
-            let (mut block_ones, mut block_rest) = ([0f32; LANES], [0f32; LANES]);
-            for_chunks!(row, block..classes.min(block + BLOCK), |k, p| {
-                let z = if fits { kept(row, slot, k) } else { logits.at(s, row, k, p) };
-                let u = s.sub_scalar(&z, max);
-                let e = lanes!(|l| s.exp_neg(u[l]));
-                let one = lanes!(|l| if e[l] == 1.0 { 1.0 } else { 0.0 });
-                let other = lanes!(|l| e[l] - one[l]);
-                s.add(&mut block_ones, &one);
-                s.add(&mut block_rest, &other);
-                if fits {
-                    row.keep[slot].put(k, e);
-                }
-                visitor.visit(s, row, k, p, &u, &e);
+            macro_rules! see {
+                ($k:expr, $p:expr, $u:expr, $e:expr) => {{
+                    let is_one = $e.eq(1.0);
+                    ones.add_where(is_one, 1.0);
+                    rest.add_where(!is_one, $e);
+                    // Where the row does not fit, what is kept is of no use, and costs less than to ask.
+                    row.keep[slot].put($k % KEEP, $e);
+                    visitor.visit(row, $k, $p, $u, $e);
+                }};
+            }
+            let end = classes.min(block + BLOCK);
+            let (whole, mut k) = (row.whole().min(end), block);
+            while k + 2 * LANES <= whole {
+                let z = pair.join(logits.at(s, row, k, Whole), logits.at(s, row, k + LANES, Whole));
+                row.prefetch_next(s, k);
+                let u = z - max;
+                let ((u0, u1), (e0, e1)) = (pair.split(u), pair.split(u.exp_neg()));
+                see!(k, Whole, u0, e0);
+                see!(k + LANES, Whole, u1, e1);
+                k += 2 * LANES;
+            }
+            for_chunks!(row, k..end, |k, p| {
+                let u = logits.at(s, row, k, p) - max;
+                let e = u.exp_neg();
+                see!(k, p, u, e);
             });
-            s.add_wide(&mut ones, &block_ones);
-            s.add_wide(&mut rest, &block_rest);
+            ones.end_block();
+            rest.end_block();
+            visitor.end_block();
         }
-        Softmax { max, ones: ones.iter().sum(), rest: rest.iter().sum() }
+        Softmax { max, ones: ones.sum(), rest: rest.sum() }
     }
 
     /// Whether one class has more than half of the probability. Its exponential is 1, and no other is.
@@ -120,7 +174,7 @@ impl Softmax {
     /// `ln(sum)`: the log-sum-exp less the maximum, never negative.
     #[inline(always)]
     pub(crate) fn ln_sum(&self) -> f64 {
-        self.ones.ln() + (self.rest / self.ones).ln_1p()
+        if self.ones == 1.0 { self.rest.ln_1p() } else { self.ones.ln() + (self.rest / self.ones).ln_1p() }
     }
 
     /// The log-sum-exp.
@@ -136,26 +190,29 @@ impl Softmax {
         others / self.sum()
     }
 
+    /// The exponentials of classes `k..k + 16` of a row that fits.
+    #[inline(always)]
+    pub(crate) fn kept<S: Machine, T: Element>(&self, s: S, row: &Row<'_, T>, slot: usize, k: usize) -> F32s<S> {
+        assert!(row.fits() && k < row.classes);
+        // SAFETY: `new` puts every element of a row before this is called.
+        unsafe { row.keep[slot].get(s, k) }
+    }
+
     /// The exponentials of classes `k..k + 16`, kept or computed again.
     #[inline(always)]
-    pub(crate) fn exp<S: Simd, T: Element, P: Span>(
+    pub(crate) fn exp<S: Machine, T: Element, P: Span>(
         &self,
         s: S,
         row: &Row<'_, T>,
         slot: usize,
         (k, p): (usize, P),
         logits: impl Logits,
-    ) -> Lanes {
+    ) -> F32s<S> {
         if row.fits() {
-            return kept(row, slot, k);
+            // SAFETY: `new` puts every element of a row that fits before this is called.
+            unsafe { row.keep[slot].get(s, k) }
+        } else {
+            (logits.at(s, row, k, p) - self.max).exp_neg()
         }
-        let z = logits.at(s, row, k, p);
-        lanes!(|l| s.exp_neg(z[l] - self.max))
     }
-}
-
-#[inline(always)]
-fn kept<T>(row: &Row<'_, T>, slot: usize, k: usize) -> Lanes {
-    // SAFETY: `Softmax::new` puts every element of a row that fits before this is called.
-    unsafe { row.keep[slot].get(k) }
 }

@@ -1,7 +1,6 @@
 use crate::call::elementwise_methods;
 use crate::cpu::elementwise::{Point, Pointwise};
-use crate::cpu::math::Math;
-use crate::cpu::simd::Simd;
+use crate::cpu::simd::{F32s, Simd};
 use crate::error::{Result, check_option};
 use crate::loss::{elementwise_loss, logistic};
 use crate::params::{BceParams, BceWithLogitsParams};
@@ -68,41 +67,39 @@ impl Pointwise for Bce {
     const GRAD_TARGET: bool = true;
 
     #[inline(always)]
-    fn eval<S: Simd>(&self, s: S, x: f32, t: f32, _: f32) -> Point {
+    fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
         let t = smooth(t, self.0.smoothing);
         let c = self.clip(x);
-        let (ln_x, ln_1mx) = self.logs(s, c);
+        let (ln_x, ln_1mx) = logs(c);
+        let variance = (c * (1.0 - c)).at_least(1e-12);
+        let slope = (c - t).over(variance);
         // 0 < epsilon: a clipped input has no gradient. 0 = epsilon: an impossible one has NaN.
-        let outside = if self.0.epsilon > 0.0 && !x.is_nan() { 0.0 } else { f32::NAN };
-        let variance = c * (1.0 - c);
-        let slope = (c - t) / if variance < 1e-12 { 1e-12 } else { variance };
-        Point {
-            value: -(t * ln_x + (1.0 - t) * ln_1mx),
-            grad: if x >= self.0.epsilon && x <= 1.0 - self.0.epsilon { slope } else { outside },
-        }
+        let outside = if self.0.epsilon > 0.0 { x.is_nan().pick(f32::NAN, 0.0) } else { x.simd().splat(f32::NAN) };
+        let inside = x.ge(self.0.epsilon) & x.le(1.0 - self.0.epsilon);
+        Point { value: -t.mul_add(ln_x, (1.0 - t) * ln_1mx), grad: inside.pick(slope, outside) }
     }
 
     #[inline(always)]
-    fn grad_target<S: Simd>(&self, s: S, x: f32, _: f32, _: f32) -> f32 {
-        let (ln_x, ln_1mx) = self.logs(s, self.clip(x));
+    fn grad_target<S: Simd>(&self, x: F32s<S>, _: F32s<S>, _: F32s<S>) -> F32s<S> {
+        let (ln_x, ln_1mx) = logs(self.clip(x));
         (1.0 - self.0.smoothing) * (ln_1mx - ln_x)
     }
 }
 
 impl Bce {
     #[inline(always)]
-    fn clip(&self, x: f32) -> f32 {
+    fn clip<S: Simd>(&self, x: F32s<S>) -> F32s<S> {
         let BceParams { epsilon, .. } = self.0;
         // With epsilon = 0 an impossible input must stay one, and its logarithm NaN.
-        let low = if x < epsilon && epsilon > 0.0 { epsilon } else { x };
-        if x > 1.0 - epsilon && epsilon > 0.0 { 1.0 - epsilon } else { low }
+        if epsilon > 0.0 { x.at_least(epsilon).at_most(1.0 - epsilon) } else { x }
     }
+}
 
-    #[inline(always)]
-    fn logs<S: Simd>(&self, s: S, x: f32) -> (f32, f32) {
-        let (ln_x, ln_1mx) = (s.ln(x), s.ln_1p(-x));
-        (if ln_x < -100.0 { -100.0 } else { ln_x }, if ln_1mx < -100.0 { -100.0 } else { ln_1mx })
-    }
+/// `max(ln x, -100)` and `max(ln(1 - x), -100)`; NaN outside `[0, 1]`.
+#[inline(always)]
+fn logs<S: Simd>(x: F32s<S>) -> (F32s<S>, F32s<S>) {
+    let (ln_x, ln_1mx) = x.ln_and_ln_of_rest();
+    (ln_x.at_least(-100.0), ln_1mx.at_least(-100.0))
 }
 
 elementwise_loss!(Bce);
@@ -173,17 +170,20 @@ impl Pointwise for BceWithLogits {
     const CLASS_WEIGHT: bool = true;
 
     #[inline(always)]
-    fn eval<S: Simd>(&self, s: S, x: f32, t: f32, class_weight: f32) -> Point {
+    fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, class_weight: F32s<S>) -> Point<S> {
         let t = smooth(t, self.0.smoothing);
         let (neg, pos) = (1.0 - t, self.0.pos_weight * class_weight * t);
-        let l = logistic(s, x);
-        Point { value: neg * l.softplus + pos * l.softplus_neg, grad: neg * l.sigmoid - pos * l.sigmoid_neg }
+        let l = logistic(x);
+        Point { value: l.cost(neg, pos), grad: l.slope(neg, pos) }
     }
 
     #[inline(always)]
-    fn grad_target<S: Simd>(&self, s: S, x: f32, _: f32, class_weight: f32) -> f32 {
-        let l = logistic(s, x);
-        (1.0 - self.0.smoothing) * (self.0.pos_weight * class_weight * l.softplus_neg - l.softplus)
+    fn grad_target<S: Simd>(&self, x: F32s<S>, _: F32s<S>, class_weight: F32s<S>) -> F32s<S> {
+        let pos = self.0.pos_weight * class_weight;
+        // One is the soft part alone, the other has |x| as well, which must not go through a product with zero.
+        let l = logistic(x);
+        let gap = l.positive.pick(pos * l.soft - (l.soft + l.abs), pos * (l.soft + l.abs) - l.soft);
+        (1.0 - self.0.smoothing) * gap
     }
 }
 
@@ -192,8 +192,8 @@ elementwise_methods!(BceWithLogits);
 
 /// Keras's smoothing of a binary target.
 #[inline(always)]
-fn smooth(t: f32, smoothing: f32) -> f32 {
-    t * (1.0 - smoothing) + 0.5 * smoothing
+fn smooth<S: Simd>(t: F32s<S>, smoothing: f32) -> F32s<S> {
+    t.mul_add(1.0 - smoothing, 0.5 * smoothing)
 }
 
 /// A smoothing must leave something of the target, or at most nothing.

@@ -1,9 +1,8 @@
 use crate::call::{AnyRequest, Loss, Run, class_methods, for_request};
-use crate::cpu::math::Math;
 use crate::cpu::row::{Row, RowTarget, Rows, for_chunks};
 use crate::cpu::rowwise::{self, Rowwise};
-use crate::cpu::simd::{LANES, Lanes, Simd, Span, lanes};
-use crate::cpu::softmax::{Input, Logits, Softmax, Visit};
+use crate::cpu::simd::{F32s, LANES, Machine, Part, Span};
+use crate::cpu::softmax::{BlockSum, Input, Logits, Softmax, Visit};
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::bce::check_smoothing;
@@ -126,20 +125,18 @@ struct WithLogits<G> {
 impl<G> WithLogits<G> {
     /// The weights that the targets of sixteen rows put on class `c`.
     #[inline(always)]
-    fn weights<S: Simd, T: Element>(
+    fn weights<S: Machine, T: Element>(
         &self,
-        s: S,
-        rows: &Rows<'_, T>,
+        rows: &Rows<'_, S, T>,
         c: usize,
-        on_target: &Lanes,
+        on_target: F32s<S>,
         on_all: f32,
-    ) -> Lanes {
+    ) -> F32s<S> {
         let w = rows.class_weight.map_or(1.0, |w| w[c]);
         if rows.is_dense() {
-            let q = rows.dense(s, c);
-            lanes!(|l| w * (on_target[l] * q[l] + on_all))
+            w * (on_target * rows.dense(c) + on_all)
         } else {
-            lanes!(|l| w * on_all + if rows.index[l] == c as i32 { on_target[l] } else { 0.0 })
+            rows.has_class(c).pick(on_target, 0.0) + w * on_all
         }
     }
 }
@@ -152,22 +149,17 @@ struct Capped {
 
 impl Logits for Capped {
     #[inline(always)]
-    fn at<S: Simd, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> Lanes {
+    fn at<S: Machine, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> F32s<S> {
         let z = row.input(s, k, p, f32::NEG_INFINITY);
+        let capped = self.softcap * (z * (1.0 / self.softcap)).tanh();
         // Past the last class minus infinity must stay what it is.
-        lanes!(|l| {
-            let capped = self.softcap * s.tanh(z[l] / self.softcap);
-            if k + l < row.classes { capped } else { z[l] }
-        })
+        if P::WHOLE { capped } else { s.first(p.count()).pick(capped, z) }
     }
 
     #[inline(always)]
-    fn chain<S: Simd, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P, grad: &mut Lanes) {
-        let z = row.input(s, k, p, 0.0);
-        for l in 0..LANES {
-            let bent = s.tanh(z[l] / self.softcap);
-            grad[l] *= 1.0 - bent * bent;
-        }
+    fn chain<S: Machine, T: Element, P: Span>(self, row: &Row<'_, T>, k: usize, p: P, grad: F32s<S>) -> F32s<S> {
+        let bent = (row.input(grad.simd(), k, p, 0.0) * (1.0 / self.softcap)).tanh();
+        grad * (1.0 - bent * bent)
     }
 }
 
@@ -189,167 +181,216 @@ impl<G: Logits> Rowwise for WithLogits<G> {
 
     /// `row`, sixteen times: the same formulas, in f32 lanes.
     #[inline(always)]
-    fn rows<S: Simd, T: Element>(&self, s: S, rows: &mut Rows<'_, T>) -> Lanes {
+    fn rows<S: Machine, T: Element>(&self, rows: &mut Rows<'_, S, T>) -> F32s<S> {
         let CrossEntropyParams { smoothing, z_loss, softcap } = self.loss.params;
-        let classes = rows.classes;
-        let mut max = [f32::NEG_INFINITY; LANES];
+        let (s, classes) = (rows.s, rows.classes);
+        let mut max = s.splat(f32::NEG_INFINITY);
         for c in 0..classes {
-            let mut z = rows.input(s, c);
-            if softcap != 0.0 {
-                z = lanes!(|l| softcap * s.tanh(z[l] / softcap));
-            }
-            max = lanes!(|l| if z[l] > max[l] { z[l] } else { max[l] });
+            let z = rows.input(c);
+            let z = if softcap == 0.0 { z } else { softcap * (z / softcap).tanh() };
+            max = max.or_larger(z);
             rows.keep.put(c * LANES, z);
         }
         // The weight of the target's class; where the target is dense the index is no class.
-        let on_target = lanes!(|l| (1.0 - smoothing) * rows.class_weight_of(rows.index[l]));
+        let on_target = (1.0 - smoothing) * rows.class_weights_of_targets();
         let on_all = smoothing / classes as f32;
-        // ones, rest, mass and cost: in f32 for eight classes, then in f64
-        let mut total = [[0f64; LANES]; 4];
+        let [mut ones, mut rest, mut mass, mut cost] = [BlockSum::new(s); 4];
         for block in (0..classes).step_by(8) {
-            let (mut ones, mut rest, mut mass, mut cost): (Lanes, Lanes, Lanes, Lanes) = Default::default();
             for c in block..classes.min(block + 8) {
-                let (z, a) = (rows.kept(c), self.weights(s, rows, c, &on_target, on_all));
-                let u = lanes!(|l| z[l] - max[l]);
-                let e = lanes!(|l| s.exp_neg(u[l]));
-                let one = lanes!(|l| if e[l] == 1.0 { 1.0 } else { 0.0 });
-                let other = lanes!(|l| e[l] - one[l]);
-                let term = lanes!(|l| if a[l] == 0.0 { 0.0 } else { -a[l] * u[l] });
-                s.add(&mut ones, &one);
-                s.add(&mut rest, &other);
-                s.add(&mut mass, &a);
-                s.add(&mut cost, &term);
+                let a = self.weights(rows, c, on_target, on_all);
+                let u = rows.kept(c) - max;
+                let e = u.exp_neg();
+                let is_one = e.eq(1.0);
+                ones.add_where(is_one, 1.0);
+                rest.add_where(!is_one, e);
+                mass.add(a);
+                // Zero times minus infinity is a masked class that the target does not ask for.
+                cost.add_where(!a.eq(0.0), -a * u);
                 rows.keep.put(c * LANES, e);
             }
-            for (total, sum) in total.iter_mut().zip([&ones, &rest, &mass, &cost]) {
-                s.add_wide(total, sum);
+            for sum in [&mut ones, &mut rest, &mut mass, &mut cost] {
+                sum.end_block();
             }
         }
-        let [ones, rest, mass, cost] = total;
-        let (ones, rest) = (lanes!(|l| ones[l] as f32), lanes!(|l| rest[l] as f32));
-        let (mass, cost) = (lanes!(|l| mass[l] as f32), lanes!(|l| cost[l] as f32));
-        let ln_sum = lanes!(|l| s.ln(ones[l]) + s.ln_1p(rest[l] / ones[l]));
-        let lse = lanes!(|l| max[l] + ln_sum[l]);
-        let value = lanes!(|l| {
-            let value = mass[l] * ln_sum[l] + cost[l];
-            if z_loss == 0.0 { value } else { value + z_loss * lse[l] * lse[l] }
-        });
+        let [ones, rest, mass, cost] = [ones.lanes(), rest.lanes(), mass.lanes(), cost.lanes()];
+        let ln_sum = ones.ln() + (rest / ones).ln_1p();
+        let lse = max + ln_sum;
+        let value = mass * ln_sum + cost;
+        let value = if z_loss == 0.0 { value } else { value + z_loss * lse * lse };
         if rows.wants_grad_target() {
             for c in 0..classes {
-                let (e, w) = (rows.kept(c), rows.class_weight.map_or(1.0, |w| w[c]));
-                // ln e, but where it has underflowed
-                let z = rows.input(s, c);
-                let z = if softcap == 0.0 { z } else { lanes!(|l| softcap * s.tanh(z[l] / softcap)) };
-                let grad = lanes!(|l| {
-                    let factor = w * (1.0 - smoothing) * rows.scale[l];
-                    let slope = factor * (ln_sum[l] + (max[l] - z[l]));
-                    if factor == 0.0 && !e[l].is_nan() { 0.0 } else { slope }
-                });
-                rows.put_target(s, c, grad);
+                let z = rows.input(c);
+                let z = if softcap == 0.0 { z } else { softcap * (z / softcap).tanh() };
+                let factor = rows.class_weight.map_or(1.0, |w| w[c]) * (1.0 - smoothing) * rows.scale;
+                let grad = factor * (ln_sum + (max - z));
+                // Zero times infinity is zero, but NaN stays.
+                let none = factor.eq(0.0) & !rows.kept(c).is_nan();
+                rows.put_target(c, none.pick(0.0, grad));
             }
         }
         if rows.wants_grad() {
-            let pull = lanes!(|l| 2.0 * z_loss * lse[l]);
-            let inv = lanes!(|l| 1.0 / (ones[l] + rest[l]));
-            let miss = lanes!(|l| (ones[l] - 1.0 + rest[l]) * inv[l]);
-            let slope = lanes!(|l| (mass[l] + pull[l]) * inv[l]);
-            let top = lanes!(|l| pull[l] * (1.0 - miss[l]) - mass[l] * miss[l]);
+            let pull = 2.0 * z_loss * lse;
+            let sum = ones + rest;
+            let inv = 1.0 / sum;
+            let miss = (ones - 1.0 + rest) * inv;
+            let slope = (mass + pull) * inv;
+            let top = pull * (1.0 - miss) - mass * miss;
+            let leads = sum.lt(2.0);
             for c in 0..classes {
-                let (e, a) = (rows.kept(c), self.weights(s, rows, c, &on_target, on_all));
-                let mut grad = lanes!(|l| {
-                    let near_one = (mass[l] - a[l]) + top[l];
-                    let usual = e[l] * slope[l] - a[l];
-                    rows.scale[l] * if e[l] == 1.0 && ones[l] + rest[l] < 2.0 { near_one } else { usual }
-                });
+                let (e, a) = (rows.kept(c), self.weights(rows, c, on_target, on_all));
+                let mut grad = rows.scale * (e.eq(1.0) & leads).pick((mass - a) + top, e * slope - a);
                 if softcap != 0.0 {
-                    let z = rows.input(s, c);
-                    let bent = lanes!(|l| s.tanh(z[l] / softcap));
-                    grad = lanes!(|l| grad[l] * (1.0 - bent[l] * bent[l]));
+                    let bent = (rows.input(c) / softcap).tanh();
+                    grad = grad * (1.0 - bent * bent);
                 }
-                rows.put(s, c, grad);
+                rows.put(c, grad);
             }
         }
         value
     }
 
     #[inline(always)]
-    fn row<S: Simd, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
-        let CrossEntropyParams { smoothing, z_loss, .. } = self.loss.params;
-        let logits = self.logits;
-        let weights = TargetWeights::new(row, smoothing);
-        let mut sums = TargetSums { weights, mass: [0.0; LANES], cost: [0.0; LANES] };
-        let softmax = Softmax::new(s, row, 0, logits, &mut sums);
-        let (mass, cost): (f64, f64) = (sums.mass.iter().sum(), sums.cost.iter().sum());
-        let lse = softmax.lse();
-        let value = mass * softmax.ln_sum() + cost;
-        let value = if z_loss == 0.0 { value } else { value + f64::from(z_loss) * lse * lse };
-
-        // Before the gradient of the input, which in place overwrites the logits.
-        if row.wants_grad_target() {
-            let (ln_sum, max) = (softmax.ln_sum() as f32, softmax.max);
-            for_chunks!(row, |k, p| {
-                let (z, w) = (logits.at(s, row, k, p), row.class_weights(k, p));
-                let grad = lanes!(|l| {
-                    let factor = w[l] * (1.0 - smoothing) * row.scale;
-                    if factor == 0.0 { 0.0 } else { factor * (ln_sum + (max - z[l])) }
-                });
-                row.put_target(s, k, p, grad);
-            });
+    fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
+        match row.target {
+            RowTarget::Class(t) if self.loss.params.smoothing == 0.0 => self.hard_row(s, row, t),
+            _ => self.soft_row(s, row),
         }
-        if row.wants_grad() {
-            // dl/dz = p (mass + pull) - a, and where p is near 1 the same as (mass - a) - mass (1 - p) + pull p.
-            // That is, of one class at most; where none leads, this form would be the one that cancels.
-            let scale = f64::from(row.scale);
-            let pull = 2.0 * f64::from(z_loss) * lse;
-            let miss = softmax.miss(1.0);
-            let slope = ((mass + pull) / softmax.sum() * scale) as f32;
-            let top = ((pull * (1.0 - miss) - mass * miss) * scale) as f32;
-            let (mass, scale) = (mass as f32, row.scale);
-            let top_e = if softmax.one_class_leads() { 1.0 } else { f32::NAN };
-            for_chunks!(row, |k, p| {
-                let e = softmax.exp(s, row, 0, (k, p), logits);
-                let mut grad: Lanes = [0.0; LANES];
-                if weights.some(k) {
-                    let a = weights.at(s, row, k, p);
-                    for l in 0..LANES {
-                        let near_one = (mass - a[l]) * scale + top;
-                        let usual = e[l] * slope - a[l] * scale;
-                        grad[l] = if e[l] == top_e { near_one } else { usual };
-                    }
-                } else {
-                    for l in 0..LANES {
-                        grad[l] = e[l] * slope;
-                    }
-                }
-                logits.chain(s, row, k, p, &mut grad);
-                row.put(s, k, p, grad);
-            });
-        }
-        value
     }
 }
 
 class_methods!(CrossEntropy);
 
-/// `sum a` and `sum a (max - z)`.
-struct TargetSums<'a, T> {
-    weights: TargetWeights<'a, T>,
-    mass: [f64; LANES],
-    cost: [f64; LANES],
+/// What the gradient of a row needs: with `m = sum_j a_j + 2 z_loss lse` it is `p_k m - a_k`.
+///
+/// Where p is near 1 that is the difference of two close numbers, and the same as
+/// `(sum a - a) - sum a (1 - p) + 2 z_loss lse p`. That is of one class at most; where none leads, this form would be
+/// the one that cancels.
+struct Slopes {
+    mass: f32,
+    scale: f32,
+    slope: f32,
+    top: f32,
+    /// The exponential of the leading class; NaN where none leads.
+    top_e: f32,
 }
 
-impl<T: Element> Visit<T> for TargetSums<'_, T> {
+impl Slopes {
     #[inline(always)]
-    fn visit<S: Simd, P: Span>(&mut self, s: S, row: &Row<'_, T>, k: usize, p: P, u: &Lanes, _: &Lanes) {
-        if self.weights.some(k) {
-            let a = self.weights.at(s, row, k, p);
-            // Zero times minus infinity is a masked class that the target does not ask for.
-            let u = lanes!(|l| if a[l] == 0.0 { 0.0 } else { u[l] });
-            s.add_wide(&mut self.mass, &a);
-            for l in 0..LANES {
-                self.cost[l] -= f64::from(a[l]) * f64::from(u[l]);
-            }
+    fn new(softmax: &Softmax, mass: f64, z_loss: f32, scale: f32) -> Self {
+        let pull = 2.0 * f64::from(z_loss) * softmax.lse();
+        let miss = softmax.miss(1.0);
+        Slopes {
+            mass: mass as f32,
+            scale,
+            slope: ((mass + pull) / softmax.sum() * f64::from(scale)) as f32,
+            top: ((pull * (1.0 - miss) - mass * miss) * f64::from(scale)) as f32,
+            top_e: if softmax.one_class_leads() { 1.0 } else { f32::NAN },
         }
+    }
+
+    /// The gradient of classes with these exponentials and weights.
+    #[inline(always)]
+    fn at<S: Machine>(&self, e: F32s<S>, a: F32s<S>) -> F32s<S> {
+        e.eq(self.top_e).pick((self.mass - a) * self.scale + self.top, e * self.slope - a * self.scale)
+    }
+}
+
+impl<G: Logits> WithLogits<G> {
+    /// A row whose target is one class.
+    #[inline(always)]
+    fn hard_row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>, t: usize) -> f64 {
+        let (z_loss, logits) = (self.loss.params.z_loss, self.logits);
+        // The chunk that the target is in.
+        let (at, near) = (t - t % LANES, Part(LANES.min(row.classes - (t - t % LANES))));
+        let weight = row.class_weight_at(t);
+        let u = logits.at(s, row, at, near).to_array()[t % LANES];
+        let softmax = Softmax::new(s, row, 0, logits, &mut ());
+        let mass = f64::from(weight);
+        // Zero times minus infinity is a masked class that the target does not ask for.
+        let cost = if weight == 0.0 { 0.0 } else { mass * (f64::from(softmax.max) - f64::from(u)) };
+        if row.wants_grad() {
+            let slopes = Slopes::new(&softmax, mass, z_loss, row.scale);
+            macro_rules! others {
+                ($range:expr) => {
+                    if row.fits() {
+                        for_chunks!(row, $range, |k, p| {
+                            let e = softmax.kept(s, row, 0, k);
+                            row.put(s, k, p, logits.chain(row, k, p, e * slopes.slope));
+                        });
+                    } else {
+                        for_chunks!(row, $range, |k, p| {
+                            let e = (logits.at(s, row, k, p) - softmax.max).exp_neg();
+                            row.put(s, k, p, logits.chain(row, k, p, e * slopes.slope));
+                        });
+                    }
+                };
+            }
+            others!(0..at);
+            let e = (logits.at(s, row, at, near) - softmax.max).exp_neg();
+            let grad = slopes.at(e, s.only(t - at).pick(weight, 0.0));
+            row.put(s, at, near, logits.chain(row, at, near, grad));
+            others!((at + LANES).min(row.classes)..row.classes);
+        }
+        Self::value(&softmax, mass, cost, z_loss)
+    }
+
+    /// A row whose target has weight on many classes.
+    #[inline(always)]
+    fn soft_row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
+        let CrossEntropyParams { smoothing, z_loss, .. } = self.loss.params;
+        let logits = self.logits;
+        let weights = TargetWeights::new(row, smoothing);
+        let mut sums = TargetSums { weights, mass: BlockSum::new(s), cost: BlockSum::new(s) };
+        let softmax = Softmax::new(s, row, 0, logits, &mut sums);
+        let (mass, cost) = (sums.mass.sum(), sums.cost.sum());
+        // Before the gradient of the input, which in place overwrites the logits.
+        if row.wants_grad_target() {
+            let (ln_sum, max) = (softmax.ln_sum() as f32, softmax.max);
+            for_chunks!(row, |k, p| {
+                let (z, w) = (logits.at(s, row, k, p), row.class_weights(s, k, p));
+                let factor = w * (1.0 - smoothing) * row.scale;
+                row.put_target(s, k, p, factor.eq(0.0).pick(0.0, factor * (ln_sum + (max - z))));
+            });
+        }
+        if row.wants_grad() {
+            let slopes = Slopes::new(&softmax, mass, z_loss, row.scale);
+            for_chunks!(row, |k, p| {
+                let e = softmax.exp(s, row, 0, (k, p), logits);
+                let grad = slopes.at(e, weights.at(s, row, k, p));
+                row.put(s, k, p, logits.chain(row, k, p, grad));
+            });
+        }
+        Self::value(&softmax, mass, cost, z_loss)
+    }
+
+    #[inline(always)]
+    fn value(softmax: &Softmax, mass: f64, cost: f64, z_loss: f32) -> f64 {
+        let lse = softmax.lse();
+        let value = mass * softmax.ln_sum() + cost;
+        if z_loss == 0.0 { value } else { value + f64::from(z_loss) * lse * lse }
+    }
+}
+
+/// `sum a` and `sum a (max - z)`.
+struct TargetSums<'a, S: Machine, T> {
+    weights: TargetWeights<'a, T>,
+    mass: BlockSum<S>,
+    cost: BlockSum<S>,
+}
+
+impl<S: Machine, T: Element> Visit<S, T> for TargetSums<'_, S, T> {
+    #[inline(always)]
+    fn visit<P: Span>(&mut self, row: &Row<'_, T>, k: usize, p: P, u: F32s<S>, _: F32s<S>) {
+        let a = self.weights.at(u.simd(), row, k, p);
+        self.mass.add(a);
+        // Zero times minus infinity is a masked class that the target does not ask for.
+        self.cost.add_where(!a.eq(0.0), -a * u);
+    }
+
+    #[inline(always)]
+    fn end_block(&mut self) {
+        self.mass.end_block();
+        self.cost.end_block();
     }
 }
 
@@ -388,23 +429,12 @@ impl<'a, T: Element> TargetWeights<'a, T> {
 
     /// The weights of classes `k..k + 16`, zero past the last class.
     #[inline(always)]
-    pub(crate) fn at<S: Simd, P: Span>(&self, s: S, row: &Row<'_, T>, k: usize, p: P) -> Lanes {
-        let mut a = row.class_weights(k, p);
+    pub(crate) fn at<S: Machine, P: Span>(&self, s: S, row: &Row<'_, T>, k: usize, p: P) -> F32s<S> {
+        let w = row.class_weights(s, k, p);
         match self.target {
-            RowTarget::Dense(_) => {
-                let q = row.dense(s, k, p, 0.0);
-                for l in 0..LANES {
-                    a[l] *= self.on_target * q[l] + self.on_all;
-                }
-            }
-            RowTarget::Class(t) => {
-                for l in 0..LANES {
-                    a[l] *= self.on_all;
-                    a[l] += if k + l == t { self.on_target } else { 0.0 };
-                }
-            }
-            RowTarget::Nothing => a = [0.0; LANES],
+            RowTarget::Dense(_) => w * (self.on_target * row.dense(s, k, p, 0.0) + self.on_all),
+            RowTarget::Class(t) => w * self.on_all + s.only(t.wrapping_sub(k)).pick(self.on_target, 0.0),
+            RowTarget::Nothing => s.zero(),
         }
-        a
     }
 }

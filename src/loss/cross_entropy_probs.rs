@@ -1,8 +1,7 @@
 use crate::call::class_methods;
-use crate::cpu::math::Math;
 use crate::cpu::row::{Row, for_chunks};
 use crate::cpu::rowwise::Rowwise;
-use crate::cpu::simd::{LANES, Simd, lanes};
+use crate::cpu::simd::{F32s, Machine, Mask};
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::bce::check_smoothing;
@@ -85,60 +84,59 @@ impl Rowwise for CrossEntropyProbs {
     }
 
     #[inline(always)]
-    fn row<S: Simd, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
+    fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
         let CrossEntropyProbsParams { epsilon, smoothing } = self.params;
-        let mut sum = [0f64; LANES];
-        for_chunks!(row, |k, p| {
-            let x = row.input(s, k, p, 0.0);
-            for l in 0..LANES {
-                sum[l] += f64::from(x[l]);
-            }
-        });
-        let sum: f64 = sum.iter().sum();
+        let mut sum = s.zero_wide();
+        for_chunks!(row, |k, p| { sum = sum + row.input(s, k, p, 0.0).widen() });
+        let sum = sum.sum();
         let inv_sum = (1.0 / sum) as f32;
         let weights = TargetWeights::new(row, smoothing);
-        // The clipped probability, and whether it is the probability itself.
-        let clip = |x: f32| {
-            let q = x * inv_sum;
-            let low = if q < epsilon { epsilon } else { q };
-            let c = if low > 1.0 - epsilon { 1.0 - epsilon } else { low };
-            (c, !(q < epsilon || q > 1.0 - epsilon))
-        };
-        let (mut value, mut free) = ([0f64; LANES], [0f64; LANES]);
+        let clip = Clip { inv_sum, epsilon };
+        let (mut value, mut free) = (s.zero_wide(), s.zero_wide());
         for_chunks!(row, |k, p| {
             if weights.some(k) {
                 let (x, a) = (row.input(s, k, p, 0.0), weights.at(s, row, k, p));
-                for l in 0..LANES {
-                    let (q, inside) = clip(x[l]);
-                    let term = f64::from(a[l]) * f64::from(s.ln(q));
-                    value[l] -= if a[l] == 0.0 && !q.is_nan() { 0.0 } else { term };
-                    free[l] += if inside { f64::from(a[l]) } else { 0.0 };
-                }
+                let (q, inside) = clip.at(x);
+                let none = a.eq(0.0) & !q.is_nan();
+                value = value - none.pick(0.0, a).widen() * none.pick(0.0, q.ln()).widen();
+                free = free + inside.pick(a, 0.0).widen();
             }
         });
-        let value = value.iter().sum();
+        let value = value.sum();
         if row.wants_grad_target() {
             for_chunks!(row, |k, p| {
-                let (x, w) = (row.input(s, k, p, 0.0), row.class_weights(k, p));
-                let grad = lanes!(|l| -w[l] * (1.0 - smoothing) * s.ln(clip(x[l]).0) * row.scale);
-                row.put_target(s, k, p, grad);
+                let (x, w) = (row.input(s, k, p, 0.0), row.class_weights(s, k, p));
+                row.put_target(s, k, p, -w * (1.0 - smoothing) * clip.at(x).0.ln() * row.scale);
             });
         }
         if row.wants_grad() {
-            let free = free.iter().sum::<f64>() as f32;
+            let free = free.sum() as f32;
             let scale = inv_sum * row.scale;
             for_chunks!(row, |k, p| {
                 let x = row.input(s, k, p, 0.0);
-                let a = if weights.some(k) { weights.at(s, row, k, p) } else { [0.0; LANES] };
-                let grad = lanes!(|l| {
-                    let (q, inside) = clip(x[l]);
-                    (free - if inside { a[l] / q } else { 0.0 }) * scale
-                });
-                row.put(s, k, p, grad);
+                let a = if weights.some(k) { weights.at(s, row, k, p) } else { s.zero() };
+                let (q, inside) = clip.at(x);
+                row.put(s, k, p, (free - inside.pick(a / q, 0.0)) * scale);
             });
         }
         // A sum that is not a number above zero is not a distribution, whatever class was asked for.
         if sum.is_nan() || sum == 0.0 { f64::NAN } else { value }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Clip {
+    inv_sum: f32,
+    epsilon: f32,
+}
+
+impl Clip {
+    /// The clipped probability, and whether it is the probability itself.
+    #[inline(always)]
+    fn at<S: Machine>(self, x: F32s<S>) -> (F32s<S>, Mask<S>) {
+        let q = x * self.inv_sum;
+        let (low, high) = (self.epsilon, 1.0 - self.epsilon);
+        (q.at_least(low).at_most(high), !(q.lt(low) | q.gt(high)))
     }
 }
 

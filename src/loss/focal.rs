@@ -1,13 +1,12 @@
 use crate::call::{AnyRequest, Loss, Run, class_methods, elementwise_methods, for_request};
 use crate::cpu::elementwise::{self, Point, Pointwise};
-use crate::cpu::math::Math;
 use crate::cpu::row::{Row, RowTarget, for_chunks};
 use crate::cpu::rowwise::Rowwise;
-use crate::cpu::simd::{Simd, lanes};
+use crate::cpu::simd::{F32s, Machine, Simd};
 use crate::cpu::softmax::{Input, Softmax};
 use crate::element::Element;
 use crate::error::{Result, check_option};
-use crate::loss::{logistic, rowwise_loss};
+use crate::loss::{Logistic, logistic, rowwise_loss};
 use crate::params::{SigmoidFocalParams, SoftmaxFocalParams};
 
 /// Focal loss on logits with a sigmoid: binary cross-entropy in which easy examples count for little.
@@ -102,16 +101,32 @@ impl Pointwise for Square {
     const NAME: &'static str = SigmoidFocal::NAME;
 
     #[inline(always)]
-    fn eval<S: Simd>(&self, s: S, x: f32, t: f32, _: f32) -> Point {
+    fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
         let u = 1.0 - t;
-        let alpha = self.0.alpha_pos * t + self.0.alpha_neg * u;
-        let l = logistic(s, x);
-        let m = u * l.sigmoid + t * l.sigmoid_neg;
-        let bce = no_nan(u, l.softplus) + no_nan(t, l.softplus_neg);
-        let slope = u * l.sigmoid - t * l.sigmoid_neg;
-        let bend = 2.0 * (u - t) * l.sigmoid * l.sigmoid_neg;
-        Point { value: alpha * m * no_nan(m, bce), grad: alpha * m * (m * slope + no_nan(bend, bce)) }
+        let alpha = t.mul_add(self.0.alpha_pos, u * self.0.alpha_neg);
+        let l = logistic(x);
+        let m = wrong(&l, u, t);
+        let (bce, slope) = (cost(&l, u, t), l.slope(u, t));
+        let bend = 2.0 * (u - t) * l.variance();
+        // Where the variance is 0 the cost may be infinite.
+        let pull = (m * slope).add_where(!bend.eq(0.0), bend * bce);
+        let am = alpha * m;
+        Point { value: am * (m * bce), grad: am * pull }
     }
+}
+
+/// `u sigmoid(x) + t sigmoid(-x)`: how wrong the prediction is, where `u + t = 1`.
+#[inline(always)]
+fn wrong<S: Simd>(l: &Logistic<S>, u: F32s<S>, t: F32s<S>) -> F32s<S> {
+    let away = u - t;
+    l.positive.pick((-away).mul_add(l.tail, u), away.mul_add(l.tail, t))
+}
+
+/// Binary cross-entropy, where `u + t = 1`; a weight of zero leaves out an infinite |x|.
+#[inline(always)]
+fn cost<S: Simd>(l: &Logistic<S>, u: F32s<S>, t: F32s<S>) -> F32s<S> {
+    let w = l.positive.pick(u, t);
+    l.soft.add_where(!w.eq(0.0), l.abs * w)
 }
 
 /// Any gamma.
@@ -122,33 +137,31 @@ impl Pointwise for AnyGamma {
     const NAME: &'static str = SigmoidFocal::NAME;
 
     #[inline(always)]
-    fn eval<S: Simd>(&self, s: S, x: f32, t: f32, _: f32) -> Point {
+    fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
         let SigmoidFocalParams { alpha_pos, alpha_neg, gamma } = self.0;
         let u = 1.0 - t;
-        let alpha = alpha_pos * t + alpha_neg * u;
-        let l = logistic(s, x);
-        let m = u * l.sigmoid + t * l.sigmoid_neg;
-        let bce = no_nan(u, l.softplus) + no_nan(t, l.softplus_neg);
-        let slope = u * l.sigmoid - t * l.sigmoid_neg;
+        let alpha = t.mul_add(alpha_pos, u * alpha_neg);
+        let l = logistic(x);
+        let m = wrong(&l, u, t);
+        let (bce, slope) = (cost(&l, u, t), l.slope(u, t));
         // ln m and p (1 - p) / m, which for hard targets are known without dividing by an m that may
-        // have underflowed.
-        let ln_m = s.ln(m);
-        let ln_m = if t == 0.0 { -l.softplus_neg } else { ln_m };
-        let ln_m = if t == 1.0 { -l.softplus } else { ln_m };
-        let ratio = l.sigmoid * l.sigmoid_neg / m;
-        let ratio = if t == 0.0 { l.sigmoid_neg } else { ratio };
-        let ratio = if t == 1.0 { l.sigmoid } else { ratio };
-        let power = s.exp(no_nan(gamma, ln_m));
+        // have underflowed: there ln m is the cost of the other label, and the ratio the probability of this one.
+        let negative = t.eq(0.0);
+        let hard = negative | t.eq(1.0);
+        let missed = (l.positive & negative) | !(l.positive | negative);
+        let other = l.soft.add_where(!missed, l.abs);
+        let ln_m = hard.pick(-other, m.ln());
+        let ratio = hard.pick(missed.pick(l.tail, 1.0 - l.tail), l.variance() / m);
+        let power = no_nan(x.simd().splat(gamma), ln_m).exp();
         let bend = gamma * (u - t) * ratio;
-        Point { value: alpha * no_nan(power, bce), grad: alpha * power * (slope + no_nan(bend, bce)) }
+        Point { value: alpha * no_nan(power, bce), grad: alpha * power * slope.add_where(!bend.eq(0.0), bend * bce) }
     }
 }
 
 /// `a * b`, where zero times infinity is zero.
 #[inline(always)]
-fn no_nan(a: f32, b: f32) -> f32 {
-    let product = a * b;
-    if a == 0.0 && b.abs() == f32::INFINITY { 0.0 } else { product }
+fn no_nan<S: Simd>(a: F32s<S>, b: F32s<S>) -> F32s<S> {
+    (a.eq(0.0) & b.abs().eq(f32::INFINITY)).pick(0.0, a * b)
 }
 
 /// Focal loss on logits with a softmax.
@@ -216,14 +229,14 @@ impl Rowwise for SoftmaxFocal {
     }
 
     #[inline(always)]
-    fn row<S: Simd, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
+    fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
         let RowTarget::Class(t) = row.target else { return 0.0 };
         let gamma = f64::from(self.params.gamma);
         let alpha = f64::from(row.class_weight_at(t));
         let z_t = row.input_at(t);
         let softmax = Softmax::new(s, row, 0, Input, &mut ());
         let u_t = z_t - softmax.max;
-        let e_t = s.exp_neg(u_t);
+        let e_t = s.splat(u_t).exp_neg().to_array()[0];
         // -ln p, 1 - p and p of the target; the first two without cancellation.
         let nll = softmax.ln_sum() - f64::from(u_t);
         let (miss, p_t) = (softmax.miss(e_t), f64::from(e_t) / softmax.sum());
@@ -236,8 +249,7 @@ impl Rowwise for SoftmaxFocal {
             let (each, at_target) = ((slope / softmax.sum()) as f32, (-slope * miss) as f32);
             for_chunks!(row, |k, p| {
                 let e = softmax.exp(s, row, 0, (k, p), Input);
-                let grad = lanes!(|l| if k + l == t { at_target } else { e[l] * each });
-                row.put(s, k, p, grad);
+                row.put(s, k, p, s.only(t.wrapping_sub(k)).pick(at_target, e * each));
             });
         }
         alpha * if power == 0.0 { 0.0 } else { power * nll }

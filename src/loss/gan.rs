@@ -1,6 +1,6 @@
 use crate::call::{AnyRequest, Call, Loss, Run, for_request};
 use crate::cpu::elementwise::{self, Point, Pointwise};
-use crate::cpu::simd::Simd;
+use crate::cpu::simd::{F32s, Simd};
 use crate::device::{Buffer, Device, On};
 use crate::element::Element;
 use crate::error::{Error, Result, check_option};
@@ -283,9 +283,9 @@ impl Run for GanTerm {
     }
 }
 
-/// Declares the functor of a form: `(simd, params, x) -> Point`.
+/// Declares the functor of a form: the point of `x`, given the params.
 macro_rules! term {
-    ($name:ident, $eval:expr) => {
+    ($name:ident, |$p:ident, $x:ident| $eval:expr) => {
         #[derive(Clone, Copy)]
         struct $name(GanTermParams);
 
@@ -294,31 +294,27 @@ macro_rules! term {
             const TARGET: bool = false;
 
             #[inline(always)]
-            fn eval<S: Simd>(&self, s: S, x: f32, _: f32, _: f32) -> Point {
-                #[inline(always)]
-                fn eval<S: Simd>(s: S, p: GanTermParams, x: f32) -> Point {
-                    #[allow(clippy::redundant_closure_call)]
-                    ($eval)(s, p, x)
-                }
-                eval(s, self.0, x)
+            fn eval<S: Simd>(&self, $x: F32s<S>, _: F32s<S>, _: F32s<S>) -> Point<S> {
+                let $p = self.0;
+                $eval
             }
         }
     };
 }
 
-term!(Logistic, |s, p: GanTermParams, x| {
+term!(Logistic, |p, x| {
     let (neg, pos) = (p.sign * (1.0 - p.label), p.sign * p.label);
-    let l = logistic(s, x);
-    Point { value: neg * l.softplus + pos * l.softplus_neg, grad: neg * l.sigmoid - pos * l.sigmoid_neg }
+    let l = logistic(x);
+    Point { value: l.cost(neg, pos), grad: l.slope(neg, pos) }
 });
-term!(Square, |_, p: GanTermParams, x| {
+term!(Square, |p, x| {
     let e = x - p.label;
     Point { value: e * e, grad: 2.0 * e }
 });
-term!(Linear, |_, p: GanTermParams, x| Point { value: p.sign * x, grad: p.sign });
-term!(Hinge, |_, p: GanTermParams, x| {
+term!(Linear, |p, x| Point { value: p.sign * x, grad: x.simd().splat(p.sign) });
+term!(Hinge, |p, x| {
     let short = 1.0 - p.sign * x;
-    let inside = if short <= 0.0 { 0.0 } else { short };
-    Point { value: inside, grad: if short > 0.0 { -p.sign } else { inside } }
+    let inside = short.le(0.0).pick(0.0, short);
+    Point { value: inside, grad: short.gt(0.0).pick(-p.sign, inside) }
 });
-term!(Probability, |s, p: GanTermParams, x| Bce::new().eval(s, x, p.label, 1.0));
+term!(Probability, |p, x| Bce::new().eval(x, x.simd().splat(p.label), x));

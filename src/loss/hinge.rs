@@ -1,6 +1,6 @@
 use crate::call::{AnyRequest, Loss, Run, elementwise_methods, for_request};
 use crate::cpu::elementwise::{self, Point, Pointwise};
-use crate::cpu::simd::Simd;
+use crate::cpu::simd::{F32s, Simd};
 use crate::element::Element;
 use crate::error::Result;
 use crate::params::HingeParams;
@@ -132,12 +132,12 @@ impl Pointwise for Linear {
     const NAME: &'static str = "hinge";
 
     #[inline(always)]
-    fn eval<S: Simd>(&self, _: S, x: f32, t: f32, _: f32) -> Point {
-        let y = self.0.label_scale * t + self.0.label_offset;
+    fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
+        let y = t * self.0.label_scale + self.0.label_offset;
         let short = 1.0 - y * x;
         // Written so that NaN takes neither of the two numbers.
-        let inside = if short <= 0.0 { 0.0 } else { short };
-        Point { value: inside, grad: if short > 0.0 { -y } else { inside } }
+        let inside = short.le(0.0).pick(0.0, short);
+        Point { value: inside, grad: short.gt(0.0).pick(-y, inside) }
     }
 }
 
@@ -148,10 +148,10 @@ impl Pointwise for Squared {
     const NAME: &'static str = "squared hinge";
 
     #[inline(always)]
-    fn eval<S: Simd>(&self, _: S, x: f32, t: f32, _: f32) -> Point {
-        let y = self.0.label_scale * t + self.0.label_offset;
+    fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
+        let y = t * self.0.label_scale + self.0.label_offset;
         let short = 1.0 - y * x;
-        let inside = if short <= 0.0 { 0.0 } else { short };
+        let inside = short.le(0.0).pick(0.0, short);
         Point { value: inside * inside, grad: -2.0 * y * inside }
     }
 }

@@ -1,6 +1,6 @@
 use crate::call::elementwise_methods;
 use crate::cpu::elementwise::{Point, Pointwise};
-use crate::cpu::simd::Simd;
+use crate::cpu::simd::{F32s, Simd};
 use crate::error::{Result, check_option};
 use crate::loss::{elementwise_loss, sign};
 use crate::params::{HuberParams, SmoothL1Params};
@@ -53,19 +53,17 @@ impl Pointwise for Huber {
     const GRAD_TARGET: bool = true;
 
     #[inline(always)]
-    fn eval<S: Simd>(&self, _: S, x: f32, t: f32, _: f32) -> Point {
+    fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
         let HuberParams { delta } = self.0;
         let e = x - t;
         let a = e.abs();
-        let value = if a > delta { delta * (a - 0.5 * delta) } else { 0.5 * e * e };
-        let grad = if e > delta { delta } else { e };
-        let grad = if e < -delta { -delta } else { grad };
-        Point { value, grad }
+        let value = a.gt(delta).pick(delta * (a - 0.5 * delta), 0.5 * e * e);
+        Point { value, grad: e.at_most(delta).at_least(-delta) }
     }
 
     #[inline(always)]
-    fn grad_target<S: Simd>(&self, s: S, x: f32, t: f32, aux: f32) -> f32 {
-        -self.eval(s, x, t, aux).grad
+    fn grad_target<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> F32s<S> {
+        -self.eval(x, t, aux).grad
     }
 }
 
@@ -118,20 +116,19 @@ impl Pointwise for SmoothL1 {
     const GRAD_TARGET: bool = true;
 
     #[inline(always)]
-    fn eval<S: Simd>(&self, _: S, x: f32, t: f32, _: f32) -> Point {
+    fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
         let SmoothL1Params { beta, inv_beta } = self.0;
         let e = x - t;
         let a = e.abs();
         // The product in this order does not underflow where its value does not.
         let slope = e * inv_beta;
-        let value = if a < beta { 0.5 * e * slope } else { a - 0.5 * beta };
-        let grad = if a < beta { slope } else { sign(e) };
-        Point { value, grad }
+        let near = a.lt(beta);
+        Point { value: near.pick(0.5 * e * slope, a - 0.5 * beta), grad: near.pick(slope, sign(e)) }
     }
 
     #[inline(always)]
-    fn grad_target<S: Simd>(&self, s: S, x: f32, t: f32, aux: f32) -> f32 {
-        -self.eval(s, x, t, aux).grad
+    fn grad_target<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> F32s<S> {
+        -self.eval(x, t, aux).grad
     }
 }
 

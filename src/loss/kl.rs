@@ -1,10 +1,9 @@
 use crate::call::{AnyRequest, Loss, Run, class_methods, elementwise_methods, for_request};
 use crate::cpu::elementwise::{self, Point, Pointwise};
-use crate::cpu::math::Math;
 use crate::cpu::row::{Row, for_chunks};
 use crate::cpu::rowwise::Rowwise;
-use crate::cpu::simd::{LANES, Lanes, Simd, Span, lanes};
-use crate::cpu::softmax::{Logits, Softmax, Visit};
+use crate::cpu::simd::{F32s, Machine, Mask, Simd, Span};
+use crate::cpu::softmax::{BlockSum, Logits, Softmax, Visit};
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::{elementwise_loss, rowwise_loss};
@@ -79,15 +78,14 @@ impl Pointwise for ProbTarget {
     const GRAD_TARGET: bool = true;
 
     #[inline(always)]
-    fn eval<S: Simd>(&self, s: S, x: f32, t: f32, _: f32) -> Point {
-        let value = t * (s.ln(t) - x);
-        Point { value: if t == 0.0 { 0.0 } else { value }, grad: if t == 0.0 { 0.0 } else { -t } }
+    fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
+        let none = t.eq(0.0);
+        Point { value: none.pick(0.0, t * (t.ln() - x)), grad: none.pick(0.0, -t) }
     }
 
     #[inline(always)]
-    fn grad_target<S: Simd>(&self, s: S, x: f32, t: f32, _: f32) -> f32 {
-        let slope = s.ln(t) + 1.0 - x;
-        if t == 0.0 { 0.0 } else { slope }
+    fn grad_target<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> F32s<S> {
+        t.eq(0.0).pick(0.0, t.ln() + 1.0 - x)
     }
 }
 
@@ -99,17 +97,16 @@ impl Pointwise for LogTarget {
     const GRAD_TARGET: bool = true;
 
     #[inline(always)]
-    fn eval<S: Simd>(&self, s: S, x: f32, t: f32, _: f32) -> Point {
-        let p = s.exp(t);
-        let value = p * (t - x);
-        Point { value: if p == 0.0 { 0.0 } else { value }, grad: if p == 0.0 { 0.0 } else { -p } }
+    fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
+        let p = t.exp();
+        let none = p.eq(0.0);
+        Point { value: none.pick(0.0, p * (t - x)), grad: none.pick(0.0, -p) }
     }
 
     #[inline(always)]
-    fn grad_target<S: Simd>(&self, s: S, x: f32, t: f32, _: f32) -> f32 {
-        let p = s.exp(t);
-        let slope = p * (t - x + 1.0);
-        if p == 0.0 { 0.0 } else { slope }
+    fn grad_target<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> F32s<S> {
+        let p = t.exp();
+        p.eq(0.0).pick(0.0, p * (t - x + 1.0))
     }
 }
 
@@ -153,10 +150,8 @@ impl KlDivProbs {
 
     /// The clipped value, and whether it is the value itself.
     #[inline(always)]
-    fn clip(&self, x: f32) -> (f32, bool) {
-        let low = if x < self.0.epsilon { self.0.epsilon } else { x };
-        let c = if low > 1.0 { 1.0 } else { low };
-        (c, !(x < self.0.epsilon || x > 1.0))
+    fn clip<S: Simd>(&self, x: F32s<S>) -> (F32s<S>, Mask<S>) {
+        (x.at_least(self.0.epsilon).at_most(1.0), !(x.lt(self.0.epsilon) | x.gt(1.0)))
     }
 }
 
@@ -171,17 +166,15 @@ impl Pointwise for KlDivProbs {
     const GRAD_TARGET: bool = true;
 
     #[inline(always)]
-    fn eval<S: Simd>(&self, s: S, x: f32, t: f32, _: f32) -> Point {
+    fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
         let ((q, free), (p, _)) = (self.clip(x), self.clip(t));
-        let slope = -p / q;
-        Point { value: p * (s.ln(p) - s.ln(q)), grad: if free { slope } else { 0.0 } }
+        Point { value: p * (p.ln() - q.ln()), grad: free.pick(-p / q, 0.0) }
     }
 
     #[inline(always)]
-    fn grad_target<S: Simd>(&self, s: S, x: f32, t: f32, _: f32) -> f32 {
+    fn grad_target<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> F32s<S> {
         let ((q, _), (p, free)) = (self.clip(x), self.clip(t));
-        let slope = s.ln(p) - s.ln(q) + 1.0;
-        if free { slope } else { 0.0 }
+        free.pick(p.ln() - q.ln() + 1.0, 0.0)
     }
 }
 
@@ -259,14 +252,14 @@ impl Rowwise for Distillation {
     const GRAD_TARGET: bool = true;
 
     #[inline(always)]
-    fn row<S: Simd, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
+    fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
         let DistillationParams { inv_temperature, factor } = self.params();
         let (student_logits, teacher_logits) = (Student { inv_temperature }, Teacher { inv_temperature });
         let student = Softmax::new(s, row, 0, student_logits, &mut ());
-        let mut cross = Cross { student_logits, max: student.max, sum: [0.0; LANES] };
+        let mut cross = Cross { student_logits, max: student.max, sum: BlockSum::new(s) };
         let teacher = Softmax::new(s, row, 1, teacher_logits, &mut cross);
         let shift = student.ln_sum() - teacher.ln_sum();
-        let kl = cross.sum.iter().sum::<f64>() / teacher.sum() + shift;
+        let kl = cross.sum.sum() / teacher.sum() + shift;
 
         let scale = row.scale * factor * inv_temperature;
         let (inv_p, inv_q) = ((1.0 / student.sum()) as f32, (1.0 / teacher.sum()) as f32);
@@ -276,11 +269,8 @@ impl Rowwise for Distillation {
             for_chunks!(row, |k, p| {
                 let (zs, zt) = (student_logits.at(s, row, k, p), teacher_logits.at(s, row, k, p));
                 let eq = teacher.exp(s, row, 1, (k, p), teacher_logits);
-                let grad = lanes!(|l| {
-                    let gap = (zt[l] - teacher.max) - (zs[l] - student.max) + offset;
-                    if eq[l] == 0.0 { 0.0 } else { scale * eq[l] * inv_q * gap }
-                });
-                row.put_target(s, k, p, grad);
+                let gap = (zt - teacher.max) - (zs - student.max) + offset;
+                row.put_target(s, k, p, eq.eq(0.0).pick(0.0, scale * eq * inv_q * gap));
             });
         }
         if row.wants_grad() {
@@ -289,11 +279,8 @@ impl Rowwise for Distillation {
             for_chunks!(row, |k, p| {
                 let ep = student.exp(s, row, 0, (k, p), student_logits);
                 let eq = teacher.exp(s, row, 1, (k, p), teacher_logits);
-                let grad = lanes!(|l| {
-                    let usual = ep[l] * inv_p - eq[l] * inv_q;
-                    scale * if ep[l] == 1.0 && eq[l] == 1.0 { both_ones } else { usual }
-                });
-                row.put(s, k, p, grad);
+                let usual = ep * inv_p - eq * inv_q;
+                row.put(s, k, p, scale * (ep.eq(1.0) & eq.eq(1.0)).pick(both_ones, usual));
             });
         }
         f64::from(factor) * kl
@@ -301,20 +288,22 @@ impl Rowwise for Distillation {
 }
 
 /// `sum e_q (ln q - ln p)`, less what the two normalisers add.
-struct Cross {
+struct Cross<S: Machine> {
     student_logits: Student,
     max: f32,
-    sum: [f64; LANES],
+    sum: BlockSum<S>,
 }
 
-impl<T: Element> Visit<T> for Cross {
+impl<S: Machine, T: Element> Visit<S, T> for Cross<S> {
     #[inline(always)]
-    fn visit<S: Simd, P: Span>(&mut self, s: S, row: &Row<'_, T>, k: usize, p: P, u: &Lanes, e: &Lanes) {
-        let z = self.student_logits.at(s, row, k, p);
-        for l in 0..LANES {
-            let gap = f64::from(u[l]) - f64::from(z[l] - self.max);
-            self.sum[l] += if e[l] == 0.0 { 0.0 } else { f64::from(e[l]) * gap };
-        }
+    fn visit<P: Span>(&mut self, row: &Row<'_, T>, k: usize, p: P, u: F32s<S>, e: F32s<S>) {
+        let z = self.student_logits.at(u.simd(), row, k, p);
+        self.sum.add_where(!e.eq(0.0), e * (u - (z - self.max)));
+    }
+
+    #[inline(always)]
+    fn end_block(&mut self) {
+        self.sum.end_block();
     }
 }
 
@@ -328,9 +317,8 @@ struct Student {
 
 impl Logits for Student {
     #[inline(always)]
-    fn at<S: Simd, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> Lanes {
-        let z = row.input(s, k, p, f32::NEG_INFINITY);
-        lanes!(|l| z[l] * self.inv_temperature)
+    fn at<S: Machine, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> F32s<S> {
+        row.input(s, k, p, f32::NEG_INFINITY) * self.inv_temperature
     }
 }
 
@@ -341,8 +329,7 @@ struct Teacher {
 
 impl Logits for Teacher {
     #[inline(always)]
-    fn at<S: Simd, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> Lanes {
-        let z = row.dense(s, k, p, f32::NEG_INFINITY);
-        lanes!(|l| z[l] * self.inv_temperature)
+    fn at<S: Machine, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> F32s<S> {
+        row.dense(s, k, p, f32::NEG_INFINITY) * self.inv_temperature
     }
 }

@@ -1,6 +1,6 @@
 use crate::call::elementwise_methods;
 use crate::cpu::elementwise::{Point, Pointwise};
-use crate::cpu::simd::Simd;
+use crate::cpu::simd::{F32s, Simd};
 use crate::loss::{elementwise_loss, sign};
 
 /// Mean absolute error: `|x - t|`.
@@ -39,14 +39,14 @@ impl Pointwise for Mae {
     const GRAD_TARGET: bool = true;
 
     #[inline(always)]
-    fn eval<S: Simd>(&self, _: S, x: f32, t: f32, _: f32) -> Point {
+    fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
         let e = x - t;
         Point { value: e.abs(), grad: sign(e) }
     }
 
     #[inline(always)]
-    fn grad_target<S: Simd>(&self, s: S, x: f32, t: f32, aux: f32) -> f32 {
-        -self.eval(s, x, t, aux).grad
+    fn grad_target<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> F32s<S> {
+        -self.eval(x, t, aux).grad
     }
 }
 

@@ -1,7 +1,7 @@
 use crate::call::class_methods;
 use crate::cpu::row::{Row, RowTarget, for_chunks};
 use crate::cpu::rowwise::Rowwise;
-use crate::cpu::simd::{LANES, Lanes, Simd, Span, lanes};
+use crate::cpu::simd::{F32s, LANES, Machine, Span};
 use crate::element::Element;
 use crate::error::{Error, Result, check_option};
 use crate::loss::rowwise_loss;
@@ -43,32 +43,34 @@ impl Rowwise for CategoricalHinge {
     const NAME: &'static str = "categorical hinge";
 
     #[inline(always)]
-    fn row<S: Simd, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
-        let classes = row.classes;
-        // The largest wrong score and where it is; the score of the target; NaN if there is any.
-        let (mut wrong, mut at, mut right, mut nan) = (f32::NEG_INFINITY, 0, 0f64, 0f32);
+    fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
+        // Of each lane: the largest wrong score, and the bits of the number of its chunk; the score of the target.
+        let (mut wrong, mut chunk, mut right) = (s.splat(f32::NEG_INFINITY), s.zero(), s.zero_wide());
+        let mut nan = s.first(0);
         for_chunks!(row, |k, p| {
-            let (x, y) = (row.input(s, k, p, 0.0), labels(s, row, k, p));
-            for l in 0..LANES.min(classes - k) {
-                let score = if y[l] == 1.0 { 0.0 } else { (1.0 - y[l]) * x[l] };
-                if score > wrong {
-                    (wrong, at) = (score, k + l);
-                }
-                right += if y[l] == 0.0 { 0.0 } else { f64::from(y[l]) * f64::from(x[l]) };
-                nan += if x[l].is_nan() || y[l].is_nan() { f32::NAN } else { 0.0 };
-            }
+            let (x, y) = (row.input(s, k, p, f32::NEG_INFINITY), labels(s, row, k, p));
+            let score = y.eq(1.0).pick(0.0, (1.0 - y) * x);
+            let larger = score.gt(wrong);
+            wrong = larger.pick(score, wrong);
+            chunk = larger.pick(s.bits((k / LANES) as u32).to_float(), chunk);
+            let none = y.eq(0.0);
+            right = right + none.pick(0.0, y).widen() * none.pick(0.0, x).widen();
+            nan = nan | x.is_nan() | y.is_nan();
         });
-        let short = 1.0 + f64::from(wrong) - right + f64::from(nan);
+        let chunk = chunk.to_array().map(|c| c.to_bits() as usize);
+        // The first of the largest.
+        let largest =
+            |(wrong, at), (score, k)| if score > wrong || score == wrong && k < at { (score, k) } else { (wrong, at) };
+        let scores = wrong.to_array().into_iter().enumerate().map(|(l, score)| (score, chunk[l] * LANES + l));
+        let (wrong, at) = scores.reduce(largest).unwrap_or((f32::NEG_INFINITY, 0));
+        let short = 1.0 + f64::from(wrong) - right.sum() + if nan.any() { f64::NAN } else { 0.0 };
         if row.wants_grad() {
             let active = if short > 0.0 { row.scale } else { 0.0 };
             let active = if short.is_nan() { f32::NAN } else { active };
             for_chunks!(row, |k, p| {
                 let y = labels(s, row, k, p);
-                let grad = lanes!(|l| {
-                    let pull = if k + l == at { 1.0 - y[l] } else { 0.0 };
-                    active * (pull - y[l])
-                });
-                row.put(s, k, p, grad);
+                let pull = s.only(at.wrapping_sub(k)).pick(1.0 - y, 0.0);
+                row.put(s, k, p, active * (pull - y));
             });
         }
         if short <= 0.0 { 0.0 } else { short }
@@ -77,9 +79,9 @@ impl Rowwise for CategoricalHinge {
 
 /// The labels of sixteen classes, one-hot for an index.
 #[inline(always)]
-fn labels<S: Simd, T: Element, P: Span>(s: S, row: &Row<'_, T>, k: usize, p: P) -> Lanes {
+fn labels<S: Machine, T: Element, P: Span>(s: S, row: &Row<'_, T>, k: usize, p: P) -> F32s<S> {
     match row.target {
-        RowTarget::Class(t) => lanes!(|l| if k + l == t { 1.0 } else { 0.0 }),
+        RowTarget::Class(t) => s.only(t.wrapping_sub(k)).pick(1.0, 0.0),
         _ => row.dense(s, k, p, 0.0),
     }
 }
@@ -146,34 +148,28 @@ impl Rowwise for MultiMargin {
     const CLASS_WEIGHT: bool = true;
 
     #[inline(always)]
-    fn row<S: Simd, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
+    fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
         let RowTarget::Class(t) = row.target else { return 0.0 };
         let MultiMarginParams { margin, p: power } = self.0;
         let x_t = row.input_at(t);
         let weight = row.class_weight_at(t) / row.classes as f32;
         let shorts = Shorts { margin, x_t, t };
         // The derivative of short^p; NaN stays NaN.
-        let slope = |short: f32| {
-            let step = if short > 0.0 { 1.0 } else { short };
-            if power == 1 { step } else { 2.0 * short }
-        };
-        let (mut value, mut slopes) = ([0f64; LANES], [0f64; LANES]);
+        let (mut value, mut slopes) = (s.zero_wide(), s.zero_wide());
         for_chunks!(row, |k, p| {
             let short = shorts.at(s, row, k, p);
-            for l in 0..LANES {
-                value[l] += f64::from(if power == 1 { short[l] } else { short[l] * short[l] });
-                slopes[l] += f64::from(slope(short[l]));
-            }
+            value = value + if power == 1 { short } else { short * short }.widen();
+            slopes = slopes + slope(short, power).widen();
         });
         if row.wants_grad() {
             let scale = weight * row.scale;
-            let at_target = -(slopes.iter().sum::<f64>() as f32) * scale;
+            let at_target = -(slopes.sum() as f32) * scale;
             for_chunks!(row, |k, p| {
                 let short = shorts.at(s, row, k, p);
-                row.put(s, k, p, lanes!(|l| if k + l == t { at_target } else { scale * slope(short[l]) }));
+                row.put(s, k, p, s.only(t.wrapping_sub(k)).pick(at_target, scale * slope(short, power)));
             });
         }
-        f64::from(weight) * value.iter().sum::<f64>()
+        f64::from(weight) * value.sum()
     }
 }
 
@@ -187,15 +183,19 @@ struct Shorts {
 impl Shorts {
     /// `max(0, margin - x_t + x_k)` of sixteen classes, zero for the target and past the last.
     #[inline(always)]
-    fn at<S: Simd, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> Lanes {
+    fn at<S: Machine, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> F32s<S> {
         let x = row.input(s, k, p, f32::NEG_INFINITY);
-        lanes!(|l| {
-            // In this order a small sum is exact, if the scores are close.
-            let short = (x[l] - self.x_t) + self.margin;
-            let short = if short <= 0.0 { 0.0 } else { short };
-            if k + l == self.t || l >= p.count() { 0.0 } else { short }
-        })
+        // In this order a small sum is exact, if the scores are close.
+        let short = (x - self.x_t) + self.margin;
+        let none = short.le(0.0) | s.only(self.t.wrapping_sub(k)) | !s.first(p.count());
+        none.pick(0.0, short)
     }
+}
+
+/// The derivative of `short^power`; NaN stays NaN.
+#[inline(always)]
+fn slope<S: Machine>(short: F32s<S>, power: u32) -> F32s<S> {
+    if power == 1 { short.gt(0.0).pick(1.0, short) } else { 2.0 * short }
 }
 
 rowwise_loss!(MultiMargin);

@@ -1,7 +1,6 @@
 //! The losses, one file each: what it is, where its formula comes from, and the formula.
 
-use crate::cpu::math::Math;
-use crate::cpu::simd::Simd;
+use crate::cpu::simd::{F32s, Mask, Operand, Simd};
 
 mod bce;
 mod cross_entropy;
@@ -68,35 +67,60 @@ pub(crate) use rowwise_loss;
 
 /// -1, 0 or 1; NaN for NaN.
 #[inline(always)]
-pub(crate) fn sign(e: f32) -> f32 {
-    let positive = if e > 0.0 { 1.0 } else { 0.0 };
-    let sign = if e < 0.0 { -1.0 } else { positive };
-    if e.is_nan() { e } else { sign }
+pub(crate) fn sign<S: Simd>(e: F32s<S>) -> F32s<S> {
+    e.gt(0.0).pick(1.0, e.lt(0.0).pick(-1.0, e))
 }
 
-/// Sigmoid and softplus of a logit and of its negative, from one exponential: none of the four is
-/// the difference of two close numbers, however far out the logit is.
+/// What the sigmoid losses have in common: with `tail = sigmoid(-|x|)` and `soft = ln(1 + e^-|x|)`,
+///
+/// | | `x > 0` | `x <= 0` |
+/// |---|---|---|
+/// | `sigmoid(x)` | `1 - tail` | `tail` |
+/// | `softplus(x) = -ln(sigmoid(-x))` | `soft + \|x\|` | `soft` |
+/// | `softplus(-x) = -ln(sigmoid(x))` | `soft` | `soft + \|x\|` |
+///
+/// One exponential, and none of them is the difference of two close numbers, however far out the logit is.
 #[derive(Clone, Copy)]
-pub(crate) struct Logistic {
-    /// `sigmoid(x)`
-    pub(crate) sigmoid: f32,
-    /// `sigmoid(-x) = 1 - sigmoid(x)`
-    pub(crate) sigmoid_neg: f32,
-    /// `softplus(x) = -ln(sigmoid(-x))`
-    pub(crate) softplus: f32,
-    /// `softplus(-x) = -ln(sigmoid(x))`
-    pub(crate) softplus_neg: f32,
+pub(crate) struct Logistic<S: Simd> {
+    pub(crate) positive: Mask<S>,
+    pub(crate) abs: F32s<S>,
+    pub(crate) tail: F32s<S>,
+    pub(crate) soft: F32s<S>,
 }
 
 #[inline(always)]
-pub(crate) fn logistic<S: Simd>(s: S, x: f32) -> Logistic {
-    let (small, l) = s.sigmoid_softplus(-x.abs());
-    let large = 1.0 - small;
-    let positive = x >= 0.0;
-    Logistic {
-        sigmoid: if positive { large } else { small },
-        sigmoid_neg: if positive { small } else { large },
-        softplus: if positive { x + l } else { l },
-        softplus_neg: if positive { l } else { l - x },
+pub(crate) fn logistic<S: Simd>(x: F32s<S>) -> Logistic<S> {
+    let (tail, soft) = x.logistic_tail();
+    Logistic { positive: x.gt(0.0), abs: x.abs(), tail, soft }
+}
+
+impl<S: Simd> Logistic<S> {
+    /// `neg softplus(x) + pos softplus(-x)`: binary cross-entropy that weighs negatives and positives so.
+    #[inline(always)]
+    pub(crate) fn cost(&self, neg: impl Operand<S>, pos: impl Operand<S>) -> F32s<S> {
+        let s = self.abs.simd();
+        let (neg, pos) = (neg.on(s), pos.on(s));
+        self.abs.mul_add(self.positive.pick(neg, pos), (neg + pos) * self.soft)
+    }
+
+    /// `neg sigmoid(x) - pos sigmoid(-x)`: the derivative of `cost`.
+    #[inline(always)]
+    pub(crate) fn slope(&self, neg: impl Operand<S>, pos: impl Operand<S>) -> F32s<S> {
+        let s = self.abs.simd();
+        let (neg, pos) = (neg.on(s), pos.on(s));
+        let both = neg + pos;
+        self.positive.pick((-both).mul_add(self.tail, neg), both.mul_add(self.tail, -pos))
+    }
+
+    /// `sigmoid(x)`
+    #[inline(always)]
+    pub(crate) fn sigmoid(&self) -> F32s<S> {
+        self.positive.pick(1.0 - self.tail, self.tail)
+    }
+
+    /// `sigmoid(x) sigmoid(-x)`: the derivative of the sigmoid.
+    #[inline(always)]
+    pub(crate) fn variance(&self) -> F32s<S> {
+        self.tail * (1.0 - self.tail)
     }
 }

@@ -1,7 +1,7 @@
 use crate::call::class_methods;
 use crate::cpu::row::{Row, RowTarget, for_chunks};
 use crate::cpu::rowwise::Rowwise;
-use crate::cpu::simd::{Simd, lanes};
+use crate::cpu::simd::Machine;
 use crate::element::Element;
 use crate::loss::rowwise_loss;
 
@@ -61,12 +61,12 @@ impl Rowwise for Nll {
     }
 
     #[inline(always)]
-    fn row<S: Simd, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
+    fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
         let RowTarget::Class(t) = row.target else { return 0.0 };
         let weight = row.class_weight_at(t);
         let value = -f64::from(weight) * f64::from(row.input_at(t));
         for_chunks!(row, |k, p| {
-            row.put(s, k, p, lanes!(|l| if k + l == t { -weight * row.scale } else { 0.0 }));
+            row.put(s, k, p, s.only(t.wrapping_sub(k)).pick(-weight * row.scale, 0.0));
         });
         value
     }

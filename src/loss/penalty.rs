@@ -1,7 +1,7 @@
 use crate::call::Call;
 use crate::cpu::row::{Row, for_chunks};
 use crate::cpu::rowwise::Rowwise;
-use crate::cpu::simd::{LANES, Simd, lanes};
+use crate::cpu::simd::Machine;
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::rowwise_loss;
@@ -100,16 +100,14 @@ impl Rowwise for GradientPenalty {
     const DENSE: bool = false;
 
     #[inline(always)]
-    fn row<S: Simd, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
+    fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
         let weight = f64::from(self.0.weight);
-        let mut squares = [0f64; LANES];
+        let mut squares = s.zero_wide();
         for_chunks!(row, |k, p| {
-            let g = row.input(s, k, p, 0.0);
-            for l in 0..LANES {
-                squares[l] += f64::from(g[l]) * f64::from(g[l]);
-            }
+            let g = row.input(s, k, p, 0.0).widen();
+            squares = squares + g * g;
         });
-        let square: f64 = squares.iter().sum();
+        let square = squares.sum();
         let norm = square.sqrt();
         let (value, slope) = match self.0.centred {
             0 => (0.5 * weight * square, weight),
@@ -119,8 +117,7 @@ impl Rowwise for GradientPenalty {
         if row.wants_grad() {
             let slope = (slope * f64::from(row.scale)) as f32;
             for_chunks!(row, |k, p| {
-                let g = row.input(s, k, p, 0.0);
-                row.put(s, k, p, lanes!(|l| slope * g[l]));
+                row.put(s, k, p, row.input(s, k, p, 0.0) * slope);
             });
         }
         value

@@ -1,11 +1,12 @@
 use crate::call::elementwise_methods;
 use crate::cpu::elementwise::{Point, Pointwise};
 use crate::cpu::mem::{Dst, Mode, Src, fence};
-use crate::cpu::simd::{Isa, Kernel, LANES, Lanes, Simd};
+use crate::cpu::simd::{F32s, Isa, Kernel, LANES, Machine, Simd};
+use crate::cpu::softmax::BlockSum;
 use crate::cpu::tiles::Tiles;
 use crate::element::Element;
 use crate::error::{Result, check_len};
-use crate::loss::{elementwise_loss, logistic};
+use crate::loss::elementwise_loss;
 
 /// Relativistic pairing GAN: how much more real is each real sample than the fake one beside it?
 ///
@@ -35,14 +36,13 @@ impl Pointwise for RelativisticPair {
     const GRAD_TARGET: bool = true;
 
     #[inline(always)]
-    fn eval<S: Simd>(&self, s: S, x: f32, t: f32, _: f32) -> Point {
-        let l = logistic(s, x - t);
-        Point { value: l.softplus, grad: l.sigmoid }
+    fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
+        Point { value: (x - t).softplus(), grad: (x - t).sigmoid() }
     }
 
     #[inline(always)]
-    fn grad_target<S: Simd>(&self, s: S, x: f32, t: f32, aux: f32) -> f32 {
-        -self.eval(s, x, t, aux).grad
+    fn grad_target<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> F32s<S> {
+        -self.eval(x, t, aux).grad
     }
 }
 
@@ -206,9 +206,15 @@ impl<T: Element> Side<'_, T> {
     }
 
     #[inline(always)]
-    fn load<S: Simd>(self, s: S, i: usize, count: usize) -> Lanes {
+    fn load<S: Machine>(self, s: S, i: usize, count: usize) -> F32s<S> {
         // SAFETY: nobody writes the inputs.
         unsafe { self.input.load_upto(s, i, count, 0.0) }
+    }
+
+    /// `sign * (x - shift)`
+    #[inline(always)]
+    fn logits<S: Machine>(self, x: F32s<S>, shift: Shift) -> F32s<S> {
+        self.sign * ((x - shift.0) - shift.1)
     }
 }
 
@@ -226,26 +232,22 @@ impl<T: Element> Kernel for SumTile<'_, T> {
     type Output = f64;
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> f64 {
-        let mut total = [0f64; LANES];
+    fn run<S: Machine>(self, s: S) -> f64 {
+        let mut sum = BlockSum::new(s);
         for block in (self.range.0..self.range.1).step_by(BLOCK) {
-            let mut sum: Lanes = [0.0; LANES];
             for i in (block..self.range.1.min(block + BLOCK)).step_by(LANES) {
                 let count = LANES.min(self.range.1 - i);
                 let x = self.side.load(s, i, count);
-                for l in 0..LANES {
-                    let y = logistic(s, self.side.sign * ((x[l] - self.shift.0) - self.shift.1));
-                    let (softplus, sigmoid) = (y.softplus, y.sigmoid);
-                    let value = if self.what == Sum::Softplus { softplus } else { sigmoid };
-                    let value = if self.what == Sum::Input { x[l] } else { value };
-                    sum[l] += if l < count { value } else { 0.0 };
-                }
+                let value = match self.what {
+                    Sum::Input => x,
+                    Sum::Softplus => self.side.logits(x, self.shift).softplus(),
+                    Sum::Sigmoid => self.side.logits(x, self.shift).sigmoid(),
+                };
+                sum.add_where(s.first(count), value);
             }
-            for l in 0..LANES {
-                total[l] += f64::from(sum[l]);
-            }
+            sum.end_block();
         }
-        total.iter().sum()
+        sum.sum()
     }
 }
 
@@ -264,15 +266,13 @@ impl<T: Element> Kernel for GradTile<'_, T> {
     type Output = f64;
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> f64 {
+    fn run<S: Machine>(self, s: S) -> f64 {
         for i in (self.range.0..self.range.1).step_by(LANES) {
             let count = LANES.min(self.range.1 - i);
             let x = self.side.load(s, i, count);
-            let grad = x.map(|x| {
-                self.scale * (logistic(s, self.side.sign * ((x - self.shift.0) - self.shift.1)).sigmoid + self.other)
-            });
+            let grad = self.scale * (self.side.logits(x, self.shift).sigmoid() + self.other);
             // SAFETY: tiles do not overlap, and a tile belongs to one task.
-            unsafe { self.out.store_upto(s, i, count, grad, self.mode) };
+            unsafe { self.out.store_upto(s, i, count, grad, self.mode.at(self.out, i)) };
         }
         fence();
         0.0

@@ -7,18 +7,18 @@
 
 use rayon::prelude::*;
 
-use super::math::Math;
-use super::mem::{Dst, Mode, Src, fence};
-use super::row::{KEEP, Kept};
+mod kernels;
+
+use kernels::{PointwiseGrads, PointwiseSums, SoftmaxGrads, SoftmaxSums};
+
+use super::mem::{Dst, Mode, Src};
 use super::scan::Scan;
-use super::simd::{Isa, Kernel, LANES, Lanes, Simd, lanes};
+use super::simd::{Isa, LANES};
 use super::tiles::sum_weights;
 use crate::call::{Output, Request};
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
-use crate::loss::logistic;
 use crate::params::DiceParams;
-use crate::reduction::Denominators;
 use crate::target::{Indices, Target};
 
 /// What is done to the input first.
@@ -135,7 +135,7 @@ pub(crate) fn run<T: Element>(region: Region, request: Request<'_, T>) -> Result
     match request.output {
         Output::Reduced(reduction) => {
             reduction.check(regions)?;
-            denominator = reduction.denominator(&Denominators { mean: regions as f64, weighted });
+            denominator = reduction.denominator(|| regions as f64, || weighted);
         }
         Output::Unreduced { losses: l, grad_output: g } => {
             if let Some(l) = l {
@@ -284,46 +284,6 @@ impl<T: Element> Plan<'_, T> {
     fn softmax_tile(&self) -> usize {
         (tile_of(self.inner) / self.channels).max(self.inner / 256).max(BLOCK).next_multiple_of(BLOCK)
     }
-
-    /// Input of a channel.
-    #[inline(always)]
-    fn input<S: Simd>(&self, s: S, c: usize, at: At) -> Lanes {
-        load(s, self.input, self.index(c, at), at.count)
-    }
-
-    /// Targets of a channel.
-    #[inline(always)]
-    fn target<S: Simd>(&self, s: S, c: usize, at: At) -> Lanes {
-        match self.target {
-            RegionTarget::Dense(t) => load(s, t, self.index(c, at), at.count),
-            RegionTarget::Index(indices) => {
-                let mut t: Lanes = [0.0; LANES];
-                for (l, t) in t[..at.count].iter_mut().enumerate() {
-                    *t = if indices.get(at.n * self.inner + at.i + l) == c as i64 { 1.0 } else { 0.0 };
-                }
-                t
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn store<S: Simd>(&self, s: S, (dst, mode): (Dst<'_, T>, Mode), c: usize, at: At, g: Lanes) {
-        // SAFETY: tiles do not overlap, and a tile belongs to one task.
-        unsafe { dst.store_upto(s, self.index(c, at), at.count, g, mode) }
-    }
-
-    #[inline(always)]
-    fn index(&self, c: usize, at: At) -> usize {
-        (at.n * self.channels + c) * self.inner + at.i
-    }
-}
-
-/// Positions `i..i + count` of sample `n`, at most sixteen.
-#[derive(Clone, Copy)]
-struct At {
-    n: usize,
-    i: usize,
-    count: usize,
 }
 
 fn tile_of(inner: usize) -> usize {
@@ -334,241 +294,5 @@ fn tile_of(inner: usize) -> usize {
 fn add(sum: &mut Sums, other: Sums) {
     for k in 0..3 {
         sum[k] += other[k];
-    }
-}
-
-#[inline(always)]
-fn load<S: Simd, T: Element>(s: S, src: Src<'_, T>, at: usize, count: usize) -> Lanes {
-    // SAFETY: tiles do not overlap, and a tile belongs to one task.
-    unsafe { src.load_upto(s, at, count, 0.0) }
-}
-
-/// Sums of one region in f32 lanes, emptied into f64 ones every `BLOCK` elements.
-struct LaneSums([Lanes; 3]);
-
-impl LaneSums {
-    #[inline(always)]
-    fn add<S: Simd>(&mut self, s: S, squared: bool, p: &Lanes, t: &Lanes, count: usize) {
-        let p = lanes!(|l| if l < count { p[l] } else { 0.0 });
-        let (pt, pp, tt) = (lanes!(|l| p[l] * t[l]), lanes!(|l| p[l] * p[l]), lanes!(|l| t[l] * t[l]));
-        s.add(&mut self.0[0], &pt);
-        s.add(&mut self.0[1], if squared { &pp } else { &p });
-        s.add(&mut self.0[2], if squared { &tt } else { t });
-    }
-
-    #[inline(always)]
-    fn empty_into<S: Simd>(&mut self, s: S, total: &mut [[f64; LANES]; 3]) {
-        for k in 0..3 {
-            s.add_wide(&mut total[k], &self.0[k]);
-        }
-        self.0 = [[0.0; LANES]; 3];
-    }
-}
-
-struct PointwiseSums<'p, 'a, T> {
-    plan: &'p Plan<'a, T>,
-    n: usize,
-    c: usize,
-    start: usize,
-    end: usize,
-}
-
-impl<T: Element> Kernel for PointwiseSums<'_, '_, T> {
-    type Output = Sums;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> Sums {
-        let PointwiseSums { plan, n, c, start, end } = self;
-        let squared = plan.region.params.squared != 0;
-        let sigmoid = plan.region.activation == Activation::Sigmoid;
-        let mut total = [[0f64; LANES]; 3];
-        for block in (start..end).step_by(BLOCK) {
-            let mut sums = LaneSums([[0.0; LANES]; 3]);
-            for i in (block..end.min(block + BLOCK)).step_by(LANES) {
-                let at = At { n, i, count: LANES.min(end - i) };
-                let mut p = plan.input(s, c, at);
-                let t = plan.target(s, c, at);
-                if sigmoid {
-                    for p in &mut p {
-                        *p = s.sigmoid(*p);
-                    }
-                }
-                sums.add(s, squared, &p, &t, at.count);
-            }
-            sums.empty_into(s, &mut total);
-        }
-        total.map(|lanes| lanes.iter().sum())
-    }
-}
-
-struct PointwiseGrads<'p, 'a, T> {
-    plan: &'p Plan<'a, T>,
-    n: usize,
-    c: usize,
-    start: usize,
-    end: usize,
-    /// Nothing for a background that is left out: its gradient is zero, whatever it holds.
-    slopes: Option<Slopes>,
-    grad: (Dst<'a, T>, Mode),
-}
-
-impl<T: Element> Kernel for PointwiseGrads<'_, '_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let PointwiseGrads { plan, n, c, start, end, slopes, grad } = self;
-        let squared = plan.region.params.squared != 0;
-        let sigmoid = plan.region.activation == Activation::Sigmoid;
-        for i in (start..end).step_by(LANES) {
-            let at = At { n, i, count: LANES.min(end - i) };
-            let x = plan.input(s, c, at);
-            let t = plan.target(s, c, at);
-            let mut g: Lanes = [0.0; LANES];
-            if let Some(slopes) = slopes {
-                for l in 0..LANES {
-                    if sigmoid {
-                        let y = logistic(s, x[l]);
-                        let slope = slopes.overlap * t[l] + slopes.size * if squared { y.sigmoid } else { 1.0 };
-                        g[l] = slope * (y.sigmoid * y.sigmoid_neg);
-                    } else {
-                        g[l] = slopes.overlap * t[l] + slopes.size * if squared { x[l] } else { 1.0 };
-                    }
-                }
-            }
-            plan.store(s, grad, c, at, g);
-        }
-        fence();
-    }
-}
-
-/// Softmax over the channels of sixteen positions. The probabilities stay in `keep` if they fit.
-struct PositionSoftmax<'k> {
-    keep: &'k mut Kept,
-    max: Lanes,
-    inv_sum: Lanes,
-}
-
-impl PositionSoftmax<'_> {
-    #[inline(always)]
-    fn look<S: Simd, T: Element>(&mut self, s: S, plan: &Plan<'_, T>, at: At) {
-        let mut max = [f32::NEG_INFINITY; LANES];
-        for c in 0..plan.channels {
-            let x = plan.input(s, c, at);
-            for l in 0..LANES {
-                max[l] = if x[l] > max[l] { x[l] } else { max[l] };
-            }
-        }
-        let mut sum: Lanes = [0.0; LANES];
-        let fits = self.fits(plan);
-        for c in 0..plan.channels {
-            let x = plan.input(s, c, at);
-            let e: Lanes = lanes!(|l| s.exp_neg(x[l] - max[l]));
-            s.add(&mut sum, &e);
-            if fits {
-                self.keep.put(c * LANES, e);
-            }
-        }
-        (self.max, self.inv_sum) = (max, lanes!(|l| 1.0 / sum[l]));
-    }
-
-    #[inline(always)]
-    fn fits<T: Element>(&self, plan: &Plan<'_, T>) -> bool {
-        plan.channels * LANES <= KEEP
-    }
-
-    #[inline(always)]
-    fn at<S: Simd, T: Element>(&self, s: S, plan: &Plan<'_, T>, c: usize, at: At) -> Lanes {
-        let e: Lanes = if self.fits(plan) {
-            // SAFETY: `look` has put them.
-            unsafe { self.keep.get(c * LANES) }
-        } else {
-            let x = plan.input(s, c, at);
-            lanes!(|l| s.exp_neg(x[l] - self.max[l]))
-        };
-        lanes!(|l| e[l] * self.inv_sum[l])
-    }
-}
-
-struct SoftmaxSums<'p, 'a, T> {
-    plan: &'p Plan<'a, T>,
-    n: usize,
-    start: usize,
-    end: usize,
-}
-
-impl<T: Element> Kernel for SoftmaxSums<'_, '_, T> {
-    type Output = Vec<Sums>;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> Vec<Sums> {
-        let SoftmaxSums { plan, n, start, end } = self;
-        let squared = plan.region.params.squared != 0;
-        let mut keep = Kept::new();
-        let mut softmax = PositionSoftmax { keep: &mut keep, max: [0.0; LANES], inv_sum: [0.0; LANES] };
-        let mut total = vec![[0f64; 3]; plan.channels];
-        for i in (start..end).step_by(LANES) {
-            let at = At { n, i, count: LANES.min(end - i) };
-            softmax.look(s, plan, at);
-            for (c, total) in total.iter_mut().enumerate() {
-                let mut sums = LaneSums([[0.0; LANES]; 3]);
-                sums.add(s, squared, &softmax.at(s, plan, c, at), &plan.target(s, c, at), at.count);
-                for k in 0..3 {
-                    total[k] += f64::from(sum16(&sums.0[k]));
-                }
-            }
-        }
-        total
-    }
-}
-
-/// The sum of sixteen lanes, as a tree.
-#[inline(always)]
-fn sum16(x: &Lanes) -> f32 {
-    let eight: [f32; 8] = std::array::from_fn(|l| x[l] + x[l + 8]);
-    let four: [f32; 4] = std::array::from_fn(|l| eight[l] + eight[l + 4]);
-    (four[0] + four[2]) + (four[1] + four[3])
-}
-
-struct SoftmaxGrads<'p, 'a, T> {
-    plan: &'p Plan<'a, T>,
-    n: usize,
-    start: usize,
-    end: usize,
-    slopes: &'p [Slopes],
-    grad: (Dst<'a, T>, Mode),
-}
-
-impl<T: Element> Kernel for SoftmaxGrads<'_, '_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let SoftmaxGrads { plan, n, start, end, slopes, grad } = self;
-        let squared = plan.region.params.squared != 0;
-        let mut keep = Kept::new();
-        let mut softmax = PositionSoftmax { keep: &mut keep, max: [0.0; LANES], inv_sum: [0.0; LANES] };
-        // dl/dp of a channel
-        let slope = |c: usize, p: &Lanes, t: &Lanes| -> Lanes {
-            let Slopes { overlap, size } = slopes[c];
-            lanes!(|l| overlap * t[l] + size * if squared { p[l] } else { 1.0 })
-        };
-        for i in (start..end).step_by(LANES) {
-            let at = At { n, i, count: LANES.min(end - i) };
-            softmax.look(s, plan, at);
-            let mut mean: Lanes = [0.0; LANES];
-            for c in 0..plan.channels {
-                let (p, t) = (softmax.at(s, plan, c, at), plan.target(s, c, at));
-                let h = slope(c, &p, &t);
-                let hp = lanes!(|l| h[l] * p[l]);
-                s.add(&mut mean, &hp);
-            }
-            for c in 0..plan.channels {
-                let (p, t) = (softmax.at(s, plan, c, at), plan.target(s, c, at));
-                let h = slope(c, &p, &t);
-                plan.store(s, grad, c, at, lanes!(|l| p[l] * (h[l] - mean[l])));
-            }
-        }
-        fence();
     }
 }

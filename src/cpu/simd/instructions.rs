@@ -1,0 +1,240 @@
+//! What an instruction set can do.
+
+use super::{F32s, F64s, Kernel, LANES, Lanes, Mask, U32s};
+
+/// Arithmetic on vectors. A value of a type that implements this exists only where the machine has the
+/// instructions: [`Isa::detect`](super::Isa::detect) is the one place that makes them.
+pub(crate) trait Simd: Copy + Send + Sync + 'static {
+    /// Sixteen `f32`.
+    type F: Copy;
+    /// Sixteen `u32`.
+    type U: Copy;
+    /// Sixteen bools.
+    type M: Copy;
+    fn f_splat(self, x: f32) -> Self::F;
+    fn f_add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn f_sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn f_mul(self, a: Self::F, b: Self::F) -> Self::F;
+    fn f_div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a / b` within one ulp, for any `a` and a `b` that is finite and normal, or NaN.
+    #[inline(always)]
+    fn f_quotient(self, a: Self::F, b: Self::F) -> Self::F {
+        self.f_div(a, b)
+    }
+    /// Flips the sign, of zero and NaN as well.
+    fn f_neg(self, a: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once where the machine has FMA, twice otherwise.
+    fn f_mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `if a < b { a } else { b }`, so that a NaN gives `b`.
+    fn f_min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `if a > b { a } else { b }`, so that a NaN gives `b`.
+    fn f_max(self, a: Self::F, b: Self::F) -> Self::F;
+    fn f_lt(self, a: Self::F, b: Self::F) -> Self::M;
+    fn f_le(self, a: Self::F, b: Self::F) -> Self::M;
+    fn f_eq(self, a: Self::F, b: Self::F) -> Self::M;
+    fn f_select(self, m: Self::M, a: Self::F, b: Self::F) -> Self::F;
+    /// `a + b` where `m`, `a` elsewhere.
+    fn f_add_where(self, m: Self::M, a: Self::F, b: Self::F) -> Self::F;
+    fn f_to_bits(self, x: Self::F) -> Self::U;
+    /// The floats of these bits.
+    fn u_to_float(self, x: Self::U) -> Self::F;
+    /// The floats of these values, as `i32`.
+    fn u_convert(self, x: Self::U) -> Self::F;
+    fn u_splat(self, x: u32) -> Self::U;
+    fn u_add(self, a: Self::U, b: Self::U) -> Self::U;
+    fn u_sub(self, a: Self::U, b: Self::U) -> Self::U;
+    fn u_and(self, a: Self::U, b: Self::U) -> Self::U;
+    fn u_or(self, a: Self::U, b: Self::U) -> Self::U;
+    fn u_shl(self, a: Self::U, n: u32) -> Self::U;
+    fn u_shr(self, a: Self::U, n: u32) -> Self::U;
+    fn u_eq(self, a: Self::U, b: Self::U) -> Self::M;
+    fn m_and(self, a: Self::M, b: Self::M) -> Self::M;
+    fn m_or(self, a: Self::M, b: Self::M) -> Self::M;
+    fn m_not(self, a: Self::M) -> Self::M;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> F32s<Self> {
+        F32s { v: self.f_splat(x), s: self }
+    }
+
+    #[inline(always)]
+    fn zero(self) -> F32s<Self> {
+        self.splat(0.0)
+    }
+
+    #[inline(always)]
+    fn bits(self, x: u32) -> U32s<Self> {
+        U32s { v: self.u_splat(x), s: self }
+    }
+
+    /// A vector of this set.
+    #[inline(always)]
+    fn wrap(self, v: Self::F) -> F32s<Self> {
+        F32s { v, s: self }
+    }
+}
+
+/// An instruction set: vectors of sixteen, to and from memory.
+pub(crate) trait Machine: Simd {
+    /// Sixteen `f64`.
+    type D: Copy;
+    /// # Safety
+    /// Sixteen floats can be read there, at any alignment.
+    unsafe fn f_load(self, p: *const f32) -> Self::F;
+    /// # Safety
+    /// Sixteen floats can be written there, at any alignment.
+    unsafe fn f_store(self, p: *mut f32, x: Self::F);
+    fn u_from_array(self, x: &[u32; LANES]) -> Self::U;
+    /// The first `count` lanes.
+    fn m_first(self, count: usize) -> Self::M;
+    fn m_from_array(self, m: &[bool; LANES]) -> Self::M;
+    fn m_any(self, a: Self::M) -> bool;
+    fn d_zero(self) -> Self::D;
+    fn d_widen(self, x: Self::F) -> Self::D;
+    fn d_add(self, a: Self::D, b: Self::D) -> Self::D;
+    fn d_sub(self, a: Self::D, b: Self::D) -> Self::D;
+    fn d_mul(self, a: Self::D, b: Self::D) -> Self::D;
+    fn d_to_array(self, x: Self::D) -> [f64; LANES];
+    fn d_narrow(self, x: Self::D) -> Self::F;
+    fn bf16_widen(self, h: [u16; LANES]) -> Self::F;
+    /// To nearest even.
+    fn bf16_narrow(self, x: Self::F) -> [u16; LANES];
+    fn f16_widen(self, h: [u16; LANES]) -> Self::F;
+    /// To nearest even.
+    fn f16_narrow(self, x: Self::F) -> [u16; LANES];
+    /// `count` floats, then `pad`.
+    ///
+    /// # Safety
+    /// So many floats can be read there, at any alignment; at most sixteen.
+    #[inline(always)]
+    unsafe fn f_load_part(self, p: *const f32, count: usize, pad: f32) -> Self::F {
+        let mut part = [pad; LANES];
+        for (l, lane) in part[..count].iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            *lane = unsafe { p.add(l).read_unaligned() };
+        }
+        // SAFETY: our own array.
+        unsafe { self.f_load(part.as_ptr()) }
+    }
+    /// # Safety
+    /// `count` floats can be written there, at any alignment; at most sixteen.
+    #[inline(always)]
+    unsafe fn f_store_part(self, p: *mut f32, count: usize, x: Self::F) {
+        let mut part = [0.0; LANES];
+        // SAFETY: our own array.
+        unsafe { self.f_store(part.as_mut_ptr(), x) };
+        for (l, lane) in part[..count].iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { p.add(l).write_unaligned(*lane) };
+        }
+    }
+    /// `count` halves of either kind, then zeros.
+    ///
+    /// # Safety
+    /// So many can be read there; at most sixteen.
+    #[inline(always)]
+    unsafe fn h_load_part(self, p: *const u16, count: usize) -> [u16; LANES] {
+        let mut part = [0; LANES];
+        for (l, lane) in part[..count].iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            *lane = unsafe { *p.add(l) };
+        }
+        part
+    }
+    /// # Safety
+    /// `count` halves can be written there; at most sixteen.
+    #[inline(always)]
+    unsafe fn h_store_part(self, p: *mut u16, count: usize, x: [u16; LANES]) {
+        for (l, lane) in x[..count].iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { *p.add(l) = *lane };
+        }
+    }
+    /// Elements `0, stride, .. 15 stride`.
+    ///
+    /// # Safety
+    /// They can be read, and the last has an offset below 2^31.
+    #[inline(always)]
+    unsafe fn f_gather(self, p: *const f32, stride: i32) -> Self::F {
+        let mut x = [0.0; LANES];
+        for (l, lane) in x.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            *lane = unsafe { *p.add(l * stride as usize) };
+        }
+        // SAFETY: our own array.
+        unsafe { self.f_load(x.as_ptr()) }
+    }
+    /// # Safety
+    /// Elements `0, stride, .. 15 stride` can be written, and the last has an offset below 2^31.
+    #[inline(always)]
+    unsafe fn f_scatter(self, p: *mut f32, stride: i32, x: Self::F) {
+        let mut lanes = [0.0; LANES];
+        // SAFETY: our own array.
+        unsafe { self.f_store(lanes.as_mut_ptr(), x) };
+        for (l, lane) in lanes.iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { *p.add(l * stride as usize) = *lane };
+        }
+    }
+    /// Writes past the caches, where there are instructions for it.
+    ///
+    /// # Safety
+    /// Sixteen floats can be written there, and the address is a multiple of sixteen.
+    #[inline(always)]
+    unsafe fn f_stream(self, p: *mut f32, x: Self::F) {
+        // SAFETY: the caller's promise.
+        unsafe { self.f_store(p, x) };
+    }
+    /// The same for halves of either kind.
+    ///
+    /// # Safety
+    /// Sixteen can be written there, and the address is a multiple of sixteen.
+    #[inline(always)]
+    unsafe fn h_stream(self, p: *mut u16, x: [u16; LANES]) {
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<[u16; LANES]>().write(x) };
+    }
+    /// Asks for the cache line of an address, which need not exist.
+    #[inline(always)]
+    fn prefetch<T>(self, _p: *const T) {}
+
+    /// The same, no further than the second level of cache.
+    #[inline(always)]
+    fn prefetch_later<T>(self, _p: *const T) {}
+
+    /// Runs `task` in a function compiled for this instruction set.
+    fn run<K: Kernel>(self, task: K) -> K::Output;
+
+    #[inline(always)]
+    fn lanes(self, x: &Lanes) -> F32s<Self> {
+        // SAFETY: sixteen floats.
+        F32s { v: unsafe { self.f_load(x.as_ptr()) }, s: self }
+    }
+
+    #[inline(always)]
+    fn bits_of(self, x: &[u32; LANES]) -> U32s<Self> {
+        U32s { v: self.u_from_array(x), s: self }
+    }
+
+    #[inline(always)]
+    fn zero_wide(self) -> F64s<Self> {
+        F64s { v: self.d_zero(), s: self }
+    }
+
+    /// True in the first `count` lanes; at most sixteen.
+    #[inline(always)]
+    fn first(self, count: usize) -> Mask<Self> {
+        Mask { v: self.m_first(count), s: self }
+    }
+
+    /// True in one lane; in none from sixteen on.
+    #[inline(always)]
+    fn only(self, lane: usize) -> Mask<Self> {
+        self.bits_of(&core::array::from_fn(|l| l as u32)).eq(lane.min(LANES) as u32)
+    }
+
+    #[inline(always)]
+    fn mask(self, m: &[bool; LANES]) -> Mask<Self> {
+        Mask { v: self.m_from_array(m), s: self }
+    }
+}

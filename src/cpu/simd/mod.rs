@@ -1,0 +1,192 @@
+//! Sixteen floats at a time, on the instruction set of the machine, chosen once at run time.
+//!
+//! A loss is written as maths over [`F32s`], [`F64s`], [`U32s`] and [`Mask`], which read like scalars and are
+//! generic over the instruction set [`Simd`]. The skeletons run it inside a function compiled for one. The
+//! operations are explicit vector instructions and nothing is left for LLVM to find: given loops over lanes, its
+//! vectoriser made vectors of two out of sixteen as often as not.
+
+mod half;
+mod instructions;
+mod pair;
+#[cfg(any(test, not(target_arch = "x86_64")))]
+mod portable;
+mod vector;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub(crate) use instructions::{Machine, Simd};
+pub(crate) use pair::Pair;
+#[cfg(not(target_arch = "x86_64"))]
+use portable::Baseline;
+pub(crate) use vector::{F32s, F64s, Mask, Operand, U32s};
+#[cfg(target_arch = "x86_64")]
+use x86::Baseline;
+
+/// Elements handled together: one AVX-512 register, two AVX ones, four SSE or NEON ones.
+pub(crate) const LANES: usize = 16;
+
+/// How much of sixteen lanes is in use: a type, so that the loop over whole ones is compiled without a
+/// thought of the last.
+pub(crate) trait Span: Copy {
+    const WHOLE: bool;
+    fn count(self) -> usize;
+}
+
+/// All sixteen, side by side in memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Whole;
+
+/// So many.
+#[derive(Clone, Copy)]
+pub(crate) struct Part(pub(crate) usize);
+
+impl Span for Whole {
+    const WHOLE: bool = true;
+    #[inline(always)]
+    fn count(self) -> usize {
+        LANES
+    }
+}
+
+impl Span for Part {
+    const WHOLE: bool = false;
+    #[inline(always)]
+    fn count(self) -> usize {
+        self.0
+    }
+}
+
+/// Sixteen `f32` values in memory.
+pub(crate) type Lanes = [f32; LANES];
+
+/// Work that is compiled once for every instruction set.
+pub(crate) trait Kernel {
+    type Output;
+    /// Must be `#[inline(always)]`, so that it takes on the instruction set of its caller.
+    fn run<S: Machine>(self, simd: S) -> Self::Output;
+}
+
+/// The instruction set in use.
+#[derive(Clone, Copy)]
+pub(crate) enum Isa {
+    Baseline(Baseline),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(x86::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(x86::Avx512),
+}
+
+impl Isa {
+    /// The widest instruction set of this machine.
+    pub(crate) fn detect() -> Self {
+        *Self::available().last().expect("the baseline is always there")
+    }
+
+    /// Every instruction set of this machine, narrowest first: the tests run them all.
+    pub(crate) fn available() -> &'static [Self] {
+        static AVAILABLE: std::sync::OnceLock<Vec<Isa>> = std::sync::OnceLock::new();
+        AVAILABLE.get_or_init(|| {
+            #[allow(unused_mut)]
+            let mut sets = vec![Isa::Baseline(Baseline(()))];
+            #[cfg(target_arch = "x86_64")]
+            {
+                use std::arch::is_x86_feature_detected as has;
+                let avx2 = has!("avx2") && has!("fma") && has!("f16c") && has!("bmi1") && has!("bmi2");
+                if avx2 {
+                    sets.push(Isa::Avx2(x86::Avx2(())));
+                }
+                if avx2 && has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl") {
+                    sets.push(Isa::Avx512(x86::Avx512(())));
+                }
+            }
+            sets
+        })
+    }
+
+    /// Its name, for benchmarks and bug reports.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Isa::Baseline(_) => "baseline",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(_) => "AVX2+FMA",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(_) => "AVX-512",
+        }
+    }
+
+    /// Runs `task` compiled for this instruction set.
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, task: K) -> K::Output {
+        match self {
+            Isa::Baseline(s) => s.run(task),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(s) => s.run(task),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(s) => s.run(task),
+        }
+    }
+}
+
+/// What `task` returns on every instruction set of this machine, and on the one in plain Rust.
+#[cfg(test)]
+pub(crate) fn on_every_set<K: Kernel + Copy>(task: K) -> Vec<(&'static str, K::Output)> {
+    let mut all: Vec<_> = Isa::available().iter().map(|isa| (isa.name(), isa.run(task))).collect();
+    all.push(("portable", task.run(portable::Baseline(()))));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ::half::{bf16, f16};
+
+    #[test]
+    fn every_half_widens_and_narrows_as_the_half_crate_does_it() {
+        #[derive(Clone, Copy)]
+        struct Check;
+        impl Kernel for Check {
+            type Output = ();
+            #[inline(always)]
+            fn run<S: Machine>(self, s: S) {
+                for base in (0..=u16::MAX).step_by(LANES) {
+                    let h: [u16; LANES] = core::array::from_fn(|l| base + l as u16);
+                    let wide = s.wrap(s.f16_widen(h));
+                    let (wide, back) = (wide.to_array(), s.f16_narrow(wide.raw()));
+                    let (h, back) = (h.map(f16::from_bits), back.map(f16::from_bits));
+                    for l in 0..LANES {
+                        let want = h[l].to_f32();
+                        assert!(wide[l].to_bits() == want.to_bits() || wide[l].is_nan() && want.is_nan());
+                        assert!(back[l].to_bits() == h[l].to_bits() || back[l].is_nan() && h[l].is_nan());
+                    }
+                }
+            }
+        }
+        on_every_set(Check);
+    }
+
+    #[test]
+    fn floats_round_to_half_and_bfloat_to_nearest_even() {
+        #[derive(Clone, Copy)]
+        struct Check;
+        impl Kernel for Check {
+            type Output = ();
+            #[inline(always)]
+            fn run<S: Machine>(self, s: S) {
+                for base in (0..=u32::MAX - 4096 * 16).step_by(4096 * 16 - 77) {
+                    let x: Lanes = core::array::from_fn(|l| f32::from_bits(base + 4099 * l as u32));
+                    let half = s.f16_narrow(s.lanes(&x).raw()).map(f16::from_bits);
+                    let brain = s.bf16_narrow(s.lanes(&x).raw()).map(bf16::from_bits);
+                    for l in 0..LANES {
+                        let want = bf16::from_f32(x[l]);
+                        let same = brain[l].to_bits() == want.to_bits() || brain[l].is_nan() && want.is_nan();
+                        assert!(same, "{:e}: {:?} {:?}", x[l], brain[l], want);
+                        let want = f16::from_f32_const(x[l]);
+                        let same = half[l].to_bits() == want.to_bits() || half[l].is_nan() && want.is_nan();
+                        assert!(same, "{:e}: {:?} {:?}", x[l], half[l], want);
+                    }
+                }
+            }
+        }
+        on_every_set(Check);
+    }
+}

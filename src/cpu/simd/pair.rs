@@ -1,0 +1,81 @@
+//! Two vectors side by side.
+
+use super::{F32s, Simd};
+
+/// Arithmetic on two vectors at a time. A loss is a long chain of operations, each of which waits for the one before;
+/// two chains, interleaved, keep the processor busy where its window is too short to find the next one by itself.
+#[derive(Clone, Copy)]
+pub(crate) struct Pair<S>(pub(crate) S);
+
+impl<S: Simd> Pair<S> {
+    #[inline(always)]
+    pub(crate) fn join(self, a: F32s<S>, b: F32s<S>) -> F32s<Pair<S>> {
+        F32s { v: (a.v, b.v), s: self }
+    }
+
+    #[inline(always)]
+    pub(crate) fn split(self, x: F32s<Pair<S>>) -> (F32s<S>, F32s<S>) {
+        (F32s { v: x.v.0, s: self.0 }, F32s { v: x.v.1, s: self.0 })
+    }
+}
+
+/// Methods that do the same to both.
+macro_rules! both {
+    ($(fn $name:ident($($arg:ident: $t:ident),*) -> $r:ident;)*) => {$(
+        #[inline(always)]
+        fn $name(self, $($arg: Self::$t),*) -> Self::$r {
+            (self.0.$name($($arg.0),*), self.0.$name($($arg.1),*))
+        }
+    )*};
+}
+
+impl<S: Simd> Simd for Pair<S> {
+    type F = (S::F, S::F);
+    type U = (S::U, S::U);
+    type M = (S::M, S::M);
+
+    both! {
+        fn f_add(a: F, b: F) -> F;
+        fn f_sub(a: F, b: F) -> F;
+        fn f_mul(a: F, b: F) -> F;
+        fn f_div(a: F, b: F) -> F;
+        fn f_quotient(a: F, b: F) -> F;
+        fn f_neg(a: F) -> F;
+        fn f_mul_add(a: F, b: F, c: F) -> F;
+        fn f_min(a: F, b: F) -> F;
+        fn f_max(a: F, b: F) -> F;
+        fn f_lt(a: F, b: F) -> M;
+        fn f_le(a: F, b: F) -> M;
+        fn f_eq(a: F, b: F) -> M;
+        fn f_select(m: M, a: F, b: F) -> F;
+        fn f_add_where(m: M, a: F, b: F) -> F;
+        fn f_to_bits(x: F) -> U;
+        fn u_to_float(x: U) -> F;
+        fn u_convert(x: U) -> F;
+        fn u_add(a: U, b: U) -> U;
+        fn u_sub(a: U, b: U) -> U;
+        fn u_and(a: U, b: U) -> U;
+        fn u_or(a: U, b: U) -> U;
+        fn u_eq(a: U, b: U) -> M;
+        fn m_and(a: M, b: M) -> M;
+        fn m_or(a: M, b: M) -> M;
+        fn m_not(a: M) -> M;
+    }
+
+    #[inline(always)]
+    fn f_splat(self, x: f32) -> Self::F {
+        (self.0.f_splat(x), self.0.f_splat(x))
+    }
+    #[inline(always)]
+    fn u_splat(self, x: u32) -> Self::U {
+        (self.0.u_splat(x), self.0.u_splat(x))
+    }
+    #[inline(always)]
+    fn u_shl(self, a: Self::U, n: u32) -> Self::U {
+        (self.0.u_shl(a.0, n), self.0.u_shl(a.1, n))
+    }
+    #[inline(always)]
+    fn u_shr(self, a: Self::U, n: u32) -> Self::U {
+        (self.0.u_shr(a.0, n), self.0.u_shr(a.1, n))
+    }
+}
