@@ -13,6 +13,12 @@ mod params;
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=src/params.rs");
+    // Without optimisation a kernel that is inlined into one function has a frame larger than a thread's stack: every
+    // vector that it ever computes has a place of its own there.
+    println!("cargo::rustc-check-cfg=cfg(optimized)");
+    if std::env::var("OPT_LEVEL").is_ok_and(|level| level != "0") {
+        println!("cargo::rustc-cfg=optimized");
+    }
     let out = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     let header = Path::new(&out).join("fused_loss_params.h");
     std::fs::write(&header, c_header()).expect("OUT_DIR can be written");

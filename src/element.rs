@@ -43,7 +43,7 @@ pub(crate) mod storage {
         ///
         /// # Safety
         /// They can be read.
-        #[inline(always)]
+        #[cfg_attr(optimized, inline(always))]
         unsafe fn gather<S: Machine>(s: S, p: *const Self, stride: usize) -> F32s<S> {
             let mut lanes = [Self::default(); LANES];
             for (l, lane) in lanes.iter_mut().enumerate() {
@@ -56,7 +56,7 @@ pub(crate) mod storage {
 
         /// # Safety
         /// Elements `0, stride, .. 15 stride` can be written.
-        #[inline(always)]
+        #[cfg_attr(optimized, inline(always))]
         unsafe fn scatter<S: Machine>(p: *mut Self, stride: usize, x: F32s<S>) {
             let mut lanes = [Self::default(); LANES];
             // SAFETY: our own array.
@@ -100,35 +100,35 @@ impl Storage for f32 {
     fn erase(request: Request<'_, f32>) -> AnyRequest<'_> {
         AnyRequest::F32(request)
     }
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn load<S: Machine>(s: S, p: *const f32) -> F32s<S> {
         // SAFETY: the caller's promise, here and below.
         s.wrap(unsafe { s.f_load(p) })
     }
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn load_part<S: Machine>(s: S, p: *const f32, count: usize, pad: f32) -> F32s<S> {
         s.wrap(unsafe { s.f_load_part(p, count, pad) })
     }
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn store<S: Machine>(p: *mut f32, x: F32s<S>) {
         unsafe { x.simd().f_store(p, x.raw()) }
     }
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn store_part<S: Machine>(p: *mut f32, count: usize, x: F32s<S>) {
         unsafe { x.simd().f_store_part(p, count, x.raw()) }
     }
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn stream<S: Machine>(p: *mut f32, x: F32s<S>) {
         unsafe { x.simd().f_stream(p, x.raw()) }
     }
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn gather<S: Machine>(s: S, p: *const f32, stride: usize) -> F32s<S> {
         if stride > MAX_STRIDE {
             return s.lanes(&std::array::from_fn(|l| unsafe { *p.add(l * stride) }));
         }
         s.wrap(unsafe { s.f_gather(p, stride as i32) })
     }
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn scatter<S: Machine>(p: *mut f32, stride: usize, x: F32s<S>) {
         if stride > MAX_STRIDE {
             return x.to_array().iter().enumerate().for_each(|(l, x)| unsafe { *p.add(l * stride) = *x });
@@ -158,26 +158,26 @@ macro_rules! half_storage {
             fn erase(request: Request<'_, Self>) -> AnyRequest<'_> {
                 AnyRequest::$request(request)
             }
-            #[inline(always)]
+            #[cfg_attr(optimized, inline(always))]
             unsafe fn load<S: Machine>(s: S, p: *const Self) -> F32s<S> {
                 // SAFETY: the caller's promise, here and below. The alignment of both types is that of one element.
                 s.wrap(s.$widen(unsafe { p.cast::<[u16; LANES]>().read() }))
             }
-            #[inline(always)]
+            #[cfg_attr(optimized, inline(always))]
             unsafe fn load_part<S: Machine>(s: S, p: *const Self, count: usize, pad: f32) -> F32s<S> {
                 let bits = unsafe { s.h_load_part(p.cast(), count) };
                 let x = s.wrap(s.$widen(bits));
                 s.first(count).pick(x, pad)
             }
-            #[inline(always)]
+            #[cfg_attr(optimized, inline(always))]
             unsafe fn store<S: Machine>(p: *mut Self, x: F32s<S>) {
                 unsafe { p.cast::<[u16; LANES]>().write(x.simd().$narrow(x.raw())) }
             }
-            #[inline(always)]
+            #[cfg_attr(optimized, inline(always))]
             unsafe fn store_part<S: Machine>(p: *mut Self, count: usize, x: F32s<S>) {
                 unsafe { x.simd().h_store_part(p.cast(), count, x.simd().$narrow(x.raw())) }
             }
-            #[inline(always)]
+            #[cfg_attr(optimized, inline(always))]
             unsafe fn stream<S: Machine>(p: *mut Self, x: F32s<S>) {
                 unsafe { x.simd().h_stream(p.cast(), x.simd().$narrow(x.raw())) }
             }

@@ -78,29 +78,32 @@ impl Indices<'_> {
         for_indices!(self, |x| x.len())
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn get(self, row: usize) -> i64 {
         for_indices!(self, |x| x[row].into())
     }
 
-    /// Indices `start..start + count`, at most sixteen, as `i32`; -1 past the last.
-    #[inline(always)]
-    pub(crate) fn sixteen(self, start: usize, count: usize) -> [i32; LANES] {
+    /// Indices `start..start + count`, at most sixteen, as `i32`, and whether each is `ignore`. An index that is no
+    /// class may become another number.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn sixteen(self, start: usize, count: usize, ignore: Option<i64>) -> ([i32; LANES], [bool; LANES]) {
+        let (mut index, mut ignored) = ([-1; LANES], [false; LANES]);
         for_indices!(self, |x| {
             let x = &x[start..start + count];
-            let mut lanes = [-1; LANES];
             // As an array, where it is one, for LLVM to make vectors of.
             if let Ok(x) = <&[_; LANES]>::try_from(x) {
                 for l in 0..LANES {
-                    lanes[l] = x[l] as i32;
+                    index[l] = x[l] as i32;
+                    ignored[l] = ignore.is_some() && i64::from(x[l]) == ignore.unwrap_or(0);
                 }
             } else {
-                for (lane, x) in lanes.iter_mut().zip(x) {
-                    *lane = *x as i32;
+                for (l, &x) in x.iter().enumerate() {
+                    index[l] = x as i32;
+                    ignored[l] = Some(i64::from(x)) == ignore;
                 }
             }
-            lanes
-        })
+        });
+        (index, ignored)
     }
 }
 

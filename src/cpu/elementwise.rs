@@ -15,7 +15,7 @@ pub(crate) struct Point<S: Simd> {
     pub(crate) grad: F32s<S>,
 }
 
-/// An element-wise loss, of sixteen elements at a time. The functions must be `#[inline(always)]`.
+/// An element-wise loss, of sixteen elements at a time. The functions must be `#[cfg_attr(optimized, inline(always))]`.
 pub(crate) trait Pointwise: Copy + Send + Sync {
     const NAME: &'static str;
     /// It has a gradient for the target.
@@ -29,7 +29,7 @@ pub(crate) trait Pointwise: Copy + Send + Sync {
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> Point<S>;
 
     /// Gradient for the target.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn grad_target<S: Simd>(&self, x: F32s<S>, _t: F32s<S>, _aux: F32s<S>) -> F32s<S> {
         x.simd().zero()
     }
@@ -144,7 +144,7 @@ impl<T, F: Copy> Copy for Tile<'_, T, F> {}
 impl<T: Element, F: Pointwise> Kernel for Tile<'_, T, F> {
     type Output = f64;
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn run<S: Machine>(self, s: S) -> f64 {
         let plan = self.plan;
         let plain = plan.class_weight.is_none()
@@ -172,7 +172,9 @@ impl<T: Element, F: Pointwise> Kernel for Tile<'_, T, F> {
                     unsafe {
                         if mode.stream {
                             input.prefetch(s, i);
-                            target.prefetch(s, i);
+                            if F::TARGET {
+                                target.prefetch(s, i);
+                            }
                         }
                         let x = pair.join(input.load(s, i), input.load(s, i + LANES));
                         let t = pair.join(target.load(s, i), target.load(s, i + LANES));
@@ -210,7 +212,7 @@ impl<T: Element, F: Pointwise> Kernel for Tile<'_, T, F> {
 
 impl<T: Element, F: Pointwise> Tile<'_, T, F> {
     /// Elements `i..i + count` of any call.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn general<S: Machine>(&self, s: S, i: usize, count: usize, mode: Mode) -> F32s<S> {
         let plan = self.plan;
         // SAFETY (all loads and stores): tiles do not overlap, and a tile belongs to one task.

@@ -45,7 +45,7 @@ const EXPONENT_ONE: f32 = 8_388_608.0;
 /// The elementary functions. NaN gives NaN in all of them.
 impl<S: Simd> F32s<S> {
     /// e^x over the whole range: right in denormals, infinite from 88.73, 1 at 0, at most 1 below 0.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn exp(self) -> Self {
         // At 89 the result is infinite, and at -176 `first` below is 0: an exact 0 costs nothing,
         // while an underflow to 0 costs as much as a hundred multiplications.
@@ -58,7 +58,7 @@ impl<S: Simd> F32s<S> {
     }
 
     /// e^x for x <= 0, the cheapest form: below -87.68 the result, below 2^-126.5, is 0.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn exp_neg(self) -> Self {
         // -88 rounds to 2^-127, which this makes 0.
         let (r, n) = exp_reduce(self.at_least(-88.0), 127.0);
@@ -67,7 +67,7 @@ impl<S: Simd> F32s<S> {
     }
 
     /// The natural logarithm: -inf at 0, NaN below.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn ln(self) -> Self {
         // Denormals become normal; negative numbers take the same way, to NaN in the end.
         let tiny = self.lt(f32::MIN_POSITIVE);
@@ -79,7 +79,7 @@ impl<S: Simd> F32s<S> {
     }
 
     /// ln(1 + x): -inf at -1, NaN below, x where x is tiny, and the sign of x always.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn ln_1p(self) -> Self {
         // 1 + x = 2^e (1 + f). The rounded sum is good enough to choose e; then
         // f = x 2^-e + (2^-e - 1) has all the bits of x, and needs no correction by c / (1 + x).
@@ -94,7 +94,7 @@ impl<S: Simd> F32s<S> {
     }
 
     /// `ln(x)` and `ln(1 - x)`, at most -100 where they are -inf, for x in `[0, 1]`; NaN elsewhere.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn ln_and_ln_of_rest(self) -> (Self, Self) {
         // As in `ln`; but zero, of either sign, takes the same way as the denormals, to -104.
         let x = self.abs();
@@ -113,14 +113,14 @@ impl<S: Simd> F32s<S> {
     }
 
     /// 1 / (1 + e^-x).
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn sigmoid(self) -> Self {
         let (small, _) = self.logistic_tail();
         self.lt(0.0).pick(small, 1.0 - small)
     }
 
     /// ln(1 + e^x).
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn softplus(self) -> Self {
         // max(x, 0) + ln(1 + e^-|x|). Adding x to the finished logarithm would round twice at full size: the largest
         // goes last.
@@ -131,7 +131,7 @@ impl<S: Simd> F32s<S> {
 
     /// `sigmoid(-|x|)` and `ln(1 + e^-|x|)`, from one exponential. The other half of the axis is
     /// `1 - sigmoid` and `|x| + ln(..)`.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn logistic_tail(self) -> (Self, Self) {
         let (e, small) = exp_of_minus_abs(self);
         // e / (1 + e) as e - e * (e / (1 + e)), which makes the roundings of the sum and of the quotient count
@@ -143,7 +143,7 @@ impl<S: Simd> F32s<S> {
     }
 
     /// The hyperbolic tangent.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn tanh(self) -> Self {
         // tanh(a) = m / (1 + m) with m = expm1(2 a) / 2, for a = |x|. From a = 9.02 on it is 1.
         let a = self.abs().at_most(10.0);
@@ -164,7 +164,7 @@ impl<S: Simd> F32s<S> {
 
 /// e = exp(-|x|), with denormals; and the same or, where 1 + e rounds to 1, zero, which spares products so small that
 /// they are slow.
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 fn exp_of_minus_abs<S: Simd>(x: F32s<S>) -> (F32s<S>, F32s<S>) {
     // 2^(n + 24) is normal for all results, and 0 where they are, n = -151.
     let (r, n) = exp_reduce((-x.abs()).at_least(-104.5), 127.0 + 24.0);
@@ -174,7 +174,7 @@ fn exp_of_minus_abs<S: Simd>(x: F32s<S>) -> (F32s<S>, F32s<S>) {
 }
 
 /// c\[0\] + c\[1\] x + c\[2\] x^2 + ..., by Horner's rule.
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 fn polynomial<S: Simd, const N: usize>(x: F32s<S>, c: [f32; N]) -> F32s<S> {
     let mut sum = x.simd().splat(c[N - 1]);
     for k in (0..N - 1).rev() {
@@ -185,7 +185,7 @@ fn polynomial<S: Simd, const N: usize>(x: F32s<S>, c: [f32; N]) -> F32s<S> {
 
 /// `(expm1(r), n + bias)` where x = n ln(2) + r and |r| <= ln(2) / 2; the integer has other bits set
 /// above its lowest nine.
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 fn exp_reduce<S: Simd>(x: F32s<S>, bias: f32) -> (F32s<S>, U32s<S>) {
     let t = x.mul_add(LOG2_E, ROUND + bias);
     let n = t - (ROUND + bias);
@@ -194,20 +194,20 @@ fn exp_reduce<S: Simd>(x: F32s<S>, bias: f32) -> (F32s<S>, U32s<S>) {
 }
 
 /// The exponent e, still in its field, for which x 2^-e lies in [sqrt(1/2), sqrt(2)).
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 fn ln_exponent<S: Simd>(x: F32s<S>) -> U32s<S> {
     (x.to_bits() - FRAC_1_SQRT_2.to_bits()) & 0xff80_0000
 }
 
 /// ln(1 + f) + e ln(2), where e is counted in steps of the exponent field.
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 fn ln_reduced<S: Simd>(f: F32s<S>, steps: F32s<S>) -> F32s<S> {
     let y = (f * polynomial(f, LN)).mul_add(f, f);
     steps.mul_add(LN_2 / EXPONENT_ONE, y)
 }
 
 /// ln(x), given `y` where 0 < x < inf.
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 fn ln_edges<S: Simd>(x: F32s<S>, y: F32s<S>) -> F32s<S> {
     let edge = x.eq(0.0).pick(f32::NEG_INFINITY, f32::NAN);
     let y = x.gt(0.0).pick(y, edge);
@@ -225,7 +225,7 @@ mod tests {
     const CHUNK: usize = 64 * LANES;
 
     /// All functions of sixteen values; `exp_neg` of their negative magnitudes.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn functions<S: Machine>(s: S, x: &Lanes) -> [Lanes; COUNT] {
         let x = s.lanes(x);
         [
@@ -278,7 +278,7 @@ mod tests {
     struct Errors<'a>(&'a [Case]);
     impl Kernel for Errors<'_> {
         type Output = [f64; COUNT];
-        #[inline(always)]
+        #[cfg_attr(optimized, inline(always))]
         fn run<S: Machine>(self, s: S) -> [f64; COUNT] {
             let mut worst = [[0.0f64; LANES]; COUNT];
             for case in self.0 {
@@ -335,7 +335,7 @@ mod tests {
     struct Call(f32);
     impl Kernel for Call {
         type Output = [f32; COUNT];
-        #[inline(always)]
+        #[cfg_attr(optimized, inline(always))]
         fn run<S: Machine>(self, s: S) -> [f32; COUNT] {
             functions(s, &[self.0; LANES]).map(|lanes| lanes[0])
         }

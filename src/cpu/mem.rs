@@ -66,7 +66,7 @@ impl Mode {
     }
 
     /// The mode for elements `i, i + 16, ...` of a buffer: streaming takes an address that is a multiple of sixteen.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn at<T>(self, out: Dst<'_, T>, i: usize) -> Self {
         Mode { stream: self.stream && out.ptr.wrapping_add(i).addr().is_multiple_of(16), ..self }
     }
@@ -85,7 +85,7 @@ impl<'a, T: Element> Src<'a, T> {
     ///
     /// # Safety
     /// They exist, and no other task writes them meanwhile.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) unsafe fn load<S: Machine>(self, s: S, i: usize) -> F32s<S> {
         debug_assert!(i < self.len && self.len - i >= LANES);
         // SAFETY: in bounds.
@@ -95,7 +95,7 @@ impl<'a, T: Element> Src<'a, T> {
     /// Asks for the elements that follow 2 KiB after `i..i + 32`, whether they exist or not. (A quarter of what a
     /// loss of much arithmetic takes is waiting, without it: the loads of the next page are too far ahead for the
     /// processor to see.)
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn prefetch<S: Machine>(self, s: S, i: usize) {
         let p = self.ptr.wrapping_add(i + 2048 / size_of::<T>());
         s.prefetch(p);
@@ -105,7 +105,7 @@ impl<'a, T: Element> Src<'a, T> {
     }
 
     /// Asks for elements `i..i + 32`, whether they exist or not, no further than the second level of cache.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn prefetch_later<S: Machine>(self, s: S, i: usize) {
         let p = self.ptr.wrapping_add(i);
         s.prefetch_later(p);
@@ -118,7 +118,7 @@ impl<'a, T: Element> Src<'a, T> {
     ///
     /// # Safety
     /// They exist, and no other task writes them meanwhile.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) unsafe fn load_upto<S: Machine>(self, s: S, i: usize, count: usize, pad: f32) -> F32s<S> {
         if count == LANES {
             // SAFETY: the caller's promise.
@@ -133,7 +133,7 @@ impl<'a, T: Element> Src<'a, T> {
     ///
     /// # Safety
     /// They exist, and no other task writes them meanwhile.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) unsafe fn gather<S: Machine>(self, s: S, i: usize, stride: usize, count: usize, pad: f32) -> F32s<S> {
         debug_assert!(count <= LANES && (count == 0 || i + (count - 1) * stride < self.len));
         if count == LANES {
@@ -153,7 +153,7 @@ impl<'a, T: Element> Src<'a, T> {
     ///
     /// # Safety
     /// It exists, and no other task writes it meanwhile.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) unsafe fn get(self, i: usize) -> f32 {
         debug_assert!(i < self.len);
         // SAFETY: in bounds.
@@ -180,7 +180,7 @@ impl<'a, T: Element> Dst<'a, T> {
     /// # Safety
     /// They exist, no other task reads or writes them meanwhile, and the mode is one [`at`](Mode::at) an element
     /// that lies a multiple of sixteen away.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) unsafe fn store<S: Machine>(self, s: S, i: usize, x: F32s<S>, mode: Mode) {
         debug_assert!(i < self.len && self.len - i >= LANES);
         // SAFETY: in bounds, as the caller promises exclusive.
@@ -198,7 +198,7 @@ impl<'a, T: Element> Dst<'a, T> {
     ///
     /// # Safety
     /// As for [`store`](Self::store).
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) unsafe fn store_upto<S: Machine>(self, s: S, i: usize, count: usize, x: F32s<S>, mode: Mode) {
         if count == LANES {
             // SAFETY: the caller's promise.
@@ -216,7 +216,7 @@ impl<'a, T: Element> Dst<'a, T> {
     ///
     /// # Safety
     /// They exist, and no other task reads or writes them meanwhile.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) unsafe fn scatter<S: Machine>(
         self,
         s: S,
@@ -247,7 +247,7 @@ impl Dst<'_, f32> {
     ///
     /// # Safety
     /// It exists, and no other task reads or writes it meanwhile.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) unsafe fn set(self, i: usize, x: f32) {
         debug_assert!(i < self.len);
         // SAFETY: in bounds, as the caller promises exclusive.
@@ -257,7 +257,7 @@ impl Dst<'_, f32> {
 
 /// Orders the streamed stores of this thread before whatever follows, as other threads see it. Every
 /// task that may have streamed ends with it.
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 pub(crate) fn fence() {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: SSE is the baseline of x86-64.

@@ -38,7 +38,7 @@ impl Kept {
     }
 
     /// Keeps elements `k..k + 16`.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn put<S: Machine>(&mut self, k: usize, x: F32s<S>) {
         assert!(k <= KEEP - LANES);
         // SAFETY: in bounds.
@@ -49,7 +49,7 @@ impl Kept {
     ///
     /// # Safety
     /// They have been put.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) unsafe fn get<S: Machine>(&self, s: S, k: usize) -> F32s<S> {
         assert!(k <= KEEP - LANES);
         // SAFETY: in bounds, and the caller's promise.
@@ -81,7 +81,7 @@ impl<T: Element> Row<'_, T> {
 
     /// Asks for classes `k..k + 32` of the next row, if rows are short enough for two of them in a cache. While
     /// exponentials are computed, memory has nothing else to do.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn prefetch_next<S: Machine>(&self, s: S, k: usize) {
         if self.input.stride == 1 && self.classes <= PREFETCH_MAX {
             self.input.buffer.prefetch_later(s, self.input.base + self.classes + k);
@@ -102,20 +102,20 @@ impl<T: Element> Row<'_, T> {
     }
 
     /// Input elements `k..k + 16`, then `pad` past the last class.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn input<S: Machine, P: Span>(&self, s: S, k: usize, p: P, pad: f32) -> F32s<S> {
         self.load(s, self.input.buffer, k, p, pad)
     }
 
     /// One input element.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn input_at(&self, k: usize) -> f32 {
         // SAFETY: rows do not overlap, and a row belongs to one task.
         unsafe { self.input.buffer.get(self.input.base + k * self.input.stride) }
     }
 
     /// Dense targets of classes `k..k + 16`, then `pad`; zeros if the targets are not dense.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn dense<S: Machine, P: Span>(&self, s: S, k: usize, p: P, pad: f32) -> F32s<S> {
         match self.target {
             RowTarget::Dense(target) => self.load(s, target, k, p, pad),
@@ -123,7 +123,7 @@ impl<T: Element> Row<'_, T> {
         }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn load<S: Machine, P: Span>(&self, s: S, src: Src<'_, T>, k: usize, p: P, pad: f32) -> F32s<S> {
         let Strided { base, stride, .. } = self.input;
         // SAFETY: rows do not overlap, and a row belongs to one task.
@@ -139,7 +139,7 @@ impl<T: Element> Row<'_, T> {
     }
 
     /// Class weights of classes `k..k + 16`; 1 without, zero past the last class.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn class_weights<S: Machine, P: Span>(&self, s: S, k: usize, p: P) -> F32s<S> {
         match self.class_weight {
             // SAFETY: nobody writes the weights.
@@ -150,24 +150,24 @@ impl<T: Element> Row<'_, T> {
     }
 
     /// The class weight of one class.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn class_weight_at(&self, k: usize) -> f32 {
         self.class_weight.map_or(1.0, |w| w[k])
     }
 
     /// Writes the gradient of classes `k..k + 16`.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn put<S: Machine, P: Span>(&self, s: S, k: usize, p: P, grad: F32s<S>) {
         self.store(s, self.grad_input, k, p, grad);
     }
 
     /// Writes the gradient for the targets of classes `k..k + 16`.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn put_target<S: Machine, P: Span>(&self, s: S, k: usize, p: P, grad: F32s<S>) {
         self.store(s, self.grad_target, k, p, grad);
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn store<S: Machine, P: Span>(&self, s: S, out: Option<(Dst<'_, T>, Mode)>, k: usize, p: P, grad: F32s<S>) {
         let Some((dst, mode)) = out else { return };
         let Strided { base, stride, .. } = self.input;
@@ -184,7 +184,7 @@ impl<T: Element> Row<'_, T> {
     }
 
     /// Classes that are handled as whole chunks: none of a strided row.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn whole(&self) -> usize {
         if self.input.stride == 1 { self.classes - self.classes % LANES } else { 0 }
     }
@@ -212,72 +212,151 @@ macro_rules! for_chunks {
 }
 pub(crate) use for_chunks;
 
-/// Sixteen rows, one in each lane.
-pub(crate) struct Rows<'a, S: Machine, T> {
-    pub(crate) s: S,
-    pub(crate) classes: usize,
+/// Some rows, whose logits lie side by side in a buffer: class `c` of row `l` at `c * width + l`. Their gradients
+/// take the place of the logits there. So all of a class is read and written together, far apart as the classes of
+/// an image are.
+#[derive(Clone, Copy)]
+pub(super) struct Block<'a, T> {
+    pub(super) classes: usize,
     pub(super) input: Src<'a, T>,
     pub(super) target: RowTarget<'a, T>,
+    pub(super) grad_input: Option<(Dst<'a, T>, Mode)>,
+    pub(super) grad_target: Option<(Dst<'a, T>, Mode)>,
+    /// Where class 0 of the first row is, how far the next row and the next class are.
+    pub(super) base: usize,
+    pub(super) row_stride: usize,
+    pub(super) class_stride: usize,
+    /// Rows, and room for rows.
+    pub(super) count: usize,
+    pub(super) width: usize,
+}
+
+impl<T: Element> Block<'_, T> {
+    /// The rows of a block of so many classes: a multiple of sixteen.
+    pub(super) fn width(classes: usize, class_stride: usize) -> usize {
+        // Rows that follow one another gain nothing by being many.
+        let most = if class_stride == 1 { LANES } else { 512 };
+        (KEEP / classes.max(1) / LANES * LANES).clamp(LANES, most)
+    }
+
+    /// Reads the logits, and asks for those of the next block.
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn fill<S: Machine>(&self, s: S, keep: &mut Kept) {
+        for c in 0..self.classes {
+            for o in (0..self.count).step_by(LANES) {
+                keep.put(c * self.width + o, self.load(s, self.input, c, o));
+                if self.row_stride == 1 && o % (2 * LANES) == 0 {
+                    self.input.prefetch_later(s, self.base + c * self.class_stride + self.width + o);
+                }
+            }
+        }
+    }
+
+    /// Writes the gradients.
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn empty<S: Machine>(&self, s: S, keep: &Kept) {
+        for c in 0..self.classes {
+            for o in (0..self.count).step_by(LANES) {
+                // SAFETY: all of them have been put.
+                self.store(self.grad_input, c, o, unsafe { keep.get(s, c * self.width + o) });
+            }
+        }
+    }
+
+    /// Class `c` of rows `o..o + 16`, zero past the last.
+    #[cfg_attr(optimized, inline(always))]
+    fn load<S: Machine>(&self, s: S, src: Src<'_, T>, c: usize, o: usize) -> F32s<S> {
+        let at = self.base + c * self.class_stride + o * self.row_stride;
+        let count = LANES.min(self.count - o);
+        // SAFETY: rows do not overlap, and a row belongs to one task.
+        unsafe {
+            match self.row_stride {
+                1 => src.load_upto(s, at, count, 0.0),
+                stride => src.gather(s, at, stride, count, 0.0),
+            }
+        }
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn store<S: Machine>(&self, out: Option<(Dst<'_, T>, Mode)>, c: usize, o: usize, grad: F32s<S>) {
+        let Some((dst, mode)) = out else { return };
+        let at = self.base + c * self.class_stride + o * self.row_stride;
+        let (s, count) = (grad.simd(), LANES.min(self.count - o));
+        // SAFETY: rows do not overlap, and a row belongs to one task.
+        unsafe {
+            match self.row_stride {
+                1 => dst.store_upto(s, at, count, grad, mode.at(dst, at)),
+                stride => dst.scatter(s, at, stride, count, grad, mode),
+            }
+        }
+    }
+}
+
+/// Sixteen rows, one in each lane.
+pub(crate) struct Rows<'b, 'a, S: Machine, T> {
+    pub(crate) s: S,
+    pub(crate) classes: usize,
+    pub(super) block: Block<'a, T>,
+    /// The first of them in the block.
+    pub(super) offset: usize,
+    pub(super) keep: &'b mut Kept,
     /// The class of each row, -1 where it has none.
     pub(crate) index: [i32; LANES],
     pub(super) ignored: Mask<S>,
     pub(crate) class_weight: Option<&'a [f32]>,
     /// What the gradients of each row are multiplied by.
     pub(crate) scale: F32s<S>,
-    pub(super) grad_input: Option<(Dst<'a, T>, Mode)>,
-    pub(super) grad_target: Option<(Dst<'a, T>, Mode)>,
-    /// Room for them all.
-    pub(crate) keep: &'a mut Kept,
-    /// Where class 0 of the first row is, how far the next row and the next class are.
-    pub(super) base: usize,
-    pub(super) row_stride: usize,
-    pub(super) class_stride: usize,
-    pub(super) count: usize,
 }
 
-impl<S: Machine, T: Element> Rows<'_, S, T> {
+impl<S: Machine, T: Element> Rows<'_, '_, S, T> {
     pub(crate) fn wants_grad(&self) -> bool {
-        self.grad_input.is_some()
+        self.block.grad_input.is_some()
     }
 
     pub(crate) fn wants_grad_target(&self) -> bool {
-        self.grad_target.is_some()
+        self.block.grad_target.is_some()
     }
 
     pub(crate) fn is_dense(&self) -> bool {
-        matches!(self.target, RowTarget::Dense(_))
+        matches!(self.block.target, RowTarget::Dense(_))
     }
 
-    /// Input of class `c`.
-    #[inline(always)]
+    /// Input of class `c`, from memory.
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn input(&self, c: usize) -> F32s<S> {
-        self.load(self.input, c)
+        self.block.load(self.s, self.block.input, c, self.offset)
     }
 
     /// Dense targets of class `c`.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn dense(&self, c: usize) -> F32s<S> {
-        match self.target {
-            RowTarget::Dense(target) => self.load(target, c),
+        match self.block.target {
+            RowTarget::Dense(target) => self.block.load(self.s, target, c, self.offset),
             _ => self.s.zero(),
         }
     }
 
     /// The rows whose class is `c`.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn has_class(&self, c: usize) -> Mask<S> {
         self.s.bits_of(&self.index.map(|i| i as u32)).eq(c as u32)
     }
 
-    /// What was kept of class `c`.
-    #[inline(always)]
+    /// What is kept of class `c`: at first the input.
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn kept(&self, c: usize) -> F32s<S> {
-        // SAFETY: every loss keeps every class in its first look.
-        unsafe { self.keep.get(self.s, c * LANES) }
+        // SAFETY: the block has been filled.
+        unsafe { self.keep.get(self.s, c * self.block.width + self.offset) }
+    }
+
+    /// Keeps something of class `c` instead.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn keep(&mut self, c: usize, x: F32s<S>) {
+        self.keep.put(c * self.block.width + self.offset, x);
     }
 
     /// The class weight of each row's class; 1 where it has none.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn class_weights_of_targets(&self) -> F32s<S> {
         let Some(w) = self.class_weight else { return self.s.splat(1.0) };
         let mut lanes: Lanes = [1.0; LANES];
@@ -287,41 +366,15 @@ impl<S: Machine, T: Element> Rows<'_, S, T> {
         self.s.lanes(&lanes)
     }
 
-    /// Writes the gradients of class `c`; those of ignored rows are zero.
-    #[inline(always)]
-    pub(crate) fn put(&self, c: usize, grad: F32s<S>) {
-        self.store(self.grad_input, c, grad);
+    /// The gradients of class `c`, the last that is kept of it; those of ignored rows are zero.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn put(&mut self, c: usize, grad: F32s<S>) {
+        self.keep(c, self.ignored.pick(0.0, grad));
     }
 
     /// Writes the gradients for the targets of class `c`.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn put_target(&self, c: usize, grad: F32s<S>) {
-        self.store(self.grad_target, c, grad);
-    }
-
-    #[inline(always)]
-    fn load(&self, src: Src<'_, T>, c: usize) -> F32s<S> {
-        let at = self.base + c * self.class_stride;
-        // SAFETY: rows do not overlap, and a row belongs to one task.
-        unsafe {
-            match self.row_stride {
-                1 => src.load_upto(self.s, at, self.count, 0.0),
-                stride => src.gather(self.s, at, stride, self.count, 0.0),
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn store(&self, out: Option<(Dst<'_, T>, Mode)>, c: usize, grad: F32s<S>) {
-        let Some((dst, mode)) = out else { return };
-        let grad = self.ignored.pick(0.0, grad);
-        let at = self.base + c * self.class_stride;
-        // SAFETY: rows do not overlap, and a row belongs to one task.
-        unsafe {
-            match self.row_stride {
-                1 => dst.store_upto(self.s, at, self.count, grad, mode.at(dst, at)),
-                stride => dst.scatter(self.s, at, stride, self.count, grad, mode),
-            }
-        }
+        self.block.store(self.block.grad_target, c, self.offset, self.ignored.pick(0.0, grad));
     }
 }

@@ -5,7 +5,7 @@
 //! and where an exponential was computed it is kept there too.
 
 use super::mem::{Dst, Mode, Src, fence};
-use super::row::{Kept, Row, RowTarget, Rows, Strided, for_chunks};
+use super::row::{Block, Kept, Row, RowTarget, Rows, Strided, for_chunks};
 use super::scan::Scan;
 use super::simd::{F32s, Isa, Kernel, LANES, Lanes, Machine};
 use super::tiles::{Tiles, sum_weights};
@@ -35,7 +35,7 @@ pub(crate) trait Rowwise: Copy + Send + Sync {
         None
     }
 
-    /// The value of one row; writes its gradients. Must be `#[inline(always)]`.
+    /// The value of one row; writes its gradients. Must be `#[cfg_attr(optimized, inline(always))]`.
     fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64;
 
     /// Whether rows of this shape are better computed by `rows`. At most `KEEP / 16` classes are.
@@ -43,9 +43,9 @@ pub(crate) trait Rowwise: Copy + Send + Sync {
         false
     }
 
-    /// The values of sixteen rows at once, one in each lane. Must be `#[inline(always)]`.
-    #[inline(always)]
-    fn rows<S: Machine, T: Element>(&self, rows: &mut Rows<'_, S, T>) -> F32s<S> {
+    /// The values of sixteen rows at once, one in each lane. Must be `#[cfg_attr(optimized, inline(always))]`.
+    #[cfg_attr(optimized, inline(always))]
+    fn rows<S: Machine, T: Element>(&self, rows: &mut Rows<'_, '_, S, T>) -> F32s<S> {
         rows.s.zero()
     }
 }
@@ -167,7 +167,7 @@ struct Tile<'p, 'a, T, F> {
 impl<T: Element, F: Rowwise> Kernel for Tile<'_, '_, T, F> {
     type Output = f64;
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn run<S: Machine>(self, s: S) -> f64 {
         let total = if F::side_by_side(self.plan.shape) { self.side_by_side(s) } else { self.one_by_one(s) };
         fence();
@@ -176,7 +176,7 @@ impl<T: Element, F: Rowwise> Kernel for Tile<'_, '_, T, F> {
 }
 
 impl<T: Element, F: Rowwise> Tile<'_, '_, T, F> {
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn one_by_one<S: Machine>(&self, s: S) -> f64 {
         let &Tile { loss, plan, start, end } = self;
         let mut keep = [Kept::new(), Kept::new()];
@@ -214,67 +214,86 @@ impl<T: Element, F: Rowwise> Tile<'_, '_, T, F> {
         total
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn side_by_side<S: Machine>(&self, s: S) -> f64 {
-        let &Tile { loss, plan, start, end } = self;
+        let &Tile { plan, start, end, .. } = self;
         let mut keep = Kept::new();
-        let shape = plan.shape;
+        let Shape { classes, inner, .. } = plan.shape;
+        let width = Block::<T>::width(classes, inner);
         let (mut total, mut r) = (s.zero_wide(), start);
         while r < end {
             // Not past the last position of a sample: the next row is elsewhere.
-            let left = if shape.inner == 1 { end - r } else { (end - r).min(shape.inner - r % shape.inner) };
-            let count = left.min(LANES);
-            let (mut weights, mut scale): (Lanes, Lanes) = Default::default();
-            let (mut index, mut ignored) = ([-1; LANES], [false; LANES]);
-            for l in 0..count {
-                (weights[l], scale[l]) = plan.weight_and_scale(r + l);
-                if let Some(indices) = plan.indices {
-                    let i = indices.get(r + l);
-                    ignored[l] = Some(i) == loss.ignore_index();
-                    index[l] = if ignored[l] { -1 } else { i as i32 };
-                }
-            }
-            let mut rows = Rows {
-                s,
-                classes: shape.classes,
+            let left = if inner == 1 { end - r } else { (end - r).min(inner - r % inner) };
+            let block = Block {
+                classes,
                 input: plan.input,
                 target: plan.target,
-                index,
-                ignored: s.mask(&ignored),
-                class_weight: plan.class_weight,
-                scale: s.lanes(&scale),
                 grad_input: plan.grad_input,
                 grad_target: plan.grad_target,
-                keep: &mut keep,
                 base: plan.base(r),
-                row_stride: if shape.inner == 1 { shape.classes } else { 1 },
-                class_stride: shape.inner,
-                count,
+                row_stride: if inner == 1 { classes } else { 1 },
+                class_stride: inner,
+                count: left.min(width),
+                width,
             };
-            let values = loss.rows(&mut rows);
-            // Weight times value, but zero, whatever the row holds, where it is ignored.
-            let values = s.mask(&ignored).pick(0.0, values * s.lanes(&weights));
-            total = total + s.first(count).pick(values, 0.0).widen();
-            if let Some(losses) = plan.losses {
-                // SAFETY: rows `r..r + count` belong to this task.
-                unsafe { losses.store_upto(s, r, count, values, Mode::PLAIN) };
+            block.fill(s, &mut keep);
+            for offset in (0..block.count).step_by(LANES) {
+                total = total + self.sixteen(s, r, block, offset, &mut keep).widen();
             }
-            r += count;
+            if block.grad_input.is_some() {
+                block.empty(s, &keep);
+            }
+            r += block.count;
         }
         total.sum()
+    }
+
+    /// The values of sixteen rows of a block that begins with row `first`.
+    #[cfg_attr(optimized, inline(always))]
+    fn sixteen<S: Machine>(&self, s: S, first: usize, block: Block<'_, T>, offset: usize, keep: &mut Kept) -> F32s<S> {
+        let &Tile { loss, plan, .. } = self;
+        let (r, count) = (first + offset, LANES.min(block.count - offset));
+        let (mut weights, mut scale): (Lanes, Lanes) = Default::default();
+        for l in 0..count {
+            (weights[l], scale[l]) = plan.weight_and_scale(r + l);
+        }
+        let (index, ignored) = match plan.indices {
+            Some(indices) => indices.sixteen(r, count, loss.ignore_index()),
+            None => ([-1; LANES], [false; LANES]),
+        };
+        let ignored = s.mask(&ignored);
+        let class_weight = plan.class_weight;
+        let mut rows = Rows {
+            s,
+            classes: block.classes,
+            block,
+            offset,
+            keep,
+            index,
+            ignored,
+            class_weight,
+            scale: s.lanes(&scale),
+        };
+        // Weight times value; but zero, whatever the row holds, where it is ignored.
+        let values = ignored.pick(0.0, loss.rows(&mut rows) * s.lanes(&weights));
+        if let Some(losses) = plan.losses {
+            // SAFETY: rows `r..r + count` belong to this task.
+            unsafe { losses.store_upto(s, r, count, values, Mode::PLAIN) };
+        }
+        s.first(count).pick(values, 0.0)
     }
 }
 
 impl<T> Plan<'_, T> {
     /// Where class 0 of a row is.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn base(&self, r: usize) -> usize {
         let Shape { classes, inner, .. } = self.shape;
         if inner == 1 { r * classes } else { r / inner * classes * inner + r % inner }
     }
 
     /// The weight of a row, and what its gradients are multiplied by.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn weight_and_scale(&self, r: usize) -> (f32, f32) {
         let weight = self.weight.map_or(1.0, |(w, each)| w[r / each]);
         let scale = self.scale * weight;

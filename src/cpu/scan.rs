@@ -61,7 +61,7 @@ struct Count<'s, 'a> {
 impl Kernel for Count<'_, '_> {
     type Output = (bool, usize);
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn run<S: Machine>(self, _: S) -> (bool, usize) {
         let Count { scan: &Scan { indices, classes, ignore }, start, end } = self;
         for_indices!(indices, |x| {

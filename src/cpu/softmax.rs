@@ -25,11 +25,11 @@ pub(crate) struct Softmax {
 /// Where the logits of a row come from. (A closure would not always be inlined, and then be compiled for
 /// the baseline.)
 pub(crate) trait Logits: Copy + Send + Sync {
-    /// Sixteen logits from class `k`, minus infinity past the last. Must be `#[inline(always)]`.
+    /// Sixteen logits from class `k`, minus infinity past the last. Must be `#[cfg_attr(optimized, inline(always))]`.
     fn at<S: Machine, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> F32s<S>;
 
     /// Turns the gradients for these logits into gradients for the input.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn chain<S: Machine, T: Element, P: Span>(self, _row: &Row<'_, T>, _k: usize, _p: P, grad: F32s<S>) -> F32s<S> {
         grad
     }
@@ -40,7 +40,7 @@ pub(crate) trait Logits: Copy + Send + Sync {
 pub(crate) struct Input;
 
 impl Logits for Input {
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn at<S: Machine, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> F32s<S> {
         row.input(s, k, p, f32::NEG_INFINITY)
     }
@@ -48,17 +48,17 @@ impl Logits for Input {
 
 /// What else is summed while the exponentials are.
 pub(crate) trait Visit<S: Machine, T> {
-    /// Sees `u = z - max` and `e = exp(u)` of sixteen classes. Must be `#[inline(always)]`.
+    /// Sees `u = z - max` and `e = exp(u)` of sixteen classes. Must be `#[cfg_attr(optimized, inline(always))]`.
     fn visit<P: Span>(&mut self, row: &Row<'_, T>, k: usize, p: P, u: F32s<S>, e: F32s<S>);
 
-    /// A block has been seen: f32 sums go to f64. Must be `#[inline(always)]`.
+    /// A block has been seen: f32 sums go to f64. Must be `#[cfg_attr(optimized, inline(always))]`.
     fn end_block(&mut self);
 }
 
 impl<S: Machine, T> Visit<S, T> for () {
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn visit<P: Span>(&mut self, _: &Row<'_, T>, _: usize, _: P, _: F32s<S>, _: F32s<S>) {}
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn end_block(&mut self) {}
 }
 
@@ -74,29 +74,29 @@ impl<S: Machine> BlockSum<S> {
         BlockSum { block: s.zero(), total: s.zero_wide() }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn add(&mut self, x: F32s<S>) {
         self.block = self.block + x;
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn add_where(&mut self, mask: Mask<S>, x: impl Operand<S>) {
         self.block = self.block.add_where(mask, x);
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn end_block(&mut self) {
         self.total = self.total + self.block.widen();
         self.block = self.block.simd().zero();
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn sum(self) -> f64 {
         self.total.sum()
     }
 
     /// The total of each lane.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn lanes(self) -> F32s<S> {
         self.total.narrow()
     }
@@ -107,7 +107,7 @@ const BLOCK: usize = 8 * LANES;
 
 impl Softmax {
     /// Looks at the row twice; the exponentials stay in `row.keep[slot]` if they fit.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn new<S: Machine, T: Element>(
         s: S,
         row: &mut Row<'_, T>,
@@ -160,38 +160,38 @@ impl Softmax {
     }
 
     /// Whether one class has more than half of the probability. Its exponential is 1, and no other is.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn one_class_leads(&self) -> bool {
         self.sum() < 2.0
     }
 
     /// The sum of the exponentials.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn sum(&self) -> f64 {
         self.ones + self.rest
     }
 
     /// `ln(sum)`: the log-sum-exp less the maximum, never negative.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn ln_sum(&self) -> f64 {
         if self.ones == 1.0 { self.rest.ln_1p() } else { self.ones.ln() + (self.rest / self.ones).ln_1p() }
     }
 
     /// The log-sum-exp.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn lse(&self) -> f64 {
         f64::from(self.max) + self.ln_sum()
     }
 
     /// `1 - p` of a class whose exponential is `e`, without cancellation.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn miss(&self, e: f32) -> f64 {
         let others = if e == 1.0 { self.ones - 1.0 + self.rest } else { self.ones + (self.rest - f64::from(e)) };
         others / self.sum()
     }
 
     /// The exponentials of classes `k..k + 16` of a row that fits.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn kept<S: Machine, T: Element>(&self, s: S, row: &Row<'_, T>, slot: usize, k: usize) -> F32s<S> {
         assert!(row.fits() && k < row.classes);
         // SAFETY: `new` puts every element of a row before this is called.
@@ -199,7 +199,7 @@ impl Softmax {
     }
 
     /// The exponentials of classes `k..k + 16`, kept or computed again.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn exp<S: Machine, T: Element, P: Span>(
         &self,
         s: S,

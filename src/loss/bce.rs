@@ -66,7 +66,7 @@ impl Pointwise for Bce {
     const NAME: &'static str = "BCE";
     const GRAD_TARGET: bool = true;
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
         let t = smooth(t, self.0.smoothing);
         let c = self.clip(x);
@@ -79,7 +79,7 @@ impl Pointwise for Bce {
         Point { value: -t.mul_add(ln_x, (1.0 - t) * ln_1mx), grad: inside.pick(slope, outside) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn grad_target<S: Simd>(&self, x: F32s<S>, _: F32s<S>, _: F32s<S>) -> F32s<S> {
         let (ln_x, ln_1mx) = logs(self.clip(x));
         (1.0 - self.0.smoothing) * (ln_1mx - ln_x)
@@ -87,7 +87,7 @@ impl Pointwise for Bce {
 }
 
 impl Bce {
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn clip<S: Simd>(&self, x: F32s<S>) -> F32s<S> {
         let BceParams { epsilon, .. } = self.0;
         // With epsilon = 0 an impossible input must stay one, and its logarithm NaN.
@@ -96,7 +96,7 @@ impl Bce {
 }
 
 /// `max(ln x, -100)` and `max(ln(1 - x), -100)`; NaN outside `[0, 1]`.
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 fn logs<S: Simd>(x: F32s<S>) -> (F32s<S>, F32s<S>) {
     let (ln_x, ln_1mx) = x.ln_and_ln_of_rest();
     (ln_x.at_least(-100.0), ln_1mx.at_least(-100.0))
@@ -169,7 +169,7 @@ impl Pointwise for BceWithLogits {
     const GRAD_TARGET: bool = true;
     const CLASS_WEIGHT: bool = true;
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, class_weight: F32s<S>) -> Point<S> {
         let t = smooth(t, self.0.smoothing);
         let (neg, pos) = (1.0 - t, self.0.pos_weight * class_weight * t);
@@ -177,7 +177,7 @@ impl Pointwise for BceWithLogits {
         Point { value: l.cost(neg, pos), grad: l.slope(neg, pos) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn grad_target<S: Simd>(&self, x: F32s<S>, _: F32s<S>, class_weight: F32s<S>) -> F32s<S> {
         let pos = self.0.pos_weight * class_weight;
         // One is the soft part alone, the other has |x| as well, which must not go through a product with zero.
@@ -191,7 +191,7 @@ elementwise_loss!(BceWithLogits);
 elementwise_methods!(BceWithLogits);
 
 /// Keras's smoothing of a binary target.
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 fn smooth<S: Simd>(t: F32s<S>, smoothing: f32) -> F32s<S> {
     t.mul_add(1.0 - smoothing, 0.5 * smoothing)
 }

@@ -1,7 +1,7 @@
 use crate::call::{AnyRequest, Loss, Run, class_methods, for_request};
 use crate::cpu::row::{Row, RowTarget, Rows, for_chunks};
 use crate::cpu::rowwise::{self, Rowwise};
-use crate::cpu::simd::{F32s, LANES, Machine, Part, Span};
+use crate::cpu::simd::{F32s, LANES, Machine, Pair, Part, Span, Whole};
 use crate::cpu::softmax::{BlockSum, Input, Logits, Softmax, Visit};
 use crate::element::Element;
 use crate::error::{Result, check_option};
@@ -124,10 +124,10 @@ struct WithLogits<G> {
 
 impl<G> WithLogits<G> {
     /// The weights that the targets of sixteen rows put on class `c`.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn weights<S: Machine, T: Element>(
         &self,
-        rows: &Rows<'_, S, T>,
+        rows: &Rows<'_, '_, S, T>,
         c: usize,
         on_target: F32s<S>,
         on_all: f32,
@@ -148,7 +148,7 @@ struct Capped {
 }
 
 impl Logits for Capped {
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn at<S: Machine, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> F32s<S> {
         let z = row.input(s, k, p, f32::NEG_INFINITY);
         let capped = self.softcap * (z * (1.0 / self.softcap)).tanh();
@@ -156,7 +156,7 @@ impl Logits for Capped {
         if P::WHOLE { capped } else { s.first(p.count()).pick(capped, z) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn chain<S: Machine, T: Element, P: Span>(self, row: &Row<'_, T>, k: usize, p: P, grad: F32s<S>) -> F32s<S> {
         let bent = (row.input(grad.simd(), k, p, 0.0) * (1.0 / self.softcap)).tanh();
         grad * (1.0 - bent * bent)
@@ -180,16 +180,18 @@ impl<G: Logits> Rowwise for WithLogits<G> {
     }
 
     /// `row`, sixteen times: the same formulas, in f32 lanes.
-    #[inline(always)]
-    fn rows<S: Machine, T: Element>(&self, rows: &mut Rows<'_, S, T>) -> F32s<S> {
+    #[cfg_attr(optimized, inline(always))]
+    fn rows<S: Machine, T: Element>(&self, rows: &mut Rows<'_, '_, S, T>) -> F32s<S> {
         let CrossEntropyParams { smoothing, z_loss, softcap } = self.loss.params;
         let (s, classes) = (rows.s, rows.classes);
         let mut max = s.splat(f32::NEG_INFINITY);
         for c in 0..classes {
-            let z = rows.input(c);
-            let z = if softcap == 0.0 { z } else { softcap * (z / softcap).tanh() };
+            let mut z = rows.kept(c);
+            if softcap != 0.0 {
+                z = softcap * (z * (1.0 / softcap)).tanh();
+                rows.keep(c, z);
+            }
             max = max.or_larger(z);
-            rows.keep.put(c * LANES, z);
         }
         // The weight of the target's class; where the target is dense the index is no class.
         let on_target = (1.0 - smoothing) * rows.class_weights_of_targets();
@@ -206,7 +208,7 @@ impl<G: Logits> Rowwise for WithLogits<G> {
                 mass.add(a);
                 // Zero times minus infinity is a masked class that the target does not ask for.
                 cost.add_where(!a.eq(0.0), -a * u);
-                rows.keep.put(c * LANES, e);
+                rows.keep(c, e);
             }
             for sum in [&mut ones, &mut rest, &mut mass, &mut cost] {
                 sum.end_block();
@@ -220,7 +222,7 @@ impl<G: Logits> Rowwise for WithLogits<G> {
         if rows.wants_grad_target() {
             for c in 0..classes {
                 let z = rows.input(c);
-                let z = if softcap == 0.0 { z } else { softcap * (z / softcap).tanh() };
+                let z = if softcap == 0.0 { z } else { softcap * (z * (1.0 / softcap)).tanh() };
                 let factor = rows.class_weight.map_or(1.0, |w| w[c]) * (1.0 - smoothing) * rows.scale;
                 let grad = factor * (ln_sum + (max - z));
                 // Zero times infinity is zero, but NaN stays.
@@ -240,7 +242,7 @@ impl<G: Logits> Rowwise for WithLogits<G> {
                 let (e, a) = (rows.kept(c), self.weights(rows, c, on_target, on_all));
                 let mut grad = rows.scale * (e.eq(1.0) & leads).pick((mass - a) + top, e * slope - a);
                 if softcap != 0.0 {
-                    let bent = (rows.input(c) / softcap).tanh();
+                    let bent = (rows.input(c) * (1.0 / softcap)).tanh();
                     grad = grad * (1.0 - bent * bent);
                 }
                 rows.put(c, grad);
@@ -249,7 +251,7 @@ impl<G: Logits> Rowwise for WithLogits<G> {
         value
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
         match row.target {
             RowTarget::Class(t) if self.loss.params.smoothing == 0.0 => self.hard_row(s, row, t),
@@ -275,7 +277,7 @@ struct Slopes {
 }
 
 impl Slopes {
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn new(softmax: &Softmax, mass: f64, z_loss: f32, scale: f32) -> Self {
         let pull = 2.0 * f64::from(z_loss) * softmax.lse();
         let miss = softmax.miss(1.0);
@@ -289,7 +291,7 @@ impl Slopes {
     }
 
     /// The gradient of classes with these exponentials and weights.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn at<S: Machine>(&self, e: F32s<S>, a: F32s<S>) -> F32s<S> {
         e.eq(self.top_e).pick((self.mass - a) * self.scale + self.top, e * self.slope - a * self.scale)
     }
@@ -297,7 +299,7 @@ impl Slopes {
 
 impl<G: Logits> WithLogits<G> {
     /// A row whose target is one class.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn hard_row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>, t: usize) -> f64 {
         let (z_loss, logits) = (self.loss.params.z_loss, self.logits);
         // The chunk that the target is in.
@@ -318,7 +320,16 @@ impl<G: Logits> WithLogits<G> {
                             row.put(s, k, p, logits.chain(row, k, p, e * slopes.slope));
                         });
                     } else {
-                        for_chunks!(row, $range, |k, p| {
+                        let range: core::ops::Range<usize> = $range;
+                        let (mut k, whole, pair) = (range.start, row.whole().min(range.end), Pair(s));
+                        while k + 2 * LANES <= whole {
+                            let z = pair.join(logits.at(s, row, k, Whole), logits.at(s, row, k + LANES, Whole));
+                            let (g0, g1) = pair.split((z - softmax.max).exp_neg() * slopes.slope);
+                            row.put(s, k, Whole, logits.chain(row, k, Whole, g0));
+                            row.put(s, k + LANES, Whole, logits.chain(row, k + LANES, Whole, g1));
+                            k += 2 * LANES;
+                        }
+                        for_chunks!(row, k..range.end, |k, p| {
                             let e = (logits.at(s, row, k, p) - softmax.max).exp_neg();
                             row.put(s, k, p, logits.chain(row, k, p, e * slopes.slope));
                         });
@@ -335,7 +346,7 @@ impl<G: Logits> WithLogits<G> {
     }
 
     /// A row whose target has weight on many classes.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn soft_row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
         let CrossEntropyParams { smoothing, z_loss, .. } = self.loss.params;
         let logits = self.logits;
@@ -363,7 +374,7 @@ impl<G: Logits> WithLogits<G> {
         Self::value(&softmax, mass, cost, z_loss)
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn value(softmax: &Softmax, mass: f64, cost: f64, z_loss: f32) -> f64 {
         let lse = softmax.lse();
         let value = mass * softmax.ln_sum() + cost;
@@ -379,7 +390,7 @@ struct TargetSums<'a, S: Machine, T> {
 }
 
 impl<S: Machine, T: Element> Visit<S, T> for TargetSums<'_, S, T> {
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn visit<P: Span>(&mut self, row: &Row<'_, T>, k: usize, p: P, u: F32s<S>, _: F32s<S>) {
         let a = self.weights.at(u.simd(), row, k, p);
         self.mass.add(a);
@@ -387,7 +398,7 @@ impl<S: Machine, T: Element> Visit<S, T> for TargetSums<'_, S, T> {
         self.cost.add_where(!a.eq(0.0), -a * u);
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn end_block(&mut self) {
         self.mass.end_block();
         self.cost.end_block();
@@ -405,7 +416,7 @@ pub(crate) struct TargetWeights<'a, T> {
 }
 
 impl<'a, T: Element> TargetWeights<'a, T> {
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn new(row: &Row<'a, T>, smoothing: f32) -> Self {
         let weight = match row.target {
             RowTarget::Class(t) => row.class_weight_at(t),
@@ -419,7 +430,7 @@ impl<'a, T: Element> TargetWeights<'a, T> {
     }
 
     /// Whether any of the classes `k..k + 16` has a weight. Most have none, if the target is an index.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn some(&self, k: usize) -> bool {
         match self.target {
             RowTarget::Class(t) => self.on_all != 0.0 || (t >= k && t - k < LANES),
@@ -428,7 +439,7 @@ impl<'a, T: Element> TargetWeights<'a, T> {
     }
 
     /// The weights of classes `k..k + 16`, zero past the last class.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn at<S: Machine, P: Span>(&self, s: S, row: &Row<'_, T>, k: usize, p: P) -> F32s<S> {
         let w = row.class_weights(s, k, p);
         match self.target {

@@ -83,7 +83,7 @@ impl Rowwise for CrossEntropyProbs {
         self.ignore_index
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
         let CrossEntropyProbsParams { epsilon, smoothing } = self.params;
         let mut sum = s.zero_wide();
@@ -132,7 +132,7 @@ struct Clip {
 
 impl Clip {
     /// The clipped probability, and whether it is the probability itself.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn at<S: Machine>(self, x: F32s<S>) -> (F32s<S>, Mask<S>) {
         let q = x * self.inv_sum;
         let (low, high) = (self.epsilon, 1.0 - self.epsilon);

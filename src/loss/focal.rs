@@ -100,7 +100,7 @@ struct Square(SigmoidFocalParams);
 impl Pointwise for Square {
     const NAME: &'static str = SigmoidFocal::NAME;
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
         let u = 1.0 - t;
         let alpha = t.mul_add(self.0.alpha_pos, u * self.0.alpha_neg);
@@ -116,14 +116,14 @@ impl Pointwise for Square {
 }
 
 /// `u sigmoid(x) + t sigmoid(-x)`: how wrong the prediction is, where `u + t = 1`.
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 fn wrong<S: Simd>(l: &Logistic<S>, u: F32s<S>, t: F32s<S>) -> F32s<S> {
     let away = u - t;
     l.positive.pick((-away).mul_add(l.tail, u), away.mul_add(l.tail, t))
 }
 
 /// Binary cross-entropy, where `u + t = 1`; a weight of zero leaves out an infinite |x|.
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 fn cost<S: Simd>(l: &Logistic<S>, u: F32s<S>, t: F32s<S>) -> F32s<S> {
     let w = l.positive.pick(u, t);
     l.soft.add_where(!w.eq(0.0), l.abs * w)
@@ -136,7 +136,7 @@ struct AnyGamma(SigmoidFocalParams);
 impl Pointwise for AnyGamma {
     const NAME: &'static str = SigmoidFocal::NAME;
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
         let SigmoidFocalParams { alpha_pos, alpha_neg, gamma } = self.0;
         let u = 1.0 - t;
@@ -159,7 +159,7 @@ impl Pointwise for AnyGamma {
 }
 
 /// `a * b`, where zero times infinity is zero.
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 fn no_nan<S: Simd>(a: F32s<S>, b: F32s<S>) -> F32s<S> {
     (a.eq(0.0) & b.abs().eq(f32::INFINITY)).pick(0.0, a * b)
 }
@@ -228,7 +228,7 @@ impl Rowwise for SoftmaxFocal {
         self.ignore_index
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
         let RowTarget::Class(t) = row.target else { return 0.0 };
         let gamma = f64::from(self.params.gamma);

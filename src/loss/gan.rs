@@ -293,7 +293,7 @@ macro_rules! term {
             const NAME: &'static str = GanTerm::NAME;
             const TARGET: bool = false;
 
-            #[inline(always)]
+            #[cfg_attr(optimized, inline(always))]
             fn eval<S: Simd>(&self, $x: F32s<S>, _: F32s<S>, _: F32s<S>) -> Point<S> {
                 let $p = self.0;
                 $eval

@@ -131,7 +131,7 @@ struct Linear(HingeParams);
 impl Pointwise for Linear {
     const NAME: &'static str = "hinge";
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
         let y = t * self.0.label_scale + self.0.label_offset;
         let short = 1.0 - y * x;
@@ -147,7 +147,7 @@ struct Squared(HingeParams);
 impl Pointwise for Squared {
     const NAME: &'static str = "squared hinge";
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
         let y = t * self.0.label_scale + self.0.label_offset;
         let short = 1.0 - y * x;

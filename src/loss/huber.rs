@@ -52,7 +52,7 @@ impl Pointwise for Huber {
     const NAME: &'static str = "Huber";
     const GRAD_TARGET: bool = true;
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
         let HuberParams { delta } = self.0;
         let e = x - t;
@@ -61,7 +61,7 @@ impl Pointwise for Huber {
         Point { value, grad: e.at_most(delta).at_least(-delta) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn grad_target<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> F32s<S> {
         -self.eval(x, t, aux).grad
     }
@@ -115,7 +115,7 @@ impl Pointwise for SmoothL1 {
     const NAME: &'static str = "SmoothL1";
     const GRAD_TARGET: bool = true;
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
         let SmoothL1Params { beta, inv_beta } = self.0;
         let e = x - t;
@@ -126,7 +126,7 @@ impl Pointwise for SmoothL1 {
         Point { value: near.pick(0.5 * e * slope, a - 0.5 * beta), grad: near.pick(slope, sign(e)) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn grad_target<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> F32s<S> {
         -self.eval(x, t, aux).grad
     }

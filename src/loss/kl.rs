@@ -77,13 +77,13 @@ impl Pointwise for ProbTarget {
     const NAME: &'static str = KlDiv::NAME;
     const GRAD_TARGET: bool = true;
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
         let none = t.eq(0.0);
         Point { value: none.pick(0.0, t * (t.ln() - x)), grad: none.pick(0.0, -t) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn grad_target<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> F32s<S> {
         t.eq(0.0).pick(0.0, t.ln() + 1.0 - x)
     }
@@ -96,14 +96,14 @@ impl Pointwise for LogTarget {
     const NAME: &'static str = KlDiv::NAME;
     const GRAD_TARGET: bool = true;
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
         let p = t.exp();
         let none = p.eq(0.0);
         Point { value: none.pick(0.0, p * (t - x)), grad: none.pick(0.0, -p) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn grad_target<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> F32s<S> {
         let p = t.exp();
         p.eq(0.0).pick(0.0, p * (t - x + 1.0))
@@ -149,7 +149,7 @@ impl KlDivProbs {
     }
 
     /// The clipped value, and whether it is the value itself.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn clip<S: Simd>(&self, x: F32s<S>) -> (F32s<S>, Mask<S>) {
         (x.at_least(self.0.epsilon).at_most(1.0), !(x.lt(self.0.epsilon) | x.gt(1.0)))
     }
@@ -165,13 +165,13 @@ impl Pointwise for KlDivProbs {
     const NAME: &'static str = "KL divergence on probabilities";
     const GRAD_TARGET: bool = true;
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
         let ((q, free), (p, _)) = (self.clip(x), self.clip(t));
         Point { value: p * (p.ln() - q.ln()), grad: free.pick(-p / q, 0.0) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn grad_target<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> F32s<S> {
         let ((q, _), (p, free)) = (self.clip(x), self.clip(t));
         free.pick(p.ln() - q.ln() + 1.0, 0.0)
@@ -251,7 +251,7 @@ impl Rowwise for Distillation {
     const INDEX: bool = false;
     const GRAD_TARGET: bool = true;
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
         let DistillationParams { inv_temperature, factor } = self.params();
         let (student_logits, teacher_logits) = (Student { inv_temperature }, Teacher { inv_temperature });
@@ -295,13 +295,13 @@ struct Cross<S: Machine> {
 }
 
 impl<S: Machine, T: Element> Visit<S, T> for Cross<S> {
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn visit<P: Span>(&mut self, row: &Row<'_, T>, k: usize, p: P, u: F32s<S>, e: F32s<S>) {
         let z = self.student_logits.at(u.simd(), row, k, p);
         self.sum.add_where(!e.eq(0.0), e * (u - (z - self.max)));
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn end_block(&mut self) {
         self.sum.end_block();
     }
@@ -316,7 +316,7 @@ struct Student {
 }
 
 impl Logits for Student {
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn at<S: Machine, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> F32s<S> {
         row.input(s, k, p, f32::NEG_INFINITY) * self.inv_temperature
     }
@@ -328,7 +328,7 @@ struct Teacher {
 }
 
 impl Logits for Teacher {
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn at<S: Machine, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> F32s<S> {
         row.dense(s, k, p, f32::NEG_INFINITY) * self.inv_temperature
     }

@@ -38,13 +38,13 @@ impl Pointwise for Mae {
     const NAME: &'static str = "MAE";
     const GRAD_TARGET: bool = true;
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
         let e = x - t;
         Point { value: e.abs(), grad: sign(e) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn grad_target<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> F32s<S> {
         -self.eval(x, t, aux).grad
     }

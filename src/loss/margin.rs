@@ -42,7 +42,7 @@ impl CategoricalHinge {
 impl Rowwise for CategoricalHinge {
     const NAME: &'static str = "categorical hinge";
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
         // Of each lane: the largest wrong score, and the bits of the number of its chunk; the score of the target.
         let (mut wrong, mut chunk, mut right) = (s.splat(f32::NEG_INFINITY), s.zero(), s.zero_wide());
@@ -78,7 +78,7 @@ impl Rowwise for CategoricalHinge {
 }
 
 /// The labels of sixteen classes, one-hot for an index.
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 fn labels<S: Machine, T: Element, P: Span>(s: S, row: &Row<'_, T>, k: usize, p: P) -> F32s<S> {
     match row.target {
         RowTarget::Class(t) => s.only(t.wrapping_sub(k)).pick(1.0, 0.0),
@@ -147,7 +147,7 @@ impl Rowwise for MultiMargin {
     const DENSE: bool = false;
     const CLASS_WEIGHT: bool = true;
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
         let RowTarget::Class(t) = row.target else { return 0.0 };
         let MultiMarginParams { margin, p: power } = self.0;
@@ -182,7 +182,7 @@ struct Shorts {
 
 impl Shorts {
     /// `max(0, margin - x_t + x_k)` of sixteen classes, zero for the target and past the last.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn at<S: Machine, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> F32s<S> {
         let x = row.input(s, k, p, f32::NEG_INFINITY);
         // In this order a small sum is exact, if the scores are close.
@@ -193,7 +193,7 @@ impl Shorts {
 }
 
 /// The derivative of `short^power`; NaN stays NaN.
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 fn slope<S: Machine>(short: F32s<S>, power: u32) -> F32s<S> {
     if power == 1 { short.gt(0.0).pick(1.0, short) } else { 2.0 * short }
 }

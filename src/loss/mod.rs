@@ -66,7 +66,7 @@ macro_rules! rowwise_loss {
 pub(crate) use rowwise_loss;
 
 /// -1, 0 or 1; NaN for NaN.
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 pub(crate) fn sign<S: Simd>(e: F32s<S>) -> F32s<S> {
     e.gt(0.0).pick(1.0, e.lt(0.0).pick(-1.0, e))
 }
@@ -88,7 +88,7 @@ pub(crate) struct Logistic<S: Simd> {
     pub(crate) soft: F32s<S>,
 }
 
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 pub(crate) fn logistic<S: Simd>(x: F32s<S>) -> Logistic<S> {
     let (tail, soft) = x.logistic_tail();
     Logistic { positive: x.gt(0.0), abs: x.abs(), tail, soft }
@@ -96,7 +96,7 @@ pub(crate) fn logistic<S: Simd>(x: F32s<S>) -> Logistic<S> {
 
 impl<S: Simd> Logistic<S> {
     /// `neg softplus(x) + pos softplus(-x)`: binary cross-entropy that weighs negatives and positives so.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn cost(&self, neg: impl Operand<S>, pos: impl Operand<S>) -> F32s<S> {
         let s = self.abs.simd();
         let (neg, pos) = (neg.on(s), pos.on(s));
@@ -104,7 +104,7 @@ impl<S: Simd> Logistic<S> {
     }
 
     /// `neg sigmoid(x) - pos sigmoid(-x)`: the derivative of `cost`.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn slope(&self, neg: impl Operand<S>, pos: impl Operand<S>) -> F32s<S> {
         let s = self.abs.simd();
         let (neg, pos) = (neg.on(s), pos.on(s));
@@ -113,13 +113,13 @@ impl<S: Simd> Logistic<S> {
     }
 
     /// `sigmoid(x)`
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn sigmoid(&self) -> F32s<S> {
         self.positive.pick(1.0 - self.tail, self.tail)
     }
 
     /// `sigmoid(x) sigmoid(-x)`: the derivative of the sigmoid.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn variance(&self) -> F32s<S> {
         self.tail * (1.0 - self.tail)
     }

@@ -51,13 +51,13 @@ impl Pointwise for Mse {
     const NAME: &'static str = "MSE";
     const GRAD_TARGET: bool = true;
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
         let e = x - t;
         Point { value: e * e * self.0.factor, grad: e * (2.0 * self.0.factor) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn grad_target<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> F32s<S> {
         -self.eval(x, t, aux).grad
     }

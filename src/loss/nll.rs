@@ -60,7 +60,7 @@ impl Rowwise for Nll {
         self.ignore_index
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
         let RowTarget::Class(t) = row.target else { return 0.0 };
         let weight = row.class_weight_at(t);

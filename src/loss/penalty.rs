@@ -99,7 +99,7 @@ impl Rowwise for GradientPenalty {
     const INDEX: bool = false;
     const DENSE: bool = false;
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
         let weight = f64::from(self.0.weight);
         let mut squares = s.zero_wide();

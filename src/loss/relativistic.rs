@@ -35,12 +35,12 @@ impl Pointwise for RelativisticPair {
     const NAME: &'static str = "relativistic pair";
     const GRAD_TARGET: bool = true;
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
         Point { value: (x - t).softplus(), grad: (x - t).sigmoid() }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn grad_target<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> F32s<S> {
         -self.eval(x, t, aux).grad
     }
@@ -205,14 +205,14 @@ impl<T: Element> Side<'_, T> {
         Tiles::new(n, BLOCK).sum(n, |start, end| Isa::detect().run(tile(start, end))) / n as f64
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn load<S: Machine>(self, s: S, i: usize, count: usize) -> F32s<S> {
         // SAFETY: nobody writes the inputs.
         unsafe { self.input.load_upto(s, i, count, 0.0) }
     }
 
     /// `sign * (x - shift)`
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn logits<S: Machine>(self, x: F32s<S>, shift: Shift) -> F32s<S> {
         self.sign * ((x - shift.0) - shift.1)
     }
@@ -231,7 +231,7 @@ struct SumTile<'a, T> {
 impl<T: Element> Kernel for SumTile<'_, T> {
     type Output = f64;
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn run<S: Machine>(self, s: S) -> f64 {
         let mut sum = BlockSum::new(s);
         for block in (self.range.0..self.range.1).step_by(BLOCK) {
@@ -265,7 +265,7 @@ struct GradTile<'a, T> {
 impl<T: Element> Kernel for GradTile<'_, T> {
     type Output = f64;
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn run<S: Machine>(self, s: S) -> f64 {
         for i in (self.range.0..self.range.1).step_by(LANES) {
             let count = LANES.min(self.range.1 - i);

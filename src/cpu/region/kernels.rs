@@ -26,7 +26,7 @@ impl At {
 
 impl<T: Element> Plan<'_, T> {
     /// Asks for what follows.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn prefetch<S: Machine>(&self, s: S, c: usize, at: At) {
         self.input.prefetch(s, self.index(c, at));
         if let RegionTarget::Dense(t) = self.target {
@@ -35,38 +35,38 @@ impl<T: Element> Plan<'_, T> {
     }
 
     /// Input of a channel, twice sixteen.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn inputs<S: Machine>(&self, s: S, c: usize, [a, b]: [At; 2]) -> F32s<Pair<S>> {
         Pair(s).join(self.input(s, c, a), self.input(s, c, b))
     }
 
     /// Input of a channel, zero past the last position.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn input<S: Machine>(&self, s: S, c: usize, at: At) -> F32s<S> {
         // SAFETY (here and below): tiles do not overlap, and a tile belongs to one task.
         unsafe { self.input.load_upto(s, self.index(c, at), at.count, 0.0) }
     }
 
     /// Targets of a channel, zero past the last position.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn target<S: Machine>(&self, s: S, c: usize, at: At) -> F32s<S> {
         match self.target {
             RegionTarget::Dense(t) => unsafe { t.load_upto(s, self.index(c, at), at.count, 0.0) },
             RegionTarget::Index(indices) => {
                 // Checked to be channels, of which there are fewer than 2^31.
-                let index = indices.sixteen(at.n * self.inner + at.i, at.count);
+                let (index, _) = indices.sixteen(at.n * self.inner + at.i, at.count, None);
                 s.bits_of(&index.map(|i| i as u32)).eq(c as u32).pick(1.0, 0.0)
             }
         }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn store<S: Machine>(&self, s: S, (dst, mode): (Dst<'_, T>, Mode), c: usize, at: At, g: F32s<S>) {
         let i = self.index(c, at);
         unsafe { dst.store_upto(s, i, at.count, g, mode.at(dst, i)) }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn index(&self, c: usize, at: At) -> usize {
         (at.n * self.channels + c) * self.inner + at.i
     }
@@ -82,7 +82,7 @@ impl<S: Machine> LaneSums<S> {
     }
 
     /// Adds sixteen positions; those past the last have `t = 0`, and a `p` that is left out.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn add(&mut self, squared: bool, p: F32s<S>, t: F32s<S>, count: usize) {
         let p = if count == LANES { p } else { p.simd().first(count).pick(p, 0.0) };
         self.0[0].add(p * t);
@@ -90,14 +90,14 @@ impl<S: Machine> LaneSums<S> {
         self.0[2].add(if squared { t * t } else { t });
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn end_block(&mut self) {
         for sum in &mut self.0 {
             sum.end_block();
         }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn sums(self) -> Sums {
         [self.0[0].sum(), self.0[1].sum(), self.0[2].sum()]
     }
@@ -115,7 +115,7 @@ pub(super) struct PointwiseSums<'p, 'a, T> {
 impl<T: Element> Kernel for PointwiseSums<'_, '_, T> {
     type Output = Sums;
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn run<S: Machine>(self, s: S) -> Sums {
         let PointwiseSums { plan, n, c, start, end } = self;
         let squared = plan.region.params.squared != 0;
@@ -162,7 +162,7 @@ pub(super) struct PointwiseGrads<'p, 'a, T> {
 impl<T: Element> Kernel for PointwiseGrads<'_, '_, T> {
     type Output = ();
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn run<S: Machine>(self, s: S) {
         let PointwiseGrads { plan, n, c, start, end, slopes, grad } = self;
         let squared = plan.region.params.squared != 0;
@@ -196,13 +196,13 @@ impl<T: Element> Kernel for PointwiseGrads<'_, '_, T> {
 
 impl Slopes {
     /// dl/dp
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn at<S: Simd>(self, squared: bool, p: F32s<S>, t: F32s<S>) -> F32s<S> {
         t.mul_add(self.overlap, if squared { p * self.size } else { p.simd().splat(self.size) })
     }
 
     /// dl/dx, where p is x or its sigmoid
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn through<S: Simd>(self, sigmoid: bool, squared: bool, x: F32s<S>, t: F32s<S>) -> F32s<S> {
         if !sigmoid {
             return self.at(squared, x, t);
@@ -225,7 +225,7 @@ impl<'k, S: Machine> PositionSoftmax<'k, S> {
         PositionSoftmax { s, keep, max: s.zero(), inv_sum: s.zero() }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn look<T: Element>(&mut self, plan: &Plan<'_, T>, at: At) {
         let s = self.s;
         self.max = s.splat(f32::NEG_INFINITY);
@@ -245,7 +245,7 @@ impl<'k, S: Machine> PositionSoftmax<'k, S> {
     }
 
     /// The probabilities of a channel.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn at<T: Element>(&self, plan: &Plan<'_, T>, c: usize, at: At) -> F32s<S> {
         let e = if fits(plan) {
             // SAFETY: `look` has put them.
@@ -272,7 +272,7 @@ pub(super) struct SoftmaxSums<'p, 'a, T> {
 impl<T: Element> Kernel for SoftmaxSums<'_, '_, T> {
     type Output = Vec<Sums>;
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn run<S: Machine>(self, s: S) -> Vec<Sums> {
         let SoftmaxSums { plan, n, start, end } = self;
         let squared = plan.region.params.squared != 0;
@@ -312,7 +312,7 @@ pub(super) struct SoftmaxGrads<'p, 'a, T> {
 impl<T: Element> Kernel for SoftmaxGrads<'_, '_, T> {
     type Output = ();
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn run<S: Machine>(self, s: S) {
         let SoftmaxGrads { plan, n, start, end, slopes, grad } = self;
         let squared = plan.region.params.squared != 0;

@@ -2,7 +2,7 @@
 
 /// Half to float without a branch, so that it vectorises: the exponent is moved by a multiplication,
 /// which also normalises subnormal halves.
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 pub(super) fn widen_f16(h: u16) -> f32 {
     let bits = u32::from(h);
     let magnitude = (bits & 0x7fff) << 13;
@@ -14,7 +14,7 @@ pub(super) fn widen_f16(h: u16) -> f32 {
 }
 
 /// Float to half, to nearest even, without a branch.
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 pub(super) fn narrow_f16(x: f32) -> u16 {
     let bits = x.to_bits();
     let magnitude = bits & 0x7fff_ffff;
@@ -32,7 +32,7 @@ pub(super) fn narrow_f16(x: f32) -> u16 {
 /// Float to bfloat, to nearest even, without a branch. The carry into the exponent is what overflow to
 /// infinity is; a NaN keeps its sign and is made quiet, so that losing its low bits cannot make it infinity.
 #[cfg(any(test, not(target_arch = "x86_64")))]
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 pub(super) fn narrow_bf16(x: f32) -> u16 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));

@@ -17,7 +17,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn f_mul(self, a: Self::F, b: Self::F) -> Self::F;
     fn f_div(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a / b` within one ulp, for any `a` and a `b` that is finite and normal, or NaN.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn f_quotient(self, a: Self::F, b: Self::F) -> Self::F {
         self.f_div(a, b)
     }
@@ -52,23 +52,23 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn m_or(self, a: Self::M, b: Self::M) -> Self::M;
     fn m_not(self, a: Self::M) -> Self::M;
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn splat(self, x: f32) -> F32s<Self> {
         F32s { v: self.f_splat(x), s: self }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn zero(self) -> F32s<Self> {
         self.splat(0.0)
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn bits(self, x: u32) -> U32s<Self> {
         U32s { v: self.u_splat(x), s: self }
     }
 
     /// A vector of this set.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn wrap(self, v: Self::F) -> F32s<Self> {
         F32s { v, s: self }
     }
@@ -106,7 +106,7 @@ pub(crate) trait Machine: Simd {
     ///
     /// # Safety
     /// So many floats can be read there, at any alignment; at most sixteen.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn f_load_part(self, p: *const f32, count: usize, pad: f32) -> Self::F {
         let mut part = [pad; LANES];
         for (l, lane) in part[..count].iter_mut().enumerate() {
@@ -118,7 +118,7 @@ pub(crate) trait Machine: Simd {
     }
     /// # Safety
     /// `count` floats can be written there, at any alignment; at most sixteen.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn f_store_part(self, p: *mut f32, count: usize, x: Self::F) {
         let mut part = [0.0; LANES];
         // SAFETY: our own array.
@@ -132,7 +132,7 @@ pub(crate) trait Machine: Simd {
     ///
     /// # Safety
     /// So many can be read there; at most sixteen.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn h_load_part(self, p: *const u16, count: usize) -> [u16; LANES] {
         let mut part = [0; LANES];
         for (l, lane) in part[..count].iter_mut().enumerate() {
@@ -143,7 +143,7 @@ pub(crate) trait Machine: Simd {
     }
     /// # Safety
     /// `count` halves can be written there; at most sixteen.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn h_store_part(self, p: *mut u16, count: usize, x: [u16; LANES]) {
         for (l, lane) in x[..count].iter().enumerate() {
             // SAFETY: the caller's promise.
@@ -154,7 +154,7 @@ pub(crate) trait Machine: Simd {
     ///
     /// # Safety
     /// They can be read, and the last has an offset below 2^31.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn f_gather(self, p: *const f32, stride: i32) -> Self::F {
         let mut x = [0.0; LANES];
         for (l, lane) in x.iter_mut().enumerate() {
@@ -166,7 +166,7 @@ pub(crate) trait Machine: Simd {
     }
     /// # Safety
     /// Elements `0, stride, .. 15 stride` can be written, and the last has an offset below 2^31.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn f_scatter(self, p: *mut f32, stride: i32, x: Self::F) {
         let mut lanes = [0.0; LANES];
         // SAFETY: our own array.
@@ -180,7 +180,7 @@ pub(crate) trait Machine: Simd {
     ///
     /// # Safety
     /// Sixteen floats can be written there, and the address is a multiple of sixteen.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn f_stream(self, p: *mut f32, x: Self::F) {
         // SAFETY: the caller's promise.
         unsafe { self.f_store(p, x) };
@@ -189,51 +189,51 @@ pub(crate) trait Machine: Simd {
     ///
     /// # Safety
     /// Sixteen can be written there, and the address is a multiple of sixteen.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     unsafe fn h_stream(self, p: *mut u16, x: [u16; LANES]) {
         // SAFETY: the caller's promise.
         unsafe { p.cast::<[u16; LANES]>().write(x) };
     }
     /// Asks for the cache line of an address, which need not exist.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn prefetch<T>(self, _p: *const T) {}
 
     /// The same, no further than the second level of cache.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn prefetch_later<T>(self, _p: *const T) {}
 
     /// Runs `task` in a function compiled for this instruction set.
     fn run<K: Kernel>(self, task: K) -> K::Output;
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn lanes(self, x: &Lanes) -> F32s<Self> {
         // SAFETY: sixteen floats.
         F32s { v: unsafe { self.f_load(x.as_ptr()) }, s: self }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn bits_of(self, x: &[u32; LANES]) -> U32s<Self> {
         U32s { v: self.u_from_array(x), s: self }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn zero_wide(self) -> F64s<Self> {
         F64s { v: self.d_zero(), s: self }
     }
 
     /// True in the first `count` lanes; at most sixteen.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn first(self, count: usize) -> Mask<Self> {
         Mask { v: self.m_first(count), s: self }
     }
 
     /// True in one lane; in none from sixteen on.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn only(self, lane: usize) -> Mask<Self> {
         self.bits_of(&core::array::from_fn(|l| l as u32)).eq(lane.min(LANES) as u32)
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn mask(self, m: &[bool; LANES]) -> Mask<Self> {
         Mask { v: self.m_from_array(m), s: self }
     }

@@ -42,7 +42,7 @@ pub(crate) struct Part(pub(crate) usize);
 
 impl Span for Whole {
     const WHOLE: bool = true;
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn count(self) -> usize {
         LANES
     }
@@ -50,7 +50,7 @@ impl Span for Whole {
 
 impl Span for Part {
     const WHOLE: bool = false;
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn count(self) -> usize {
         self.0
     }
@@ -62,7 +62,7 @@ pub(crate) type Lanes = [f32; LANES];
 /// Work that is compiled once for every instruction set.
 pub(crate) trait Kernel {
     type Output;
-    /// Must be `#[inline(always)]`, so that it takes on the instruction set of its caller.
+    /// Must be `#[cfg_attr(optimized, inline(always))]`, so that it takes on the instruction set of its caller.
     fn run<S: Machine>(self, simd: S) -> Self::Output;
 }
 
@@ -146,7 +146,7 @@ mod tests {
         struct Check;
         impl Kernel for Check {
             type Output = ();
-            #[inline(always)]
+            #[cfg_attr(optimized, inline(always))]
             fn run<S: Machine>(self, s: S) {
                 for base in (0..=u16::MAX).step_by(LANES) {
                     let h: [u16; LANES] = core::array::from_fn(|l| base + l as u16);
@@ -170,7 +170,7 @@ mod tests {
         struct Check;
         impl Kernel for Check {
             type Output = ();
-            #[inline(always)]
+            #[cfg_attr(optimized, inline(always))]
             fn run<S: Machine>(self, s: S) {
                 for base in (0..=u32::MAX - 4096 * 16).step_by(4096 * 16 - 77) {
                     let x: Lanes = core::array::from_fn(|l| f32::from_bits(base + 4099 * l as u32));

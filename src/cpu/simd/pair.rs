@@ -8,12 +8,12 @@ use super::{F32s, Simd};
 pub(crate) struct Pair<S>(pub(crate) S);
 
 impl<S: Simd> Pair<S> {
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn join(self, a: F32s<S>, b: F32s<S>) -> F32s<Pair<S>> {
         F32s { v: (a.v, b.v), s: self }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn split(self, x: F32s<Pair<S>>) -> (F32s<S>, F32s<S>) {
         (F32s { v: x.v.0, s: self.0 }, F32s { v: x.v.1, s: self.0 })
     }
@@ -22,7 +22,7 @@ impl<S: Simd> Pair<S> {
 /// Methods that do the same to both.
 macro_rules! both {
     ($(fn $name:ident($($arg:ident: $t:ident),*) -> $r:ident;)*) => {$(
-        #[inline(always)]
+        #[cfg_attr(optimized, inline(always))]
         fn $name(self, $($arg: Self::$t),*) -> Self::$r {
             (self.0.$name($($arg.0),*), self.0.$name($($arg.1),*))
         }
@@ -62,19 +62,19 @@ impl<S: Simd> Simd for Pair<S> {
         fn m_not(a: M) -> M;
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn f_splat(self, x: f32) -> Self::F {
         (self.0.f_splat(x), self.0.f_splat(x))
     }
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn u_splat(self, x: u32) -> Self::U {
         (self.0.u_splat(x), self.0.u_splat(x))
     }
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn u_shl(self, a: Self::U, n: u32) -> Self::U {
         (self.0.u_shl(a.0, n), self.0.u_shl(a.1, n))
     }
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn u_shr(self, a: Self::U, n: u32) -> Self::U {
         (self.0.u_shr(a.0, n), self.0.u_shr(a.1, n))
     }

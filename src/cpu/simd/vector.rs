@@ -38,14 +38,14 @@ pub(crate) trait Operand<S: Simd>: Copy {
 }
 
 impl<S: Simd> Operand<S> for F32s<S> {
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn on(self, _: S) -> F32s<S> {
         self
     }
 }
 
 impl<S: Simd> Operand<S> for f32 {
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn on(self, s: S) -> F32s<S> {
         s.splat(self)
     }
@@ -56,14 +56,14 @@ macro_rules! float_operators {
     ($($trait:ident $method:ident $f:ident;)*) => {$(
         impl<S: Simd, R: Operand<S>> $trait<R> for F32s<S> {
             type Output = F32s<S>;
-            #[inline(always)]
+            #[cfg_attr(optimized, inline(always))]
             fn $method(self, other: R) -> F32s<S> {
                 F32s { v: self.s.$f(self.v, other.on(self.s).v), s: self.s }
             }
         }
         impl<S: Simd> $trait<F32s<S>> for f32 {
             type Output = F32s<S>;
-            #[inline(always)]
+            #[cfg_attr(optimized, inline(always))]
             fn $method(self, other: F32s<S>) -> F32s<S> {
                 F32s { v: other.s.$f(other.s.f_splat(self), other.v), s: other.s }
             }
@@ -74,7 +74,7 @@ float_operators! { Add add f_add; Sub sub f_sub; Mul mul f_mul; Div div f_div; }
 
 impl<S: Simd> Neg for F32s<S> {
     type Output = F32s<S>;
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn neg(self) -> F32s<S> {
         let s = self.s;
         F32s { v: s.f_neg(self.v), s }
@@ -83,102 +83,102 @@ impl<S: Simd> Neg for F32s<S> {
 
 impl<S: Simd> F32s<S> {
     /// The instruction set.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn simd(self) -> S {
         self.s
     }
 
     /// As the skeletons need it.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn raw(self) -> S::F {
         self.v
     }
 
     /// `self * b + c`, rounded once where the machine has FMA, twice otherwise.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn mul_add(self, b: impl Operand<S>, c: impl Operand<S>) -> Self {
         F32s { v: self.s.f_mul_add(self.v, b.on(self.s).v, c.on(self.s).v), s: self.s }
     }
 
     /// `self + x` where `mask`, `self` elsewhere.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn add_where(self, mask: Mask<S>, x: impl Operand<S>) -> Self {
         F32s { v: self.s.f_add_where(mask.v, self.v, x.on(self.s).v), s: self.s }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn abs(self) -> Self {
         (self.to_bits() & 0x7fff_ffff).to_float()
     }
 
     /// This magnitude with the sign of `sign`.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn copysign(self, sign: Self) -> Self {
         ((self.to_bits() & 0x7fff_ffff) | (sign.to_bits() & 0x8000_0000)).to_float()
     }
 
     /// `self / b` within one ulp and fast, for a `b` that is finite and normal, or NaN.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn over(self, b: Self) -> Self {
         F32s { v: self.s.f_quotient(self.v, b.v), s: self.s }
     }
 
     /// `if self < low { low } else { self }`: NaN stays NaN.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn at_least(self, low: impl Operand<S>) -> Self {
         F32s { v: self.s.f_max(low.on(self.s).v, self.v), s: self.s }
     }
 
     /// `if self > high { high } else { self }`: NaN stays NaN.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn at_most(self, high: impl Operand<S>) -> Self {
         F32s { v: self.s.f_min(high.on(self.s).v, self.v), s: self.s }
     }
 
     /// `if other > self { other } else { self }`: a NaN in `other` is passed over.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn or_larger(self, other: Self) -> Self {
         F32s { v: self.s.f_max(other.v, self.v), s: self.s }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn lt(self, other: impl Operand<S>) -> Mask<S> {
         Mask { v: self.s.f_lt(self.v, other.on(self.s).v), s: self.s }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn le(self, other: impl Operand<S>) -> Mask<S> {
         Mask { v: self.s.f_le(self.v, other.on(self.s).v), s: self.s }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn gt(self, other: impl Operand<S>) -> Mask<S> {
         Mask { v: self.s.f_lt(other.on(self.s).v, self.v), s: self.s }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn ge(self, other: impl Operand<S>) -> Mask<S> {
         Mask { v: self.s.f_le(other.on(self.s).v, self.v), s: self.s }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn eq(self, other: impl Operand<S>) -> Mask<S> {
         Mask { v: self.s.f_eq(self.v, other.on(self.s).v), s: self.s }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn is_nan(self) -> Mask<S> {
         !self.eq(self)
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn to_bits(self) -> U32s<S> {
         U32s { v: self.s.f_to_bits(self.v), s: self.s }
     }
 }
 
 impl<S: Machine> F32s<S> {
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn to_array(self) -> Lanes {
         let mut out = [0.0; LANES];
         // SAFETY: sixteen floats.
@@ -186,13 +186,13 @@ impl<S: Machine> F32s<S> {
         out
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn widen(self) -> F64s<S> {
         F64s { v: self.s.d_widen(self.v), s: self.s }
     }
 
     /// The largest lane. No lane is NaN.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn max_lane(self) -> f32 {
         let x = self.to_array();
         let larger = |a: f32, b: f32| if b > a { b } else { a };
@@ -207,14 +207,14 @@ macro_rules! bit_operators {
     ($($trait:ident $method:ident $f:ident;)*) => {$(
         impl<S: Simd> $trait for U32s<S> {
             type Output = U32s<S>;
-            #[inline(always)]
+            #[cfg_attr(optimized, inline(always))]
             fn $method(self, other: Self) -> Self {
                 U32s { v: self.s.$f(self.v, other.v), s: self.s }
             }
         }
         impl<S: Simd> $trait<u32> for U32s<S> {
             type Output = U32s<S>;
-            #[inline(always)]
+            #[cfg_attr(optimized, inline(always))]
             fn $method(self, other: u32) -> Self {
                 U32s { v: self.s.$f(self.v, self.s.u_splat(other)), s: self.s }
             }
@@ -224,29 +224,29 @@ macro_rules! bit_operators {
 bit_operators! { Add add u_add; Sub sub u_sub; BitAnd bitand u_and; BitOr bitor u_or; }
 
 impl<S: Simd> U32s<S> {
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn shl(self, n: u32) -> Self {
         U32s { v: self.s.u_shl(self.v, n), s: self.s }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn shr(self, n: u32) -> Self {
         U32s { v: self.s.u_shr(self.v, n), s: self.s }
     }
 
     /// The floats of these bits.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn to_float(self) -> F32s<S> {
         F32s { v: self.s.u_to_float(self.v), s: self.s }
     }
 
     /// The floats of these values, as `i32`.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn convert(self) -> F32s<S> {
         F32s { v: self.s.u_convert(self.v), s: self.s }
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn eq(self, other: u32) -> Mask<S> {
         Mask { v: self.s.u_eq(self.v, self.s.u_splat(other)), s: self.s }
     }
@@ -254,14 +254,14 @@ impl<S: Simd> U32s<S> {
 
 impl<S: Simd> Mask<S> {
     /// `a` where true, `b` elsewhere.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn pick(self, a: impl Operand<S>, b: impl Operand<S>) -> F32s<S> {
         F32s { v: self.s.f_select(self.v, a.on(self.s).v, b.on(self.s).v), s: self.s }
     }
 }
 
 impl<S: Machine> Mask<S> {
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn any(self) -> bool {
         self.s.m_any(self.v)
     }
@@ -269,7 +269,7 @@ impl<S: Machine> Mask<S> {
 
 impl<S: Simd> BitAnd for Mask<S> {
     type Output = Self;
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn bitand(self, other: Self) -> Self {
         Mask { v: self.s.m_and(self.v, other.v), s: self.s }
     }
@@ -277,7 +277,7 @@ impl<S: Simd> BitAnd for Mask<S> {
 
 impl<S: Simd> BitOr for Mask<S> {
     type Output = Self;
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn bitor(self, other: Self) -> Self {
         Mask { v: self.s.m_or(self.v, other.v), s: self.s }
     }
@@ -285,7 +285,7 @@ impl<S: Simd> BitOr for Mask<S> {
 
 impl<S: Simd> Not for Mask<S> {
     type Output = Self;
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn not(self) -> Self {
         Mask { v: self.s.m_not(self.v), s: self.s }
     }
@@ -295,7 +295,7 @@ macro_rules! wide_operators {
     ($($trait:ident $method:ident $f:ident;)*) => {$(
         impl<S: Machine> $trait for F64s<S> {
             type Output = F64s<S>;
-            #[inline(always)]
+            #[cfg_attr(optimized, inline(always))]
             fn $method(self, other: Self) -> Self {
                 F64s { v: self.s.$f(self.v, other.v), s: self.s }
             }
@@ -306,7 +306,7 @@ wide_operators! { Add add d_add; Sub sub d_sub; Mul mul d_mul; }
 
 impl<S: Machine> F64s<S> {
     /// The sum of all lanes, as a tree.
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn sum(self) -> f64 {
         let x = self.s.d_to_array(self.v);
         let two = |l: usize| x[l] + x[l + 8];
@@ -314,7 +314,7 @@ impl<S: Machine> F64s<S> {
         (four(0) + four(2)) + (four(1) + four(3))
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn narrow(self) -> F32s<S> {
         F32s { v: self.s.d_narrow(self.v), s: self.s }
     }

@@ -8,7 +8,7 @@ use core::mem::transmute;
 /// Methods that are intrinsics.
 macro_rules! intrinsics {
     ($(fn $name:ident($($arg:ident: $t:ty),*) $(-> $r:ty)? = $body:expr;)*) => {$(
-        #[inline(always)]
+        #[cfg_attr(optimized, inline(always))]
         fn $name(self, $($arg: $t),*) $(-> $r)? {
             // SAFETY: `self` proves that the machine has these instructions.
             #[allow(unused_unsafe)]
@@ -20,7 +20,7 @@ macro_rules! intrinsics {
 /// Methods that are intrinsics and follow pointers.
 macro_rules! memory {
     ($(fn $name:ident($($arg:ident: $t:ty),*) $(-> $r:ty)? = $body:expr;)*) => {$(
-        #[inline(always)]
+        #[cfg_attr(optimized, inline(always))]
         unsafe fn $name(self, $($arg: $t),*) $(-> $r)? {
             // SAFETY: `self` proves that the machine has these instructions; the pointers are the caller's promise.
             unsafe { $body }
@@ -143,19 +143,19 @@ impl Machine for Avx512 {
         };
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn prefetch<T>(self, p: *const T) {
         // SAFETY: SSE is the baseline of x86-64, and a prefetch does not fault.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) };
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn prefetch_later<T>(self, p: *const T) {
         // SAFETY: as above.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) };
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn run<K: Kernel>(self, task: K) -> K::Output {
         #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,avx512f,avx512bw,avx512dq,avx512vl")]
         fn go<K: Kernel>(simd: Avx512, task: K) -> K::Output {
@@ -166,12 +166,12 @@ impl Machine for Avx512 {
     }
 }
 
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 fn first512(count: usize) -> __mmask16 {
     ((1u32 << count) - 1) as u16
 }
 
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 fn iota512() -> __m512i {
     // SAFETY: plain bits. The intrinsic that is made for this would need AVX-512 here.
     unsafe { transmute::<[i32; LANES], __m512i>(core::array::from_fn(|l| l as i32)) }
@@ -192,7 +192,7 @@ macro_rules! both {
     };
 }
 
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 fn mask256(m: &[bool; LANES]) -> F {
     // SAFETY: called by the methods of `Avx2` alone.
     unsafe {
@@ -313,19 +313,19 @@ impl Machine for Avx2 {
         };
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn prefetch<T>(self, p: *const T) {
         // SAFETY: SSE is the baseline of x86-64, and a prefetch does not fault.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) };
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn prefetch_later<T>(self, p: *const T) {
         // SAFETY: as above.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) };
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn run<K: Kernel>(self, task: K) -> K::Output {
         #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2")]
         fn go<K: Kernel>(simd: Avx2, task: K) -> K::Output {
@@ -473,25 +473,25 @@ impl Machine for Baseline {
         };
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn prefetch<T>(self, p: *const T) {
         // SAFETY: SSE is the baseline of x86-64, and a prefetch does not fault.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) };
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn prefetch_later<T>(self, p: *const T) {
         // SAFETY: as above.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) };
     }
 
-    #[inline(always)]
+    #[cfg_attr(optimized, inline(always))]
     fn run<K: Kernel>(self, task: K) -> K::Output {
         task.run(self)
     }
 }
 
-#[inline(always)]
+#[cfg_attr(optimized, inline(always))]
 fn mask128(m: [u32; LANES]) -> Q {
     // SAFETY: plain bits.
     unsafe { transmute(m) }
