@@ -160,13 +160,15 @@ impl<T: Element, F: Pointwise> Kernel for Tile<'_, T, F> {
             _ => None,
         };
         let mode = plan.grad_input.map_or(Mode::PLAIN, |grad| plan.mode.at(grad, self.start));
+        let pair = Pair(s);
         let mut total = s.zero_wide();
         for block in (self.start..self.end).step_by(BLOCK) {
             let stop = self.end.min(block + BLOCK);
-            let mut sum = s.zero();
+            // The even vectors and the odd ones, whichever way they come.
+            let (mut even, mut odd) = (s.zero(), s.zero());
             let mut i = block;
             if let Some((input, target, grad)) = fast {
-                let pair = Pair(s);
+                let mode = Mode { accumulate: false, ..mode };
                 while stop - i >= 2 * LANES {
                     // SAFETY: tiles do not overlap, and a tile belongs to one task.
                     unsafe {
@@ -180,30 +182,24 @@ impl<T: Element, F: Pointwise> Kernel for Tile<'_, T, F> {
                         let t = pair.join(target.load(s, i), target.load(s, i + LANES));
                         let point = self.loss.eval(x, t, pair.splat(1.0));
                         let (low, high) = pair.split(point.grad * plan.scale);
-                        let mode = Mode { accumulate: false, ..mode };
                         grad.store(s, i, low, mode);
                         grad.store(s, i + LANES, high, mode);
-                        let (low, high) = pair.split(point.value);
-                        sum = sum + (low + high);
+                        let (v0, v1) = pair.split(point.value);
+                        (even, odd) = (even + v0, odd + v1);
                     }
                     i += 2 * LANES;
                 }
-                while stop - i >= LANES {
-                    // SAFETY: tiles do not overlap, and a tile belongs to one task.
-                    unsafe {
-                        let (x, t) = (input.load(s, i), target.load(s, i));
-                        let point = self.loss.eval(x, t, s.splat(1.0));
-                        grad.store(s, i, point.grad * plan.scale, Mode { accumulate: false, ..mode });
-                        sum = sum + point.value;
-                    }
-                    i += LANES;
-                }
             }
             while i < stop {
-                sum = sum + self.general(s, i, LANES.min(stop - i), mode);
+                let value = self.general(s, i, LANES.min(stop - i), mode);
+                if (i - block).is_multiple_of(2 * LANES) {
+                    even = even + value;
+                } else {
+                    odd = odd + value;
+                }
                 i += LANES;
             }
-            total = total + sum.widen();
+            total = total + (even + odd).widen();
         }
         fence();
         total.sum()
