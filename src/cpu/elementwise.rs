@@ -111,7 +111,7 @@ pub(crate) fn run<T: Element, F: Pointwise>(loss: F, request: Request<'_, T>) ->
         target_mode: Mode::new(extras.accumulate, false, n * size_of::<T>()),
     };
     let isa = Isa::detect();
-    let total = Tiles::new(n, BLOCK).sum(n, |start, end| isa.run(Tile { loss, plan, start, end }));
+    let total = Tiles::new(n, BLOCK).sum(n, &|start, end| isa.run(Tile { loss, plan, start, end }));
     Ok((total / denominator) as f32)
 }
 

@@ -152,8 +152,8 @@ pub(crate) fn run<T: Element, F: Rowwise>(loss: F, request: Request<'_, T>) -> R
         scale: (f64::from(extras.grad_output) / denominator) as f32,
     };
     let isa = Isa::detect();
-    let task = |start, end| isa.run(Tile { loss, plan: &plan, start, end });
-    let total = Tiles::rows(rows, shape.classes).sum_weighing(rows, n, task);
+    let task = |start: usize, end: usize| isa.run(Tile { loss, plan: &plan, start, end });
+    let total = Tiles::rows(rows, shape.classes).sum_weighing(rows, n, &task);
     Ok((total / denominator) as f32)
 }
 

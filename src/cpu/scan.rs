@@ -21,7 +21,7 @@ impl Scan<'_> {
         let first_bad = AtomicUsize::new(usize::MAX);
         let rows = self.indices.len();
         let isa = Isa::detect();
-        let counted = Tiles::new(rows, 1).sum(rows, |start, end| {
+        let counted = Tiles::new(rows, 1).sum(rows, &|start, end| {
             let (bad, counted) = isa.run(Count { scan: self, start, end });
             if bad && let Some(row) = (start..end).find(|&row| !self.allows(self.indices.get(row))) {
                 first_bad.fetch_min(row, Ordering::Relaxed);
@@ -41,7 +41,7 @@ impl Scan<'_> {
     /// The sum of `weight(row, class)` over the rows that are not ignored.
     pub(crate) fn sum(&self, weight: impl Fn(usize, usize) -> f64 + Sync) -> f64 {
         let rows = self.indices.len();
-        Tiles::new(rows, 1).sum(rows, |start, end| {
+        Tiles::new(rows, 1).sum(rows, &|start, end| {
             let of = |row| {
                 let index = self.indices.get(row);
                 if Some(index) == self.ignore { 0.0 } else { weight(row, index as usize) }

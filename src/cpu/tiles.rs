@@ -10,6 +10,9 @@ pub(crate) struct Tiles {
     tile: usize,
 }
 
+/// What is done to elements `start..end`. Not generic: rayon is then compiled once.
+pub(crate) type Task<'a> = dyn Fn(usize, usize) -> f64 + Sync + 'a;
+
 /// Fewest elements of a tile.
 const TILE: usize = 1 << 14;
 /// Most tiles, which bounds the partial sums to 8 KiB.
@@ -29,12 +32,12 @@ impl Tiles {
     }
 
     /// The sum over all tiles `start..end` of `n` of what `task` returns.
-    pub(crate) fn sum(&self, n: usize, task: impl Fn(usize, usize) -> f64 + Sync) -> f64 {
+    pub(crate) fn sum(&self, n: usize, task: &Task<'_>) -> f64 {
         self.sum_weighing(n, n, task)
     }
 
     /// The same, where the `n` are rows that hold `elements` elements together.
-    pub(crate) fn sum_weighing(&self, n: usize, elements: usize, task: impl Fn(usize, usize) -> f64 + Sync) -> f64 {
+    pub(crate) fn sum_weighing(&self, n: usize, elements: usize, task: &Task<'_>) -> f64 {
         let count = n.div_ceil(self.tile);
         let one = |i: usize| task(i * self.tile, n.min((i + 1) * self.tile));
         match count {
@@ -53,5 +56,5 @@ impl Tiles {
 
 /// The sum of weights, in f64.
 pub(crate) fn sum_weights(w: &[f32]) -> f64 {
-    Tiles::new(w.len(), 1).sum(w.len(), |start, end| w[start..end].iter().map(|&w| f64::from(w)).sum())
+    Tiles::new(w.len(), 1).sum(w.len(), &|start, end| w[start..end].iter().map(|&w| f64::from(w)).sum())
 }

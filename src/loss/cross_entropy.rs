@@ -2,7 +2,7 @@ use crate::call::{AnyRequest, Loss, Run, class_methods, for_request};
 use crate::cpu::row::{Row, RowTarget, Rows, for_chunks};
 use crate::cpu::rowwise::{self, Rowwise};
 use crate::cpu::simd::{F32s, LANES, Machine, Pair, Part, Span, Whole};
-use crate::cpu::softmax::{BlockSum, Input, Logits, Softmax, Visit};
+use crate::cpu::softmax::{BlockSum, Logits, Softmax, Visit};
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::bce::check_smoothing;
@@ -106,71 +106,57 @@ impl Loss for CrossEntropy {
 }
 impl Run for CrossEntropy {
     fn run(&self, request: AnyRequest<'_>) -> Result<f32> {
-        match self.params.softcap {
-            0.0 => for_request!(request, |r| rowwise::run(WithLogits { loss: *self, logits: Input }, r)),
-            softcap => {
-                for_request!(request, |r| rowwise::run(WithLogits { loss: *self, logits: Capped { softcap } }, r))
-            }
-        }
+        for_request!(request, |r| rowwise::run(*self, r))
     }
 }
 
-/// Cross-entropy, compiled with and without a soft-cap.
-#[derive(Clone, Copy)]
-struct WithLogits<G> {
-    loss: CrossEntropy,
-    logits: G,
-}
-
-impl<G> WithLogits<G> {
-    /// The weights that the targets of sixteen rows put on class `c`.
-    #[cfg_attr(optimized, inline(always))]
-    fn weights<S: Machine, T: Element>(
-        &self,
-        rows: &Rows<'_, '_, S, T>,
-        c: usize,
-        on_target: F32s<S>,
-        on_all: f32,
-    ) -> F32s<S> {
-        let w = rows.class_weight.map_or(1.0, |w| w[c]);
-        if rows.is_dense() {
-            w * (on_target * rows.dense(c) + on_all)
-        } else {
-            rows.has_class(c).pick(on_target, 0.0) + w * on_all
-        }
-    }
-}
-
-/// Logits bent to `softcap * tanh(z / softcap)`.
+/// Logits bent to `cap * tanh(z / cap)`, where the cap is not 0.
 #[derive(Clone, Copy)]
 struct Capped {
-    softcap: f32,
+    cap: f32,
+    inv: f32,
+}
+
+impl Capped {
+    fn new(cap: f32) -> Self {
+        Capped { cap, inv: 1.0 / cap }
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn bend<S: Machine>(self, z: F32s<S>) -> F32s<S> {
+        if self.cap == 0.0 { z } else { self.cap * (z * self.inv).tanh() }
+    }
+
+    /// Turns the gradient for the bent logit into that for `z`.
+    #[cfg_attr(optimized, inline(always))]
+    fn straighten<S: Machine>(self, z: F32s<S>, grad: F32s<S>) -> F32s<S> {
+        let bent = (z * self.inv).tanh();
+        grad * (1.0 - bent * bent)
+    }
 }
 
 impl Logits for Capped {
     #[cfg_attr(optimized, inline(always))]
     fn at<S: Machine, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> F32s<S> {
         let z = row.input(s, k, p, f32::NEG_INFINITY);
-        let capped = self.softcap * (z * (1.0 / self.softcap)).tanh();
         // Past the last class minus infinity must stay what it is.
-        if P::WHOLE { capped } else { s.first(p.count()).pick(capped, z) }
+        if P::WHOLE || self.cap == 0.0 { self.bend(z) } else { s.first(p.count()).pick(self.bend(z), z) }
     }
 
     #[cfg_attr(optimized, inline(always))]
     fn chain<S: Machine, T: Element, P: Span>(self, row: &Row<'_, T>, k: usize, p: P, grad: F32s<S>) -> F32s<S> {
-        let bent = (row.input(grad.simd(), k, p, 0.0) * (1.0 / self.softcap)).tanh();
-        grad * (1.0 - bent * bent)
+        if self.cap == 0.0 { grad } else { self.straighten(row.input(grad.simd(), k, p, 0.0), grad) }
     }
 }
 
-impl<G: Logits> Rowwise for WithLogits<G> {
-    const NAME: &'static str = CrossEntropy::NAME;
+impl Rowwise for CrossEntropy {
+    const NAME: &'static str = <CrossEntropy as Loss>::NAME;
     const CLASS_WEIGHT: bool = true;
     const GRAD_TARGET: bool = true;
     const MEAN_BY_CLASS_WEIGHT: bool = true;
 
     fn ignore_index(&self) -> Option<i64> {
-        self.loss.ignore_index
+        self.ignore_index
     }
 
     fn side_by_side(shape: Shape) -> bool {
@@ -182,13 +168,14 @@ impl<G: Logits> Rowwise for WithLogits<G> {
     /// `row`, sixteen times: the same formulas, in f32 lanes.
     #[cfg_attr(optimized, inline(always))]
     fn rows<S: Machine, T: Element>(&self, rows: &mut Rows<'_, '_, S, T>) -> F32s<S> {
-        let CrossEntropyParams { smoothing, z_loss, softcap } = self.loss.params;
+        let CrossEntropyParams { smoothing, z_loss, softcap } = self.params;
+        let cap = Capped::new(softcap);
         let (s, classes) = (rows.s, rows.classes);
         let mut max = s.splat(f32::NEG_INFINITY);
         for c in 0..classes {
             let mut z = rows.kept(c);
             if softcap != 0.0 {
-                z = softcap * (z * (1.0 / softcap)).tanh();
+                z = cap.bend(z);
                 rows.keep(c, z);
             }
             max = max.or_larger(z);
@@ -199,7 +186,7 @@ impl<G: Logits> Rowwise for WithLogits<G> {
         let [mut ones, mut rest, mut mass, mut cost] = [BlockSum::new(s); 4];
         for block in (0..classes).step_by(8) {
             for c in block..classes.min(block + 8) {
-                let a = self.weights(rows, c, on_target, on_all);
+                let a = weights(rows, c, on_target, on_all);
                 let u = rows.kept(c) - max;
                 let e = u.exp_neg();
                 let is_one = e.eq(1.0);
@@ -221,8 +208,7 @@ impl<G: Logits> Rowwise for WithLogits<G> {
         let value = if z_loss == 0.0 { value } else { value + z_loss * lse * lse };
         if rows.wants_grad_target() {
             for c in 0..classes {
-                let z = rows.input(c);
-                let z = if softcap == 0.0 { z } else { softcap * (z * (1.0 / softcap)).tanh() };
+                let z = cap.bend(rows.input(c));
                 let factor = rows.class_weight.map_or(1.0, |w| w[c]) * (1.0 - smoothing) * rows.scale;
                 let grad = factor * (ln_sum + (max - z));
                 // Zero times infinity is zero, but NaN stays.
@@ -239,11 +225,10 @@ impl<G: Logits> Rowwise for WithLogits<G> {
             let top = pull * (1.0 - miss) - mass * miss;
             let leads = sum.lt(2.0);
             for c in 0..classes {
-                let (e, a) = (rows.kept(c), self.weights(rows, c, on_target, on_all));
+                let (e, a) = (rows.kept(c), weights(rows, c, on_target, on_all));
                 let mut grad = rows.scale * (e.eq(1.0) & leads).pick((mass - a) + top, e * slope - a);
                 if softcap != 0.0 {
-                    let bent = (rows.input(c) * (1.0 / softcap)).tanh();
-                    grad = grad * (1.0 - bent * bent);
+                    grad = cap.straighten(rows.input(c), grad);
                 }
                 rows.put(c, grad);
             }
@@ -254,7 +239,7 @@ impl<G: Logits> Rowwise for WithLogits<G> {
     #[cfg_attr(optimized, inline(always))]
     fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
         match row.target {
-            RowTarget::Class(t) if self.loss.params.smoothing == 0.0 => self.hard_row(s, row, t),
+            RowTarget::Class(t) if self.params.smoothing == 0.0 => self.hard_row(s, row, t),
             _ => self.soft_row(s, row),
         }
     }
@@ -297,11 +282,22 @@ impl Slopes {
     }
 }
 
-impl<G: Logits> WithLogits<G> {
+/// The weights that the targets of sixteen rows put on class `c`.
+#[cfg_attr(optimized, inline(always))]
+fn weights<S: Machine, T: Element>(rows: &Rows<'_, '_, S, T>, c: usize, on_target: F32s<S>, on_all: f32) -> F32s<S> {
+    let w = rows.class_weight.map_or(1.0, |w| w[c]);
+    if rows.is_dense() {
+        w * (on_target * rows.dense(c) + on_all)
+    } else {
+        rows.has_class(c).pick(on_target, 0.0) + w * on_all
+    }
+}
+
+impl CrossEntropy {
     /// A row whose target is one class.
     #[cfg_attr(optimized, inline(always))]
     fn hard_row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>, t: usize) -> f64 {
-        let (z_loss, logits) = (self.loss.params.z_loss, self.logits);
+        let (z_loss, logits) = (self.params.z_loss, Capped::new(self.params.softcap));
         // The chunk that the target is in.
         let (at, near) = (t - t % LANES, Part(LANES.min(row.classes - (t - t % LANES))));
         let weight = row.class_weight_at(t);
@@ -348,8 +344,8 @@ impl<G: Logits> WithLogits<G> {
     /// A row whose target has weight on many classes.
     #[cfg_attr(optimized, inline(always))]
     fn soft_row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
-        let CrossEntropyParams { smoothing, z_loss, .. } = self.loss.params;
-        let logits = self.logits;
+        let CrossEntropyParams { smoothing, z_loss, .. } = self.params;
+        let logits = Capped::new(self.params.softcap);
         let weights = TargetWeights::new(row, smoothing);
         let mut sums = TargetSums { weights, mass: BlockSum::new(s), cost: BlockSum::new(s) };
         let softmax = Softmax::new(s, row, 0, logits, &mut sums);

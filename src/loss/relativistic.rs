@@ -156,7 +156,7 @@ impl RelativisticAverage {
                     range: (start, end),
                     out,
                 };
-                Tiles::new(n, LANES).sum(n, |start, end| Isa::detect().run(tile(start, end)));
+                Tiles::new(n, LANES).sum(n, &|start, end| Isa::detect().run(tile(start, end)));
             }
         }
         (0.5 * value) as f32
@@ -202,7 +202,7 @@ impl<T: Element> Side<'_, T> {
     fn mean(self, what: Sum, shift: f64) -> f64 {
         let n = self.input.len();
         let tile = |start, end| SumTile { side: self, what, shift: split(shift), range: (start, end) };
-        Tiles::new(n, BLOCK).sum(n, |start, end| Isa::detect().run(tile(start, end))) / n as f64
+        Tiles::new(n, BLOCK).sum(n, &|start, end| Isa::detect().run(tile(start, end))) / n as f64
     }
 
     #[cfg_attr(optimized, inline(always))]

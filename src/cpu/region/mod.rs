@@ -177,7 +177,7 @@ pub(crate) fn run<T: Element>(region: Region, request: Request<'_, T>) -> Result
     let samples_of = |group: usize, each: usize| if region.batch { 0..samples } else { group / each..group / each + 1 };
     let value = if region.activation == Activation::Softmax {
         let groups = if region.batch { 1 } else { samples };
-        for_groups(groups, n / groups, |group, split| {
+        for_groups(groups, n / groups, &|group, split| {
             let samples = samples_of(group, 1);
             let sums = plan.softmax_sums(samples.clone(), split);
             let mut slopes = vec![Slopes::default(); channels];
@@ -192,7 +192,7 @@ pub(crate) fn run<T: Element>(region: Region, request: Request<'_, T>) -> Result
         })
     } else {
         let groups = if region.batch { channels } else { samples * channels };
-        for_groups(groups, n / groups, |group, split| {
+        for_groups(groups, n / groups, &|group, split| {
             let (samples, c) = (samples_of(group, channels), group % channels);
             if c < background {
                 plan.pointwise_grads(samples, c, None, split);
@@ -209,7 +209,7 @@ pub(crate) fn run<T: Element>(region: Region, request: Request<'_, T>) -> Result
 
 /// The sum of `task` over all groups, in order. Small groups are dealt to the threads, large ones are
 /// split among them; the result is the same.
-fn for_groups(groups: usize, elements: usize, task: impl Fn(usize, bool) -> f64 + Sync) -> f64 {
+fn for_groups(groups: usize, elements: usize, task: &(dyn Fn(usize, bool) -> f64 + Sync)) -> f64 {
     if elements >= SPLIT_MIN {
         (0..groups).map(|g| task(g, true)).sum()
     } else if groups > 1 && groups * elements >= SPLIT_MIN {
@@ -227,8 +227,8 @@ fn for_tiles<R: Send>(
     inner: usize,
     tile: usize,
     split: bool,
-    task: impl Fn(usize, usize, usize) -> R + Sync,
-    mut add: impl FnMut(R),
+    task: &(dyn Fn(usize, usize, usize) -> R + Sync),
+    add: &mut dyn FnMut(R),
 ) {
     let per_sample = inner.div_ceil(tile);
     let one = |j: usize| {
@@ -248,8 +248,8 @@ impl<T: Element> Plan<'_, T> {
     fn pointwise_sums(&self, samples: std::ops::Range<usize>, c: usize, split: bool) -> Sums {
         let isa = Isa::detect();
         let mut sums = [0.0; 3];
-        let task = |n, start, end| isa.run(PointwiseSums { plan: self, n, c, start, end });
-        for_tiles(samples, self.inner, tile_of(self.inner), split, task, |s| add(&mut sums, s));
+        let task = |n: usize, start: usize, end: usize| isa.run(PointwiseSums { plan: self, n, c, start, end });
+        for_tiles(samples, self.inner, tile_of(self.inner), split, &task, &mut |s| add(&mut sums, s));
         sums
     }
 
@@ -257,16 +257,17 @@ impl<T: Element> Plan<'_, T> {
     fn pointwise_grads(&self, samples: std::ops::Range<usize>, c: usize, slopes: Option<Slopes>, split: bool) {
         let Some(grad) = self.grad else { return };
         let isa = Isa::detect();
-        let task = |n, start, end| isa.run(PointwiseGrads { plan: self, n, c, start, end, slopes, grad });
-        for_tiles(samples, self.inner, tile_of(self.inner), split, task, |()| ());
+        let task =
+            |n: usize, start: usize, end: usize| isa.run(PointwiseGrads { plan: self, n, c, start, end, slopes, grad });
+        for_tiles(samples, self.inner, tile_of(self.inner), split, &task, &mut |()| ());
     }
 
     /// The sums of all channels.
     fn softmax_sums(&self, samples: std::ops::Range<usize>, split: bool) -> Vec<Sums> {
         let isa = Isa::detect();
         let mut sums = vec![[0.0; 3]; self.channels];
-        let task = |n, start, end| isa.run(SoftmaxSums { plan: self, n, start, end });
-        for_tiles(samples, self.inner, self.softmax_tile(), split, task, |tile: Vec<Sums>| {
+        let task = |n: usize, start: usize, end: usize| isa.run(SoftmaxSums { plan: self, n, start, end });
+        for_tiles(samples, self.inner, self.softmax_tile(), split, &task, &mut |tile: Vec<Sums>| {
             sums.iter_mut().zip(tile).for_each(|(sum, s)| add(sum, s));
         });
         sums
@@ -276,8 +277,9 @@ impl<T: Element> Plan<'_, T> {
     fn softmax_grads(&self, samples: std::ops::Range<usize>, slopes: &[Slopes], split: bool) {
         let Some(grad) = self.grad else { return };
         let isa = Isa::detect();
-        let task = |n, start, end| isa.run(SoftmaxGrads { plan: self, n, start, end, slopes, grad });
-        for_tiles(samples, self.inner, self.softmax_tile(), split, task, |()| ());
+        let task =
+            |n: usize, start: usize, end: usize| isa.run(SoftmaxGrads { plan: self, n, start, end, slopes, grad });
+        for_tiles(samples, self.inner, self.softmax_tile(), split, &task, &mut |()| ());
     }
 
     /// Positions of a tile with all their channels.
