@@ -62,14 +62,17 @@ pub(crate) enum Indices<'a> {
 
 /// Runs an expression for the slice behind [`Indices`].
 macro_rules! for_indices {
-    ($indices:expr, |$x:ident| $body:expr) => {
-        match $indices {
+    ($indices:expr, |$x:ident| $body:expr) => {{
+        // A conversion that is one for most of the types.
+        #[allow(clippy::useless_conversion, clippy::unnecessary_cast, clippy::let_and_return)]
+        let value = match $indices {
             $crate::target::Indices::I64($x) => $body,
             $crate::target::Indices::I32($x) => $body,
             $crate::target::Indices::U32($x) => $body,
             $crate::target::Indices::U8($x) => $body,
-        }
-    };
+        };
+        value
+    }};
 }
 pub(crate) use for_indices;
 

@@ -100,7 +100,7 @@ impl Machine for Avx512 {
         fn d_narrow(x: [__m512d; 2]) -> __m512 =
             _mm512_insertf32x8::<1>(_mm512_castps256_ps512(_mm512_cvtpd_ps(x[0])), _mm512_cvtpd_ps(x[1]));
         fn bf16_widen(h: [u16; LANES]) -> __m512 =
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(transmute(h))));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(transmute::<[u16; LANES], __m256i>(h))));
         fn bf16_narrow(x: __m512) -> [u16; LANES] = {
             // The lines of `narrow_bf16`. (AVX512_BF16 has an instruction for it, which takes denormals for zero.)
             let bits = _mm512_castps_si512(x);
@@ -110,7 +110,7 @@ impl Machine for Avx512 {
             let kept = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x40_0000));
             transmute(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(kept)))
         };
-        fn f16_widen(h: [u16; LANES]) -> __m512 = _mm512_cvtph_ps(transmute(h));
+        fn f16_widen(h: [u16; LANES]) -> __m512 = _mm512_cvtph_ps(transmute::<[u16; LANES], __m256i>(h));
         fn f16_narrow(x: __m512) -> [u16; LANES] = transmute(_mm512_cvtps_ph::<0>(x));
     }
 
@@ -426,7 +426,7 @@ impl Machine for Baseline {
             quarters!(|x| _mm_movelh_ps(_mm_cvtpd_ps(x[0]), _mm_cvtpd_ps(x[1])))
         };
         fn bf16_widen(h: [u16; LANES]) -> Q = {
-            let (h, zero): ([__m128i; 2], _) = (transmute(h), _mm_setzero_si128());
+            let (h, zero) = (transmute::<[u16; LANES], [__m128i; 2]>(h), _mm_setzero_si128());
             // Sixteen zeros below each.
             [
                 _mm_castsi128_ps(_mm_unpacklo_epi16(zero, h[0])),
