@@ -25,24 +25,29 @@ use fused_loss::{Element, Reduction};
 use rayon::prelude::*;
 
 /// The rows of the shared table that are timed, by (the beginning of) their name: element-wise ones at every size, ...
-const ELEMENTWISE: [&str; 12] = [
+const ELEMENTWISE: [&str; 17] = [
     "mse",
     "mae",
     "huber[delta=1]",
+    "smooth_l1[beta=1]",
     "hinge[signed]",
+    "squared_hinge[signed]",
     "bce",
     "bce_with_logits",
     "sigmoid_focal[gamma=2",
     "sigmoid_focal[gamma=0.5",
     "kl_div",
     "kl_div[log_target]",
+    "kl_div_probs[",
     "gan[NonSaturating+generator]",
+    "gan[LeastSquares+real]",
     "gan[Hinge+real]",
+    "relativistic_pair",
 ];
 const SIZES: [usize; 4] = [1 << 12, 1 << 16, 1 << 20, 1 << 24];
 
 /// ... and those with classes at these shapes.
-const SHAPED: [(&str, &[OuterClassesInner]); 5] = [
+const SHAPED: [(&str, &[OuterClassesInner]); 12] = [
     (
         "cross_entropy",
         &[
@@ -54,10 +59,17 @@ const SHAPED: [(&str, &[OuterClassesInner]); 5] = [
             (4, 21, 512 * 512), // segmentation
         ],
     ),
+    ("cross_entropy[dense]", &[(2048, 8192, 1)]),
+    ("cross_entropy_probs", &[(16384, 1000, 1)]),
+    ("nll", &[(16384, 1000, 1)]),
     ("softmax_focal[gamma=2", &[(16384, 1000, 1)]),
+    ("categorical_hinge", &[(16384, 1000, 1)]),
+    ("multi_margin", &[(16384, 1000, 1)]),
+    ("gradient_penalty[wgan-gp", &[(256, 65536, 1)]),
     ("distillation[T=4", &[(2048, 8192, 1)]),
     ("dice[index+sigmoid", &[(4, 4, 1 << 20)]),
     ("dice[index+softmax", &[(4, 4, 1 << 20)]),
+    ("tversky[", &[(4, 4, 1 << 20)]),
 ];
 
 type OuterClassesInner = (usize, usize, usize);

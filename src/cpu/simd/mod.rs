@@ -4,6 +4,9 @@
 //! generic over the instruction set [`Simd`]. The skeletons run it inside a function compiled for one. The
 //! operations are explicit vector instructions and nothing is left for LLVM to find: given loops over lanes, its
 //! vectoriser made vectors of two out of sixteen as often as not.
+//!
+//! All of it must be inlined into the function that is compiled for the instruction set, so that it takes on its
+//! instructions; hence `inline(always)` on everything, where the build is optimised.
 
 mod half;
 mod instructions;

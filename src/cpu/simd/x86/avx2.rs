@@ -1,0 +1,165 @@
+//! AVX2.
+
+use core::arch::x86_64::*;
+use core::mem::transmute;
+
+use super::super::{Kernel, LANES, Machine, Simd};
+
+/// AVX2, FMA and F16C: two registers for sixteen lanes.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(pub(in crate::cpu::simd) ());
+
+type F = [__m256; 2];
+type U = [__m256i; 2];
+type D = [__m256d; 4];
+
+/// The same on both halves. (Not by a closure: one that is not inlined would be compiled for the baseline.)
+macro_rules! both {
+    (|$($x:ident),*| $body:expr) => {
+        [{ $(let $x = $x[0];)* $body }, { $(let $x = $x[1];)* $body }]
+    };
+}
+
+#[cfg_attr(optimized, inline(always))]
+fn mask256(m: &[bool; LANES]) -> F {
+    // SAFETY: called by the methods of `Avx2` alone.
+    unsafe {
+        let bytes: [__m128i; 2] = [_mm_loadl_epi64(m.as_ptr().cast()), _mm_loadl_epi64(m.as_ptr().add(8).cast())];
+        // A bool is 0 or 1.
+        both!(|bytes| _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_setzero_si256(), _mm256_cvtepu8_epi32(bytes))))
+    }
+}
+
+impl Simd for Avx2 {
+    type F = F;
+    type U = U;
+    /// All bits of a lane set, or none.
+    type M = F;
+
+    intrinsics! {
+        fn f_splat(x: f32) -> F = [_mm256_set1_ps(x); 2];
+        fn f_add(a: F, b: F) -> F = [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])];
+        fn f_sub(a: F, b: F) -> F = [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])];
+        fn f_mul(a: F, b: F) -> F = [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])];
+        fn f_div(a: F, b: F) -> F = [_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])];
+        fn f_neg(a: F) -> F = both!(|a| _mm256_xor_ps(a, _mm256_set1_ps(-0.0)));
+        fn f_mul_add(a: F, b: F, c: F) -> F = [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])];
+        fn f_min(a: F, b: F) -> F = [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])];
+        fn f_max(a: F, b: F) -> F = [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])];
+        fn f_lt(a: F, b: F) -> F = both!(|a, b| _mm256_cmp_ps::<_CMP_LT_OQ>(a, b));
+        fn f_le(a: F, b: F) -> F = both!(|a, b| _mm256_cmp_ps::<_CMP_LE_OQ>(a, b));
+        fn f_eq(a: F, b: F) -> F = both!(|a, b| _mm256_cmp_ps::<_CMP_EQ_OQ>(a, b));
+        fn f_select(m: F, a: F, b: F) -> F = both!(|m, a, b| _mm256_blendv_ps(b, a, m));
+        fn f_add_where(m: F, a: F, b: F) -> F = both!(|m, a, b| _mm256_blendv_ps(a, _mm256_add_ps(a, b), m));
+        fn f_to_bits(x: F) -> U = both!(|x| _mm256_castps_si256(x));
+        fn u_to_float(x: U) -> F = both!(|x| _mm256_castsi256_ps(x));
+        fn u_convert(x: U) -> F = both!(|x| _mm256_cvtepi32_ps(x));
+        fn u_splat(x: u32) -> U = [_mm256_set1_epi32(x as i32); 2];
+        fn u_add(a: U, b: U) -> U = both!(|a, b| _mm256_add_epi32(a, b));
+        fn u_sub(a: U, b: U) -> U = both!(|a, b| _mm256_sub_epi32(a, b));
+        fn u_and(a: U, b: U) -> U = both!(|a, b| _mm256_and_si256(a, b));
+        fn u_or(a: U, b: U) -> U = both!(|a, b| _mm256_or_si256(a, b));
+        fn u_shl(a: U, n: u32) -> U = both!(|a| _mm256_sll_epi32(a, _mm_cvtsi32_si128(n as i32)));
+        fn u_shr(a: U, n: u32) -> U = both!(|a| _mm256_srl_epi32(a, _mm_cvtsi32_si128(n as i32)));
+        fn u_eq(a: U, b: U) -> F = both!(|a, b| _mm256_castsi256_ps(_mm256_cmpeq_epi32(a, b)));
+        fn m_and(a: F, b: F) -> F = both!(|a, b| _mm256_and_ps(a, b));
+        fn m_or(a: F, b: F) -> F = both!(|a, b| _mm256_or_ps(a, b));
+        fn m_not(a: F) -> F = both!(|a| _mm256_xor_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(-1))));
+    }
+}
+
+impl Machine for Avx2 {
+    type D = D;
+
+    intrinsics! {
+        fn u_from_array(x: &[u32; LANES]) -> U = transmute(*x);
+        fn m_first(count: usize) -> F = {
+            let mut m = [false; LANES];
+            m[..count].fill(true);
+            mask256(&m)
+        };
+        fn m_any(a: F) -> bool = _mm256_movemask_ps(_mm256_or_ps(a[0], a[1])) != 0;
+        fn m_from_array(m: &[bool; LANES]) -> F = mask256(m);
+        fn d_zero() -> D = [_mm256_setzero_pd(); 4];
+        fn d_widen(x: F) -> D = [
+            _mm256_cvtps_pd(_mm256_castps256_ps128(x[0])),
+            _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(x[0])),
+            _mm256_cvtps_pd(_mm256_castps256_ps128(x[1])),
+            _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(x[1])),
+        ];
+        fn d_add(a: D, b: D) -> D =
+            [_mm256_add_pd(a[0], b[0]), _mm256_add_pd(a[1], b[1]), _mm256_add_pd(a[2], b[2]), _mm256_add_pd(a[3], b[3])];
+        fn d_sub(a: D, b: D) -> D =
+            [_mm256_sub_pd(a[0], b[0]), _mm256_sub_pd(a[1], b[1]), _mm256_sub_pd(a[2], b[2]), _mm256_sub_pd(a[3], b[3])];
+        fn d_mul(a: D, b: D) -> D =
+            [_mm256_mul_pd(a[0], b[0]), _mm256_mul_pd(a[1], b[1]), _mm256_mul_pd(a[2], b[2]), _mm256_mul_pd(a[3], b[3])];
+        fn d_to_array(x: D) -> [f64; LANES] = transmute(x);
+        fn d_narrow(x: D) -> F = [
+            _mm256_set_m128(_mm256_cvtpd_ps(x[1]), _mm256_cvtpd_ps(x[0])),
+            _mm256_set_m128(_mm256_cvtpd_ps(x[3]), _mm256_cvtpd_ps(x[2])),
+        ];
+        fn bf16_widen(h: [u16; LANES]) -> F = {
+            let h: [__m128i; 2] = transmute(h);
+            both!(|h| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(h))))
+        };
+        fn bf16_narrow(x: F) -> [u16; LANES] = {
+            // The lines of `narrow_bf16`.
+            let [low, high] = both!(|x| {
+                let bits = _mm256_castps_si256(x);
+                let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+                let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+                let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40_0000));
+                let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
+                _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan))
+            });
+            // The packing goes by halves of 128 bits; put them back in order.
+            transmute(_mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(low, high)))
+        };
+        fn f16_widen(h: [u16; LANES]) -> F = {
+            let h: [__m128i; 2] = transmute(h);
+            both!(|h| _mm256_cvtph_ps(h))
+        };
+        fn f16_narrow(x: F) -> [u16; LANES] = transmute(both!(|x| _mm256_cvtps_ph::<0>(x)));
+    }
+
+    memory! {
+        fn f_load(p: *const f32) -> F = [_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))];
+        fn f_store(p: *mut f32, x: F) = {
+            _mm256_storeu_ps(p, x[0]);
+            _mm256_storeu_ps(p.add(8), x[1]);
+        };
+        fn f_stream(p: *mut f32, x: F) = {
+            _mm_stream_ps(p, _mm256_castps256_ps128(x[0]));
+            _mm_stream_ps(p.add(4), _mm256_extractf128_ps::<1>(x[0]));
+            _mm_stream_ps(p.add(8), _mm256_castps256_ps128(x[1]));
+            _mm_stream_ps(p.add(12), _mm256_extractf128_ps::<1>(x[1]));
+        };
+        fn h_stream(p: *mut u16, x: [u16; LANES]) = {
+            let x: [__m128i; 2] = transmute(x);
+            _mm_stream_si128(p.cast(), x[0]);
+            _mm_stream_si128(p.cast::<__m128i>().add(1), x[1]);
+        };
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn prefetch<T>(self, p: *const T) {
+        // SAFETY: SSE is the baseline of x86-64, and a prefetch does not fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) };
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn prefetch_later<T>(self, p: *const T) {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) };
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn run<K: Kernel>(self, task: K) -> K::Output {
+        #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2")]
+        fn go<K: Kernel>(simd: Avx2, task: K) -> K::Output {
+            task.run(simd)
+        }
+        // SAFETY: `self` proves that the machine has these instructions.
+        unsafe { go(self, task) }
+    }
+}
