@@ -5,8 +5,8 @@ use crate::cpu::simd::{F32s, Machine, Mask};
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::bce::check_smoothing;
-use crate::loss::cross_entropy::TargetWeights;
 use crate::loss::rowwise_loss;
+use crate::loss::target_weights::TargetWeights;
 use crate::params::CrossEntropyProbsParams;
 
 /// Categorical cross-entropy on probabilities, Keras's form. Prefer [`CrossEntropy`](crate::CrossEntropy) on logits.

@@ -18,6 +18,7 @@ mod nll;
 mod penalty;
 #[allow(unsafe_code)] // loads and stores of its own, for it fits no skeleton
 mod relativistic;
+mod target_weights;
 
 pub use bce::{Bce, BceWithLogits};
 pub use cross_entropy::CrossEntropy;

@@ -1,0 +1,48 @@
+use crate::cpu::row::{Row, RowTarget};
+use crate::cpu::simd::{F32s, LANES, Machine, Span};
+use crate::element::Element;
+
+/// The weight `a` that the target of a row puts on every class, smoothing and class weights included.
+#[derive(Clone, Copy)]
+pub(crate) struct TargetWeights<'a, T> {
+    target: RowTarget<'a, T>,
+    /// `1 - smoothing`, times the class weight of an index.
+    on_target: f32,
+    /// `smoothing / C`.
+    on_all: f32,
+}
+
+impl<'a, T: Element> TargetWeights<'a, T> {
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn new(row: &Row<'a, T>, smoothing: f32) -> Self {
+        let weight = match row.target {
+            RowTarget::Class(t) => row.class_weight_at(t),
+            _ => 1.0,
+        };
+        TargetWeights {
+            target: row.target,
+            on_target: (1.0 - smoothing) * weight,
+            on_all: smoothing / row.classes as f32,
+        }
+    }
+
+    /// Whether any of the classes `k..k + 16` has a weight. Most have none, if the target is an index.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn some(&self, k: usize) -> bool {
+        match self.target {
+            RowTarget::Class(t) => self.on_all != 0.0 || (t >= k && t - k < LANES),
+            _ => true,
+        }
+    }
+
+    /// The weights of classes `k..k + 16`, zero past the last class.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn at<S: Machine, P: Span>(&self, s: S, row: &Row<'_, T>, k: usize, p: P) -> F32s<S> {
+        let w = row.class_weights(s, k, p);
+        match self.target {
+            RowTarget::Dense(_) => w * (self.on_target * row.dense(s, k, p, 0.0) + self.on_all),
+            RowTarget::Class(t) => w * self.on_all + s.only(t.wrapping_sub(k)).pick(self.on_target, 0.0),
+            RowTarget::Nothing => s.zero(),
+        }
+    }
+}
