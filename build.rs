@@ -25,12 +25,18 @@ fn c_header() -> String {
         "// Written by build.rs from src/params.rs. Do not edit.\n#pragma once\n\n#include <stddef.h>\n#include <stdint.h>\n\n\
          #ifndef __cplusplus\n#define static_assert _Static_assert\n#endif\n",
     );
+    for (name, value) in params::CONSTANTS {
+        writeln!(c, "#define FL_{name} {value}").unwrap();
+    }
     for (name, size, fields) in params::STRUCTS {
         write!(c, "\ntypedef struct {name} {{\n").unwrap();
         for (rust, field, _) in *fields {
             let c_type = match *rust {
                 "f32" => "float",
+                "f64" => "double",
                 "u32" => "uint32_t",
+                "u64" => "uint64_t",
+                "i64" => "int64_t",
                 other => panic!("params.rs: no C type for {other} of {name}.{field}"),
             };
             writeln!(c, "    {c_type} {field};").unwrap();
