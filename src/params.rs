@@ -45,8 +45,8 @@ macro_rules! constants {
 constants! {
     /// Threads of a block of the element-wise and region kernels.
     BLOCK = 256;
-    /// 16-byte vectors that a thread of an element-wise kernel has in flight of each tensor.
-    UNROLL = 4;
+    /// Elements of each tensor that a thread of an element-wise kernel has in flight, in packs of 16 bytes.
+    IN_FLIGHT = 16;
     /// Threads of a block of the kernels that give a row to each thread.
     COLUMN_BLOCK = 128;
     /// Most partial sums of a reduction: most blocks of an element-wise or row-wise launch.

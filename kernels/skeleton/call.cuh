@@ -128,7 +128,7 @@ template <class Item> FL Scale scale_of(const LaunchArgs& a, uint64_t items, Ite
 // the sum of the thread. The block that finishes last adds up the partial sums, in the order of the blocks.
 FL void finish(const LaunchArgs& a, const Scale& s, double total) {
     SHARED_VAR(uint32_t, last);
-    const bool shared_work = a.divide_by >= FL_BY_ROWS;
+    const bool shared_work = a.divide_by >= FL_BY_ROWS || (a.flags & FL_KERAS_LABELS);
     if (a.value == 0 && !shared_work) return;
     Workspace* w = workspace(a);
     total = block_sum(total);
@@ -148,7 +148,7 @@ FL void finish(const LaunchArgs& a, const Scale& s, double total) {
     }
     if (leads) {
         if (a.value) *at<float>(a.value) = float(total / s.denominator);
-        if (shared_work) w->dealt = w->arrived = w->ready = 0;
+        if (shared_work) w->dealt = w->arrived = w->ready = w->stray_labels = 0;
     }
 }
 

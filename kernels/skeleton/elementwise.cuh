@@ -1,9 +1,10 @@
 // The element-wise skeleton: one pass over input and target, one gradient written, one number.
 //
-// A block computes `tile` consecutive elements, which n and the storage type alone decide, and leaves one partial sum: the result
-// has the same bits on every GPU. A step of a block is UNROLL packs a thread, all of whose loads are issued before the first is
-// used: 256 threads x 4 packs x 16 bytes x 2 tensors = 32 KiB in flight a block. An H200 wants 48 KiB an SM (two blocks); the
-// registers allow four or more.
+// A block computes `tile` consecutive elements, which n alone decides, and leaves one partial sum: the result has the same bits
+// on every GPU. In a step of a block each thread has 16 elements of each tensor in flight, loaded in packs of 16 bytes before the
+// first is used: 256 threads x 16 elements x 2 tensors are 32 KiB a block of f32, 16 KiB of 16-bit numbers. An H200 wants 48 KiB an
+// SM; with at most 80 registers there are three blocks (96 and 48 KiB) or more. Twice as many 16-bit elements were tried: ptxas
+// interleaves them all and spills.
 //
 // Bytes: each input and target once, each gradient once; nothing else grows with n but 8 bytes a tile.
 #pragma once
@@ -22,6 +23,7 @@ struct Pointwise {
     static constexpr bool TARGET = true;       // it takes a target
     static constexpr bool GRAD_TARGET = false; // it has a gradient for the target
     FL void prepare(const LaunchArgs&) {}
+    FL float grad_target(float, float, float) const { return 0.0f; }
 };
 
 // A pack from any alignment, zeros from `end` on.
@@ -30,6 +32,13 @@ template <class T> FL Pack<T> load_slowly(const T* p, uint64_t k, uint64_t end) 
 #pragma unroll
     for (int i = 0; i < Pack<T>::N; ++i) pack.v[i] = k + i < end ? p[k + i] : from_f32<T>(0.0f);
     return pack;
+}
+
+// A functor with its options.
+template <class F, class P> FL F with_params(const P& p) {
+    F f;
+    f.p = p;
+    return f;
 }
 
 // Adds or writes the gradients of a pack. The sum is of two rounded numbers, as on the CPU.
@@ -112,7 +121,7 @@ FL float evaluate(const LaunchArgs& a, const Tensors<T>& to, const F& f, float s
 }
 
 template <class F, class T, bool GENERAL> FL void elementwise(const LaunchArgs& a, F f) {
-    constexpr int V = Pack<T>::N, U = FL_UNROLL;
+    constexpr int V = Pack<T>::N, U = FL_IN_FLIGHT / V;
     constexpr uint64_t STEP = uint64_t(FL_BLOCK) * V * U;
     f.prepare(a);
     const Tensors<T> to = {at<const T>(a.input), at<const T>(a.target), at<T>(a.grad_input), at<T>(a.grad_target)};
@@ -160,17 +169,19 @@ template <class F, class T, bool GENERAL> FL void elementwise(const LaunchArgs& 
 
 } // namespace fl
 
+// Without the second number of the launch bounds ptxas aims at more blocks an SM than there is use for, and spills.
+//
 // fl_<name>_<dtype> for calls with input, target, gradient and scale alone; fl_<name>_general_<dtype> for all others.
 #define FL_ELEMENTWISE(name, F, P)         \
     FL_ELEMENTWISE_OF(name, F, P, f32, float) \
     FL_ELEMENTWISE_OF(name, F, P, f16, fl::f16) \
     FL_ELEMENTWISE_OF(name, F, P, bf16, fl::bf16)
 #define FL_ELEMENTWISE_OF(name, F, P, dtype, T)                                                                          \
-    extern "C" __global__ void __launch_bounds__(FL_BLOCK) fl_##name##_##dtype(const LaunchArgs a, const P p) {         \
-        fl::elementwise<F, T, false>(a, F{{}, p});                                                                      \
+    extern "C" __global__ void __launch_bounds__(FL_BLOCK, 3) fl_##name##_##dtype(const LaunchArgs a, const P p) {         \
+        fl::elementwise<F, T, false>(a, fl::with_params<F>(p));                                                                      \
     }                                                                                                                   \
     KERNEL(fl_##name##_##dtype)                                                                                         \
     extern "C" __global__ void __launch_bounds__(FL_BLOCK, 2) fl_##name##_general_##dtype(const LaunchArgs a, const P p) { \
-        fl::elementwise<F, T, true>(a, F{{}, p});                                                                       \
+        fl::elementwise<F, T, true>(a, fl::with_params<F>(p));                                                                       \
     }                                                                                                                   \
     KERNEL(fl_##name##_general_##dtype)

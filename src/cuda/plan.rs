@@ -3,7 +3,7 @@
 //! Grids depend on sizes and storage types, not on the number of SMs, so that sums are made of the same parts on every GPU. What a
 //! GPU can hold on the chip decides only whether and how a long row is kept there.
 
-use super::params::{BLOCK, COLUMN_BLOCK, MAX_CHUNKS, MAX_PARTIALS, UNROLL, Workspace};
+use super::params::{BLOCK, COLUMN_BLOCK, IN_FLIGHT, MAX_CHUNKS, MAX_PARTIALS, Workspace};
 
 /// Bytes of the workspace. Zero it once.
 pub const WORKSPACE_BYTES: usize = size_of::<Workspace>() + 8 * (MAX_CHUNKS + MAX_PARTIALS) as usize;
@@ -43,9 +43,9 @@ impl Plan {
     }
 }
 
-/// Element-wise losses of `n` elements of `bytes` bytes.
-pub fn elementwise(n: u64, bytes: u64) -> Plan {
-    let step = u64::from(BLOCK * UNROLL) * 16 / bytes;
+/// Element-wise losses of `n` elements.
+pub fn elementwise(n: u64) -> Plan {
+    let step = u64::from(BLOCK * IN_FLIGHT);
     let tile = step * n.div_ceil(step * u64::from(MAX_PARTIALS)).max(1);
     Plan::new(n.div_ceil(tile), (BLOCK, 1), tile)
 }
