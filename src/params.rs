@@ -168,8 +168,8 @@ params! {
         done: u32,
         /// Labels that are neither 0 nor 1, see `KERAS_LABELS`.
         stray_labels: u32,
-        /// Nothing.
-        unused: u32,
+        /// Indices of a region loss that are no class.
+        bad_target: u32,
     }
 
     /// For losses without options.

@@ -100,15 +100,17 @@ fn run_all<T: Element>(of_family: fn(&Family) -> bool) {
     println!("{}: {combinations} combinations, each called in five ways", T::NAME);
 }
 
-fn elements<T: Element>() {
-    run_all::<T>(|family| matches!(family, Family::Elements { .. }));
+/// The storage types share a family's test, for the runtime executes one launch at a time.
+macro_rules! family {
+    ($name:ident, $pattern:pat) => {
+        #[test]
+        fn $name() {
+            run_all::<f32>(|family| matches!(family, $pattern));
+            run_all::<half::f16>(|family| matches!(family, $pattern));
+            run_all::<half::bf16>(|family| matches!(family, $pattern));
+        }
+    };
 }
-
-/// One test, for the runtime executes one launch at a time.
-#[test]
-fn every_loss_by_kernels_is_its_definition() {
-    trace::begin();
-    elements::<f32>();
-    elements::<half::f16>();
-    elements::<half::bf16>();
-}
+family!(every_loss_of_elements_by_kernels_is_its_definition, Family::Elements { .. });
+family!(every_loss_of_rows_by_kernels_is_its_definition, Family::Rows { .. });
+family!(every_loss_of_regions_by_kernels_is_its_definition, Family::Regions { .. });

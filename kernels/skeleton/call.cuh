@@ -97,36 +97,29 @@ template <class Item> FL double denominator(const LaunchArgs& a, uint64_t items,
     return result;
 }
 
-// What the value is divided by and what gradients are multiplied by. All threads of a block call this.
-struct Scale {
-    double denominator;
-    float scale;
-};
-
-// Where the host or the caller knows the denominator.
-FL Scale scale_of(const LaunchArgs& a) {
-    Scale s = {a.denominator, a.scale};
-    if (a.grad_scale) s.scale *= *at<const float>(a.grad_scale);
-    if (a.divide_by == FL_BY_DEVICE) {
-        s.denominator = double(*at<const float>(a.divisor));
-        s.scale /= float(s.denominator);
-    }
-    return s;
+// What gradients are multiplied by, where the host or the caller knows the denominator.
+FL float scale_of(const LaunchArgs& a) {
+    float scale = a.scale;
+    if (a.grad_scale) scale *= *at<const float>(a.grad_scale);
+    if (a.divide_by == FL_BY_DEVICE) scale /= *at<const float>(a.divisor);
+    return scale;
 }
 
-// Where the blocks may have to find it, as the sum of item(i) over i < items.
-template <class Item> FL Scale scale_of(const LaunchArgs& a, uint64_t items, Item item) {
-    Scale s = scale_of(a);
-    if (a.divide_by >= FL_BY_ROWS) {
-        s.denominator = denominator(a, items, item);
-        s.scale /= float(s.denominator);
-    }
-    return s;
+// Where the blocks may have to find it, as the sum of item(i) over i < items. All threads of a block call this.
+template <class Item> FL float scale_of(const LaunchArgs& a, uint64_t items, Item item) {
+    const float scale = scale_of(a);
+    return a.divide_by >= FL_BY_ROWS ? scale / float(denominator(a, items, item)) : scale;
+}
+
+// What the value is divided by, once `scale_of` has been called.
+FL double denominator_of(const LaunchArgs& a) {
+    if (a.divide_by == FL_BY_HOST) return a.denominator;
+    return a.divide_by == FL_BY_DEVICE ? double(*at<const float>(a.divisor)) : __ldcg(&workspace(a)->denominator);
 }
 
 // Adds up what the blocks of a launch found and writes the value. All threads of all blocks call this, last of all; `total` is
 // the sum of the thread. The block that finishes last adds up the partial sums, in the order of the blocks.
-FL void finish(const LaunchArgs& a, const Scale& s, double total) {
+FL void finish(const LaunchArgs& a, double total) {
     SHARED_VAR(uint32_t, last);
     const bool shared_work = a.divide_by >= FL_BY_ROWS || (a.flags & FL_KERAS_LABELS);
     if (a.value == 0 && !shared_work) return;
@@ -147,7 +140,7 @@ FL void finish(const LaunchArgs& a, const Scale& s, double total) {
         total = block_sum(total);
     }
     if (leads) {
-        if (a.value) *at<float>(a.value) = float(total / s.denominator);
+        if (a.value) *at<float>(a.value) = float(total / denominator_of(a));
         if (shared_work) w->dealt = w->arrived = w->ready = w->stray_labels = 0;
     }
 }

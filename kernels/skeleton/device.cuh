@@ -6,8 +6,9 @@
 // | function | takes part | result |
 // |---|---|---|
 // | `load_stream`, `store_stream`, `decode`, `encode` | a thread | there |
-// | `warp_sum`, `warp_max` | all 32 threads of a warp | in all of them, the same bits |
+// | `warp_sum` | all 32 threads of a warp | in all of them, the same bits |
 // | `block_sum` | all threads of a block | in all of them, the same bits |
+// | `cluster_sync` | all threads of all blocks of a cluster | |
 #pragma once
 #include <stdint.h>
 
@@ -91,6 +92,22 @@ template <class T> FL void store_stream(T* p, Pack<T> pack) {
 #endif
 }
 
+// From global to shared memory, past the registers: as many bytes in flight as a row has. The thread that copied may look after
+// `wait_for_copies`.
+template <class T> FL void copy_async(Pack<T>* to, const T* from) {
+#if !defined(FUSED_LOSS_HOST) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+                 :: "r"(static_cast<unsigned>(__cvta_generic_to_shared(to))), "l"(from) : "memory");
+#else
+    *to = load_stream(from);
+#endif
+}
+FL void wait_for_copies() {
+#if !defined(FUSED_LOSS_HOST) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
 // --- threads ---
 
 FL unsigned thread_index() { return threadIdx.y * blockDim.x + threadIdx.x; }
@@ -113,6 +130,45 @@ FL double block_sum(double x) {
     return warp_sum(lane < warps ? of_warp[lane] : 0.0);
 }
 
+// --- clusters: blocks that see each other's shared memory, from compute capability 9.0 on; one block elsewhere ---
+
+#ifdef FUSED_LOSS_HOST
+FL unsigned cluster_rank() { return host::cur->rank; }
+FL unsigned cluster_ranks() { return host::cur->ranks; }
+#define cluster_sync() host::cluster_barrier(__FILE__, __LINE__)
+template <class T> FL const T* of_rank(T* mine, unsigned rank) { return static_cast<const T*>(host::of_rank(mine, rank)); }
+FL uint4* dynamic_shared() { return static_cast<uint4*>(host::dynamic_shared()); }
+#else
+extern __shared__ uint4 fl_dynamic_shared[];
+FL uint4* dynamic_shared() { return fl_dynamic_shared; }
+#if __CUDA_ARCH__ >= 900
+FL unsigned cluster_rank() {
+    unsigned r;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
+    return r;
+}
+FL unsigned cluster_ranks() {
+    unsigned r;
+    asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(r));
+    return r;
+}
+FL void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+// The same variable of another block of the cluster.
+template <class T> FL const T* of_rank(T* mine, unsigned rank) {
+    uint64_t address;
+    asm volatile("mapa.u64 %0, %1, %2;" : "=l"(address) : "l"(mine), "r"(rank));
+    return reinterpret_cast<const T*>(address);
+}
+#else
+FL unsigned cluster_rank() { return 0; }
+FL unsigned cluster_ranks() { return 1; }
+FL void cluster_sync() {}
+template <class T> FL const T* of_rank(T* mine, unsigned) { return mine; }
+#endif
+#endif
+
 // --- words that blocks talk through ---
 
 // Relaxed and past the L1 cache; a fence after it makes visible what was written before the other's fence.
@@ -125,7 +181,9 @@ FL uint32_t load_word(uint32_t* p) {
 }
 
 FL void pause() {
-#if !defined(FUSED_LOSS_HOST) && __CUDA_ARCH__ >= 700
+#ifdef FUSED_LOSS_HOST
+    host::yield();
+#else
     __nanosleep(64);
 #endif
 }

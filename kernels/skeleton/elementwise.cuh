@@ -125,7 +125,7 @@ template <class F, class T, bool GENERAL> FL void elementwise(const LaunchArgs& 
     constexpr uint64_t STEP = uint64_t(FL_BLOCK) * V * U;
     f.prepare(a);
     const Tensors<T> to = {at<const T>(a.input), at<const T>(a.target), at<T>(a.grad_input), at<T>(a.grad_target)};
-    const Scale s = GENERAL ? scale_of(a, a.weight ? divide(a.elements, a.each) : 0, [&](uint64_t i) {
+    const float scale = GENERAL ? scale_of(a, a.weight ? divide(a.elements, a.each) : 0, [&](uint64_t i) {
         return double(at<const float>(a.weight)[i]) * double(a.each);
     }) : scale_of(a);
     const bool aligned = aligned16(to.input) && (!F::TARGET || aligned16(to.target)) && aligned16(to.grad_input)
@@ -146,7 +146,7 @@ template <class F, class T, bool GENERAL> FL void elementwise(const LaunchArgs& 
                 if (F::TARGET) t[u] = load_stream(to.target + k + u * FL_BLOCK * V);
             }
 #pragma unroll
-            for (int u = 0; u < U; ++u) sum += evaluate<F, T, false>(a, to, f, s.scale, x[u], t[u], k + u * FL_BLOCK * V, end, true);
+            for (int u = 0; u < U; ++u) sum += evaluate<F, T, false>(a, to, f, scale, x[u], t[u], k + u * FL_BLOCK * V, end, true);
         } else {
 #pragma unroll 1
             for (int u = 0; u < U; ++u) {
@@ -159,12 +159,12 @@ template <class F, class T, bool GENERAL> FL void elementwise(const LaunchArgs& 
                     x = load_slowly(to.input, ku, end);
                     if (F::TARGET) t = load_slowly(to.target, ku, end);
                 }
-                sum += evaluate<F, T, GENERAL>(a, to, f, s.scale, x, t, ku, end, fast);
+                sum += evaluate<F, T, GENERAL>(a, to, f, scale, x, t, ku, end, fast);
             }
         }
         total += double(sum);
     }
-    finish(a, s, total);
+    finish(a, total);
 }
 
 } // namespace fl

@@ -12,10 +12,8 @@ FL float infinity() { return __int_as_float(0x7f800000); }
 FL float nan() { return __int_as_float(0x7fc00000); }
 FL bool is_nan(float x) { return x != x; }
 
-// e^x for x <= 0: three instructions. Off by 1e-7 times max(1, -x): right where it is near 1, and where it is far from that it
-// is a small part of the sum it goes into. Denormal results are 0.
-FL float exp_neg(float x) {
-    const float y = x * 1.4426950408889634f;
+// 2^y, 0 where that is not a normal number.
+FL float exp2_neg(float y) {
 #ifdef FUSED_LOSS_HOST
     const float e = exp2f(y);
     return e < 1.17549435e-38f ? 0.0f : e;
@@ -25,6 +23,20 @@ FL float exp_neg(float x) {
     return e;
 #endif
 }
+
+// e^x for x <= 0, within 2 ulp; denormal results are 0. The rounding of x log2(e), which grows with x, is put right afterwards.
+FL float exp_neg(float x) {
+    const float high = 1.4426950408889634f, low = 1.925963033500912e-8f;
+    const float y = x * high;
+    const float left = fmaf(x, low, fmaf(x, high, -y));
+    const float e = exp2_neg(y);
+    const float exact = fmaf(e, left * 0.6931471805599453f, e);
+    return y > -127.0f ? exact : e; // at minus infinity `left` is NaN, and e is right
+}
+
+// The same in two instructions, off by 1e-7 times max(1, -x), for gradients that are rounded to sixteen bits anyway.
+FL float exp_neg_rough(float x) { return exp2_neg(x * 1.4426950408889634f); }
+template <class T> FL float exp_neg_for(float x) { return sizeof(T) == 2 ? exp_neg_rough(x) : exp_neg(x); }
 
 FL float exp(float x) { return expf(x); }
 FL float ln(float x) { return logf(x); }
@@ -44,6 +56,20 @@ FL float ln_1p_unit_poly(float e) {
     return fmaf(p, e, -0.4999993f);
 }
 
+// The sigmoid of a logit and of its negative, neither as a difference of close numbers.
+struct Sigmoids {
+    float sigmoid, sigmoid_neg;
+};
+
+FL Sigmoids sigmoids_from(float x, float e) {
+    // e / (1 + e) as e - e * (e / (1 + e)): the rounding of the quotient counts less.
+    const float small = fmaf(-e, __fdividef(e, 1.0f + e), e);
+    const float large = 1.0f - small;
+    return {x >= 0.0f ? large : small, x >= 0.0f ? small : large};
+}
+FL Sigmoids sigmoids(float x) { return sigmoids_from(x, exp(-fabsf(x))); }
+FL float sigmoid(float x) { return sigmoids(x).sigmoid; }
+
 // Sigmoid and softplus of a logit and of its negative, from one exponential: none of the four is the difference of two
 // close numbers, however far out the logit is.
 struct Logistic {
@@ -52,14 +78,12 @@ struct Logistic {
 
 FL Logistic logistic(float x) {
     const float e = exp(-fabsf(x));
-    // e / (1 + e) as e - e * (e / (1 + e)): the rounding of the quotient counts less.
-    const float small = fmaf(-e, __fdividef(e, 1.0f + e), e);
-    const float large = 1.0f - small;
+    const Sigmoids s = sigmoids_from(x, e);
     const float l = fmaf(e * ln_1p_unit_poly(e), e, e);
     const bool positive = x >= 0.0f;
     Logistic y;
-    y.sigmoid = positive ? large : small;
-    y.sigmoid_neg = positive ? small : large;
+    y.sigmoid = s.sigmoid;
+    y.sigmoid_neg = s.sigmoid_neg;
     y.softplus = positive ? x + l : l;
     y.softplus_neg = positive ? l : l - x;
     return y;

@@ -73,13 +73,13 @@ pub fn rowwise(rows: u64, classes: u64, inner: u64, bytes: u64, tensors: u64, li
         let plan = Plan::new(rows.div_ceil(tile), (32, 8), tile);
         return Plan { shared: 8 * row as u32, cached: true, ..plan };
     }
-    // Three blocks an SM, so that one loads while others compute and store; where that cannot be, at least on the chip.
+    // Two or three blocks an SM, so that one loads while another computes and stores; where that cannot be, at least on the chip.
     let cluster = [1, 2, 4, 8].into_iter().filter(|&c| c <= limits.cluster);
     let share = |c: u32| row.div_ceil(16 * tensors * u64::from(c)) * 16 * tensors;
     let most = u64::from(limits.shared);
     let cluster = cluster.clone().find(|&c| share(c) <= most.min(72 << 10)).or(cluster.clone().find(|&c| share(c) <= most));
     let (c, cached) = (cluster.unwrap_or(1), cluster.is_some());
-    let threads = (wide / u64::from(c) / 4).next_power_of_two().clamp(128, if cached { 512 } else { 1024 });
+    let threads = (wide / u64::from(c) / 4).next_power_of_two().clamp(128, 256);
     let tile = tile(1, c.into());
     let plan = Plan::new(rows.div_ceil(tile) * u64::from(c), (threads as u32, 1), tile);
     Plan { shared: if cached { share(c) as u32 } else { 0 }, cluster: c, cached, ..plan }

@@ -81,6 +81,7 @@ static void* main_sp;
 static Body body_; static void** args_;
 static unsigned cluster_live, cluster_waiting, cluster_epoch;
 static bool failed; static char msg[4096];
+static uint64_t yields;
 static std::vector<void*> kept;
 static unsigned dyn_size; static char end_tag;
 static thread_local uint64_t next_seed; static thread_local char last_error[sizeof msg]; // of the calling test thread
@@ -334,6 +335,12 @@ void fence() {
     f.fenced = true;
     if (f.last_atomic) __tsan_acquire(const_cast<void*>(f.last_atomic));
 }
+// Lets others run: the blocks of a cluster may wait for each other's words.
+void yield() {
+    if (++yields > 1000000) fail("waits for ever");
+    wake(self());
+    to_main(false);
+}
 void pre_atomic(const void* p) { if (self().fenced) __tsan_release(const_cast<void*>(p)); }
 void post_atomic(const void* p) { self().last_atomic = p; }
 
@@ -428,7 +435,7 @@ static void run_cluster(uint64_t first, unsigned ranks, unsigned nt, U3 bdim, U3
 static int run(U3 grid, U3 block, unsigned ranks, unsigned smem, Body body, void** args) {
     std::lock_guard<std::mutex> g(mu);
     unsigned nt = block.x * block.y * block.z;
-    msg[0] = last_error[0] = 0; failed = false;
+    msg[0] = last_error[0] = 0; failed = false; yields = 0;
     policy = next_seed > 1 ? 2 : int(next_seed);
     rng = next_seed * 0x9E3779B97F4A7C15ull | 1;
     if (nt == 0 || nt > 1024 || grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535 || smem > 227 * 1024 || ranks == 0 || ranks > 16 || grid.x % ranks) {

@@ -36,6 +36,7 @@ void* shared(const void* key, size_t size);
 void* dynamic_shared();
 void* of_rank(void* mine, unsigned rank);
 void fence();
+void yield();
 void pre_atomic(const void* p);
 void post_atomic(const void* p);
 [[noreturn]] void fail(const char* fmt, ...);
@@ -99,4 +100,5 @@ template <class T> inline T host_load(const T* p) { host::check_align(p, alignof
 template <class T> inline void host_store(T* p, T v) { host::check_align(p, alignof(T)); *p = v; }
 template <class T> inline T __ldcg(const T* p) { return host_load(p); }
 #define __fdividef(a, b) ((a) / (b))
+struct alignas(16) uint4 { unsigned x, y, z, w; };
 inline float __int_as_float(int x) { float f; memcpy(&f, &x, 4); return f; }
