@@ -23,8 +23,12 @@ use std::sync::Mutex;
 mod params;
 
 fn main() {
-    for path in ["build.rs", "src/params.rs", "kernels"] {
-        println!("cargo::rerun-if-changed={path}");
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=src/params.rs");
+    for path in ["kernels", "kernels/skeleton"].map(Path::new).into_iter().flat_map(entries) {
+        if path.extension().is_some_and(|e| e == "cu" || e == "cuh") {
+            println!("cargo::rerun-if-changed={}", path.display());
+        }
     }
     for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH", "FUSED_LOSS_REQUIRE_NVCC", "FUSED_LOSS_CUBIN", "VIRTUAL_ENV"] {
         println!("cargo::rerun-if-env-changed={variable}");

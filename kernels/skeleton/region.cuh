@@ -81,8 +81,8 @@ FL double value_of(const DiceParams& p, const double (&sums)[3], double scale, S
 FL void finish_regions(const LaunchArgs& a, const DiceParams& p, const Regions& r, float scale) {
     SHARED_VAR(uint32_t, last);
     Workspace* w = workspace(a);
+    __syncthreads(); // the sums of this block are written
     if (gridDim.x > 1) {
-        __syncthreads();
         if (threadIdx.x == 0) {
             __threadfence();
             last = atomicInc(&w->done, gridDim.x - 1) == gridDim.x - 1;
