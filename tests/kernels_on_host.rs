@@ -21,7 +21,7 @@ use cases::{Case, Family, table};
 use fused_loss::Element;
 
 /// Empty, one, one pack and its neighbours, one step of a block and its neighbours, several blocks.
-const ELEMENTS: [usize; 9] = [0, 1, 3, 9, 257, 4096, 8193, 12_289, 33_000];
+const ELEMENTS: [usize; 10] = [0, 1, 3, 9, 257, 4096, 4100, 8193, 12_289, 33_000];
 
 /// `(outer, classes, inner)`: a thread a row and a warp a row, a block a row, and by a small chip a cluster a row and none of it
 /// kept.
@@ -114,3 +114,188 @@ macro_rules! family {
 family!(every_loss_of_elements_by_kernels_is_its_definition, Family::Elements { .. });
 family!(every_loss_of_rows_by_kernels_is_its_definition, Family::Rows { .. });
 family!(every_loss_of_regions_by_kernels_is_its_definition, Family::Regions { .. });
+
+/// A small part of the battery, recorded: what the sanitizer builds repeat.
+fn records() -> std::path::PathBuf {
+    trace::record(|| {
+        let all: fn(&Family) -> bool = |_| true;
+        sample::<f32>(all, 7);
+        sample::<half::f16>(all, 19);
+        sample::<half::bf16>(all, 19);
+    })
+}
+
+/// One case in `one_in` at a size of its turn.
+fn sample<T: Element>(of_family: fn(&Family) -> bool, one_in: usize) {
+    for (c, case) in table().iter().enumerate().filter(|(c, case)| c % one_in == 0 && of_family(&case.family)) {
+        let sizes = sizes(case);
+        let small: Vec<Dims> = sizes.into_iter().filter(|d| (1..=4200).contains(&d.elements())).collect();
+        for i in 0..3 {
+            // The last has several blocks.
+            let dims = if i == 2 { *small.last().unwrap() } else { small[(c / one_in + i * 2) % small.len()] };
+            let problem = Problem::<T>::draw(case, dims, c as u64);
+            let oracle = Oracle::new(case, &problem, 10, c as u64);
+            let all = settings(oracle.losses.len(), c);
+            Trial::new(case, &problem, &oracle, all[(c + i) % all.len()]).by(marshal::run::<T>).check();
+        }
+    }
+}
+
+/// A way of finding what tests by themselves do not see.
+struct Sanitizer {
+    name: &'static str,
+    flags: &'static [&'static str],
+    kernel_flags: &'static [&'static str],
+    runtime_flags: &'static [&'static str],
+    /// Orders of threads, and which launches.
+    arguments: [&'static str; 2],
+}
+
+/// Not optimised: of kernels, all of it forced inline, that would take ten times as long to compile.
+const SANITIZERS: [Sanitizer; 3] = [
+    Sanitizer {
+        name: "asan",
+        flags: &["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"],
+        kernel_flags: &[],
+        runtime_flags: &[],
+        arguments: ["3", "1"],
+    },
+    Sanitizer {
+        name: "msan",
+        flags: &["-O0", "-fsanitize=memory", "-fno-omit-frame-pointer", "-DHOST_MSAN"],
+        kernel_flags: &[],
+        runtime_flags: &[],
+        arguments: ["2", "2"],
+    },
+    Sanitizer {
+        name: "tsan",
+        flags: &["-O0"],
+        kernel_flags: &["-fsanitize=thread"],
+        runtime_flags: &["-DHOST_TSAN"],
+        arguments: ["3", "7"],
+    },
+];
+
+/// Clang, which has all three sanitizers; without one the test is skipped, or fails where it is required.
+fn clang() -> Option<String> {
+    let names = ["clang++-19", "clang++", "clang++-18", "clang++-17"].map(String::from);
+    let named = std::env::var("CLANGXX").ok().into_iter().chain(names);
+    let works = |name: &String| std::process::Command::new(name).arg("--version").output().is_ok();
+    let found = named.into_iter().find(works);
+    if found.is_none() {
+        let required = std::env::var("FUSED_LOSS_REQUIRE_SANITIZERS").is_ok_and(|v| v == "1");
+        assert!(!required, "FUSED_LOSS_REQUIRE_SANITIZERS is 1 and there is no clang++; CLANGXX may name one");
+        eprintln!("skipped: there is no clang++ (CLANGXX may name one)");
+    }
+    found
+}
+
+impl Sanitizer {
+    /// Builds these kernels and repeats the records whose names contain `only`.
+    fn run(&self, clang: &str, variant: &str, kernels: &[std::path::PathBuf], only: &str) -> std::process::Output {
+        let name = format!("{}{variant}", self.name);
+        let build = host_exec::Build {
+            name: &name,
+            compiler: clang,
+            flags: self.flags,
+            kernel_flags: self.kernel_flags,
+            runtime_flags: self.runtime_flags,
+            with: &["replay.cpp"],
+            library: false,
+        };
+        let program = build.run(kernels);
+        let mut command = std::process::Command::new(program);
+        let [orders, every] = self.arguments;
+        command.arg(trace::path()).arg(orders).arg(if only.is_empty() { every } else { "1" }).arg(only);
+        command.env("TSAN_OPTIONS", "halt_on_error=1 report_bugs=1 history_size=4").output().unwrap()
+    }
+}
+
+#[test]
+fn sanitizers_find_nothing_in_the_kernels_and_what_is_planted() {
+    let Some(clang) = clang() else { return };
+    records();
+    let said = |run: &std::process::Output| format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    for sanitizer in &SANITIZERS {
+        let run = sanitizer.run(&clang, "", &host_exec::sources(), "");
+        assert!(run.status.success(), "{}:\n{}", sanitizer.name, said(&run));
+        println!("{}: {}", sanitizer.name, said(&run).trim());
+    }
+    for planted in &PLANTED {
+        let sanitizer = SANITIZERS.iter().find(|s| s.name == planted.found_by).unwrap();
+        let run = sanitizer.run(&clang, &format!("_{}", planted.bug), &[planted.kernels()], "fl_mse");
+        assert!(!run.status.success(), "{} does not find a {}", sanitizer.name, planted.bug);
+        assert!(said(&run).contains(planted.says), "{}:\n{}", planted.bug, said(&run));
+    }
+}
+
+/// A bug: what of which file is written instead, who finds it and says what.
+struct Planted {
+    bug: &'static str,
+    file: &'static str,
+    code: &'static str,
+    instead: &'static str,
+    found_by: &'static str,
+    says: &'static str,
+}
+
+const PLANTED: [Planted; 5] = [
+    Planted {
+        bug: "missing_barrier",
+        file: "device.cuh",
+        code: "of_warp[warp] = x;\n    __syncthreads();",
+        instead: "of_warp[warp] = x;",
+        found_by: "tsan",
+        says: "data race",
+    },
+    Planted {
+        bug: "missing_fence",
+        file: "call.cuh",
+        code: "partial_sums(a)[blockIdx.x] = total;\n            __threadfence();",
+        instead: "partial_sums(a)[blockIdx.x] = total;",
+        found_by: "tsan",
+        says: "data race",
+    },
+    Planted {
+        bug: "read_past_the_end",
+        file: "elementwise.cuh",
+        code: "pack.v[i] = k + i < end ?",
+        instead: "pack.v[i] = k + i <= end ?",
+        found_by: "asan",
+        says: "heap-buffer-overflow",
+    },
+    Planted {
+        bug: "divergent_barrier",
+        file: "device.cuh",
+        code: "of_warp[warp] = x;\n    __syncthreads();",
+        instead: "of_warp[warp] = x;\n    if (warp != 2) __syncthreads();",
+        found_by: "asan",
+        says: "divergent barrier",
+    },
+    Planted {
+        bug: "uninitialised_shared_memory",
+        file: "device.cuh",
+        code: "if (lane == 0) of_warp[warp] = x;",
+        instead: "if (lane == 0 && warp != 3) of_warp[warp] = x;",
+        found_by: "msan",
+        says: "use-of-uninitialized-value",
+    },
+];
+
+impl Planted {
+    /// A copy of the kernels with the bug in it; the path of one of them.
+    fn kernels(&self) -> std::path::PathBuf {
+        let copy = host_exec::out().join(format!("planted_{}", self.bug));
+        std::fs::create_dir_all(copy.join("skeleton")).unwrap();
+        for header in host_exec::root().join("kernels/skeleton").read_dir().unwrap() {
+            let header = header.unwrap().path();
+            let text = std::fs::read_to_string(&header).unwrap();
+            let here = header.ends_with(self.file);
+            assert!(!here || text.matches(self.code).count() == 1, "{}: {:?} is not there once", self.file, self.code);
+            let text = if here { text.replace(self.code, self.instead) } else { text };
+            std::fs::write(copy.join("skeleton").join(header.file_name().unwrap()), text).unwrap();
+        }
+        std::fs::copy(host_exec::root().join("kernels/mse.cu"), copy.join("mse.cu")).unwrap();
+        copy.join("mse.cu")
+    }
+}
