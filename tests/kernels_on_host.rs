@@ -115,6 +115,84 @@ family!(every_loss_of_elements_by_kernels_is_its_definition, Family::Elements { 
 family!(every_loss_of_rows_by_kernels_is_its_definition, Family::Rows { .. });
 family!(every_loss_of_regions_by_kernels_is_its_definition, Family::Regions { .. });
 
+fn average<T: Element>(n_high: usize, n_low: usize, of_generator: bool, flags: u32) {
+    let mut rng = cases::draw::Rng::new(n_high as u64);
+    let mut logits = |n: usize| (0..n).map(|_| T::from_f32(rng.uniform(-4.0, 4.0) as f32)).collect::<Vec<T>>();
+    let (high, low) = (logits(n_high), logits(n_low));
+    let old = |n: usize| vec![T::from_f32(0.5); n];
+    let (mut by_kernel, mut by_cpu) = ([old(n_high), old(n_low)], [old(n_high), old(n_low)]);
+    let [h, l] = &mut by_kernel;
+    let value = marshal::relativistic_average(&high, &low, [h, l], 64.0, flags);
+    let loss = fused_loss::RelativisticAverage::new().grad_output(64.0);
+    let loss = if flags & params::ACCUMULATE != 0 { loss.accumulate() } else { loss };
+    let [h, l] = &mut by_cpu;
+    let want = if of_generator { loss.generator(&low, &high, l, h) } else { loss.discriminator(&high, &low, h, l) };
+    let want = want.unwrap();
+    assert!((value - want).abs() <= 1e-6 * want || value.is_nan() && want.is_nan(), "{value} {want}");
+    for (got, want) in by_kernel.iter().flatten().zip(by_cpu.iter().flatten()) {
+        let (got, want) = (f64::from(got.to_f32()), f64::from(want.to_f32()));
+        let rounding = 2.0 * cases::tolerance::half_ulp::<T>(want);
+        assert!((got - want).abs() <= 1e-6 * want.abs() + rounding, "{got} {want}");
+    }
+}
+
+#[test]
+fn the_relativistic_average_by_kernels_is_that_of_the_cpu() {
+    for (n_high, n_low) in [(1, 1), (3, 2), (257, 4099), (4097, 33)] {
+        for flags in [0, params::ACCUMULATE] {
+            average::<f32>(n_high, n_low, flags != 0, flags);
+            average::<half::f16>(n_high, n_low, flags == 0, flags);
+            average::<half::bf16>(n_high, n_low, flags != 0, flags);
+        }
+    }
+}
+
+/// What the CPU refuses, a GPU sees only when it is there.
+#[test]
+fn a_class_out_of_range_is_reported_and_hurts_nobody_else() {
+    for classes in [3, 40, 3000] {
+        let input: Vec<f32> = (0..5 * classes).map(|i| (i % 7) as f32 - 3.0).collect();
+        let (mut grad, mut values) = (vec![f32::NAN; input.len()], vec![f32::NAN; 5]);
+        let (value, bad) = marshal::cross_entropy(&input, &[0, 1, -100, 2, 1], classes, &mut grad, &mut values);
+        assert!(value.is_finite() && bad.is_none() && values[2] == 0.0);
+        let (sound, sound_values) = (grad.clone(), values.clone());
+        for stray in [-1, classes as i64, i64::MIN, i64::MAX] {
+            let (value, bad) = marshal::cross_entropy(&input, &[0, stray, -100, stray, 1], classes, &mut grad, &mut values);
+            assert!(value.is_nan() && values[1].is_nan() && values[3].is_nan());
+            assert_eq!(bad, Some(1));
+            for row in 0..5 {
+                let (got, want) = (&grad[row * classes..(row + 1) * classes], &sound[row * classes..(row + 1) * classes]);
+                match row {
+                    1 | 3 => assert!(got.iter().all(|&g| g == 0.0)),
+                    _ => assert!(got == want && values[row] == sound_values[row]),
+                }
+            }
+        }
+    }
+}
+
+/// What a row that is left out holds.
+#[test]
+fn an_ignored_row_is_exactly_zero_whatever_it_holds() {
+    for classes in [3, 40, 3000] {
+        let mut input = vec![0.5f32; 2 * classes];
+        input[classes..].fill(f32::NAN);
+        input[classes] = f32::INFINITY;
+        let (mut grad, mut values) = (vec![f32::NAN; input.len()], vec![f32::NAN; 2]);
+        let (value, bad) = marshal::cross_entropy(&input, &[0, -100], classes, &mut grad, &mut values);
+        assert!(bad.is_none() && (value - (classes as f32).ln()).abs() < 1e-5 && values[1].to_bits() == 0);
+        assert!(grad[classes..].iter().all(|g| g.to_bits() == 0));
+        let (value, _) = marshal::cross_entropy(&input, &[-100, -100], classes, &mut grad, &mut values);
+        assert!(value.is_nan() && grad.iter().all(|g| g.to_bits() == 0));
+        // Minus infinity: at another class, for the whole row, and everywhere but at the end.
+        let mut masked = vec![f32::NEG_INFINITY; 2 * classes];
+        (masked[0], masked[classes - 1]) = (1.0, 1.0);
+        let (_, _) = marshal::cross_entropy(&masked, &[classes as i64 - 1, 0], classes, &mut grad, &mut values);
+        assert!((values[0] - 2f32.ln()).abs() < 1e-6 && values[1].is_nan());
+        assert!(grad[..classes].iter().all(|g| g.is_finite()) && grad[classes..].iter().all(|g| g.is_nan()));
+    }
+}
+
 /// A small part of the battery, recorded: what the sanitizer builds repeat.
 fn records() -> std::path::PathBuf {
     trace::record(|| {

@@ -333,6 +333,75 @@ pub fn run<T: Element>(loss: AnyLoss, job: Job<'_, T>) -> Result<f32> {
     if reduction.is_some() { Ok(value) } else { Ok(0.0) }
 }
 
+/// A call of the relativistic average: `high`, `low`, their gradients; the value.
+pub fn relativistic_average<T: Element>(high: &[T], low: &[T], grads: [&mut [T]; 2], grad_output: f32, flags: u32) -> f32 {
+    let plan = plan::relativistic_average(high.len() as u64, low.len() as u64);
+    let (mut workspace, mut scratch) = (vec![0u64; WORKSPACE_BYTES / 8], vec![u64::MAX; plan.scratch as usize / 8]);
+    let mut value = f32::NAN;
+    let args = LaunchArgs {
+        input: high.as_ptr() as u64,
+        target: low.as_ptr() as u64,
+        grad_input: grads[0].as_ptr() as u64,
+        grad_target: grads[1].as_ptr() as u64,
+        value: &raw mut value as u64,
+        workspace: workspace.as_mut_ptr() as u64,
+        scratch: scratch.as_mut_ptr() as u64,
+        elements: high.len() as u64,
+        losses: low.len() as u64,
+        tile: plan.tile,
+        scale: grad_output,
+        flags,
+        ..nothing()
+    };
+    let buffers = trace::Buffers {
+        input: size_of_val(high),
+        target: size_of_val(low),
+        scratch: scratch.len() * 8,
+        ..trace::Buffers::default()
+    };
+    for stage in ["means", "sums", "grads"] {
+        let name = format!("fl_relativistic_average_{stage}_{}", dtype::<T>());
+        launch(&name, &plan, args, bytes(NoParams { unused: 0 }), buffers, 5);
+    }
+    value
+}
+
+/// Cross-entropy of `(rows, classes)`, whatever the indices are: the value, and the first bad row.
+pub fn cross_entropy(input: &[f32], target: &[i64], classes: usize, grad: &mut [f32], values: &mut [f32]) -> (f32, Option<u64>) {
+    let plan = plan::rowwise(target.len() as u64, classes as u64, 1, 4, 1, LIMITS[0]);
+    let mut workspace = vec![0u64; WORKSPACE_BYTES / 8];
+    let mut value = 0f32;
+    let args = LaunchArgs {
+        input: input.as_ptr() as u64,
+        target: target.as_ptr() as u64,
+        grad_input: grad.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        value: &raw mut value as u64,
+        workspace: workspace.as_mut_ptr() as u64,
+        elements: input.len() as u64,
+        losses: target.len() as u64,
+        classes: classes as u64,
+        tile: plan.tile,
+        ignore_index: -100,
+        flags: IGNORE | if plan.cached { CACHED } else { 0 },
+        target_kind: TARGET_I64,
+        divide_by: BY_ROWS,
+        scale: 1.0,
+        ..nothing()
+    };
+    let (tensor, name) = (size_of_val(input), if plan.columns { "fl_cross_entropy_columns_f32" } else { "fl_cross_entropy_f32" });
+    let params = bytes(CrossEntropyParams { smoothing: 0.0, z_loss: 0.0, softcap: 0.0 });
+    let buffers = trace::Buffers { input: tensor, target: size_of_val(target), per_loss: target.len() * 4, ..Default::default() };
+    launch(name, &plan, args, params, buffers, 6);
+    (value, (workspace[0] != 0).then_some(!workspace[0]))
+}
+
+/// Arguments of a call of nothing.
+fn nothing() -> LaunchArgs {
+    // SAFETY: all fields are numbers.
+    LaunchArgs { classes: 1, inner: 1, each: 1, denominator: 1.0, ..unsafe { std::mem::zeroed() } }
+}
+
 /// Launches a kernel and keeps a record of it.
 fn launch(name: &str, plan: &Plan, mut args: LaunchArgs, mut params: Vec<u8>, buffers: trace::Buffers, turn: u64) {
     let host = Host::get();

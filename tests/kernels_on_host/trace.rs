@@ -8,6 +8,7 @@ use super::params::LaunchArgs;
 use super::plan::{Plan, WORKSPACE_BYTES};
 
 /// The bytes of the buffers whose addresses are in the arguments.
+#[derive(Clone, Copy, Default)]
 pub struct Buffers {
     pub input: usize,
     pub target: usize,
@@ -63,7 +64,8 @@ impl Record {
             (a.weight, sizes.weight),
             (a.grad_outputs, sizes.per_loss),
             (a.grad_input, sizes.input),
-            (a.grad_target, sizes.input),
+            // Dense targets have the input's size, or else it is the other side of a GAN.
+            (a.grad_target, sizes.target),
             (a.values, sizes.per_loss),
             (a.value, 4),
             (a.grad_scale, 4),
