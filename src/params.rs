@@ -6,7 +6,7 @@
 //!
 //! This file therefore uses nothing but `core`.
 
-/// Declares `#[repr(C)]` structs of four-byte fields, and `C_DECLARATIONS`, the same in C.
+/// Declares `#[repr(C)]` structs without padding, and [`STRUCTS`], which says the same to build.rs.
 macro_rules! params {
     ($($(#[$doc:meta])* struct $name:ident { $($(#[$field_doc:meta])* $field:ident: $t:ident,)* })*) => {
         $(
@@ -14,6 +14,9 @@ macro_rules! params {
             #[repr(C)]
             #[derive(Clone, Copy, Debug, PartialEq)]
             pub struct $name { $($(#[$field_doc])* pub $field: $t,)* }
+
+            // Padding would be bytes that nobody writes and a launch copies.
+            const _: () = assert!(size_of::<$name>() == 0 $(+ size_of::<$t>())*);
         )*
 
         /// The structs as C: name, size, and of each field the Rust type, the name and the offset.
@@ -28,7 +31,153 @@ macro_rules! params {
     };
 }
 
+/// Declares numbers that both sides know.
+macro_rules! constants {
+    ($($(#[$doc:meta])* $name:ident = $value:expr;)*) => {
+        $($(#[$doc])* #[allow(dead_code)] pub const $name: u32 = $value;)*
+
+        /// The numbers, for the C header.
+        #[allow(dead_code)]
+        pub const CONSTANTS: &[(&str, u32)] = &[$((stringify!($name), $name),)*];
+    };
+}
+
+constants! {
+    /// Threads of a block of the element-wise and region kernels.
+    BLOCK = 256;
+    /// Elements of each tensor that a thread of an element-wise kernel has in flight, in packs of 16 bytes.
+    IN_FLIGHT = 16;
+    /// Threads of a block of the kernels that give a row to each thread.
+    COLUMN_BLOCK = 128;
+    /// Most partial sums of a reduction: most blocks of an element-wise or row-wise launch.
+    MAX_PARTIALS = 8192;
+    /// Most parts in which blocks compute a denominator.
+    MAX_CHUNKS = 64;
+    /// Fewest weights or rows of such a part.
+    CHUNK_MIN = 4096;
+
+    /// `flags`: add to the gradients instead of overwriting them.
+    ACCUMULATE = 1;
+    /// `flags`: rows whose index is `ignore_index` are left out.
+    IGNORE = 2;
+    /// `flags`: the dynamic shared memory holds the rows of a block between two looks at them.
+    CACHED = 4;
+    /// `flags`: a region is a channel of the whole batch.
+    BATCH = 8;
+    /// `flags`: channel 0 is no region.
+    NO_BACKGROUND = 16;
+    /// `flags`: the labels are 0 and 1 if a launch of `fl_keras_labels` found no other.
+    KERAS_LABELS = 32;
+
+    /// `target_kind`
+    TARGET_NONE = 0;
+    /// `target_kind`: of the input's type and shape.
+    TARGET_DENSE = 1;
+    /// `target_kind`: one class index a row.
+    TARGET_I64 = 2;
+    /// `target_kind`: one class index a row.
+    TARGET_I32 = 3;
+    /// `target_kind`: one class index a row.
+    TARGET_U32 = 4;
+    /// `target_kind`: one class index a row.
+    TARGET_U8 = 5;
+
+    /// `divide_by`: `denominator`, which is already in `scale`.
+    BY_HOST = 0;
+    /// `divide_by`: the device scalar `divisor`.
+    BY_DEVICE = 1;
+    /// `divide_by`: the number of rows that are not ignored.
+    BY_ROWS = 2;
+    /// `divide_by`: the sum of the class weights of the targets that are not ignored.
+    BY_CLASS_WEIGHTS = 3;
+    /// `divide_by`: the sum of all weights: per loss and, of its target or region, per class.
+    BY_WEIGHTS = 4;
+}
+
 params! {
+    /// What a launch of any kernel is told besides the options of its loss. Pointers are device addresses,
+    /// 0 where there is nothing.
+    struct LaunchArgs {
+        /// `elements` of the storage type.
+        input: u64,
+        /// See `target_kind`.
+        target: u64,
+        /// `classes` f32 (without the background, where that is no region).
+        class_weight: u64,
+        /// One f32 for `each` consecutive losses.
+        weight: u64,
+        /// One f32 for each loss: the upstream gradients of the unreduced form.
+        grad_outputs: u64,
+        /// `elements` of the storage type; may be `input`.
+        grad_input: u64,
+        /// `elements` of the storage type.
+        grad_target: u64,
+        /// One f32 for each loss: the unreduced values.
+        values: u64,
+        /// One f32: the reduced value.
+        value: u64,
+        /// One f32 that every gradient is multiplied by, besides `scale`.
+        grad_scale: u64,
+        /// One f32, see `divide_by`.
+        divisor: u64,
+        /// A [`Workspace`] with its arrays behind it. No two launches may use it at once.
+        workspace: u64,
+        /// Partial sums and slopes of the losses that take several launches; as large as their plan says.
+        scratch: u64,
+        /// Input elements.
+        elements: u64,
+        /// Losses: elements, rows or regions.
+        losses: u64,
+        /// Classes of a row; channels; element-wise the class weights. At least 1.
+        classes: u64,
+        /// How far apart the classes of a row are; positions of a channel of a sample.
+        inner: u64,
+        /// Consecutive losses that share a weight. At least 1.
+        each: u64,
+        /// Elements, rows or positions of a block.
+        tile: u64,
+        /// See `IGNORE`.
+        ignore_index: i64,
+        /// What the value is divided by, if the host knows it.
+        denominator: f64,
+        /// What every gradient is multiplied by: the upstream gradient, divided by `denominator` if the host
+        /// knows that.
+        scale: f32,
+        /// A sum of the flags above.
+        flags: u32,
+        /// One of the kinds above.
+        target_kind: u32,
+        /// One of the denominators above.
+        divide_by: u32,
+    }
+
+    /// The head of the workspace; behind it `MAX_CHUNKS` and then `MAX_PARTIALS` f64. Zero before its first
+    /// launch; every launch leaves it as it found it, but for `error` and `stray_labels`.
+    struct Workspace {
+        /// 0, or the complement of the first row whose class index is out of range.
+        error: u64,
+        /// What blocks found together.
+        denominator: f64,
+        /// Parts of the denominator that have been dealt out.
+        dealt: u32,
+        /// Parts of it that are finished.
+        arrived: u32,
+        /// `denominator` is there.
+        ready: u32,
+        /// Blocks that are finished.
+        done: u32,
+        /// Labels that are neither 0 nor 1, see `KERAS_LABELS`.
+        stray_labels: u32,
+        /// Indices of a region loss that are no class.
+        bad_target: u32,
+    }
+
+    /// For losses without options.
+    struct NoParams {
+        /// Nothing.
+        unused: u32,
+    }
+
     /// `factor * (x - t)^2`.
     struct MseParams {
         /// 1, or 1/2 for the half form.

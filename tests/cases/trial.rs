@@ -2,11 +2,11 @@
 
 use std::cell::RefCell;
 
-use fused_loss::{Element, Reduction, Target};
+use fused_loss::{Element, Reduction, Result, Target};
 
 use super::draw::{Labels, Problem, Rng};
 use super::guarded::{Guarded, bits};
-use super::job::{Job, Verb, Weight};
+use super::job::{AnyLoss, Job, Verb, Weight};
 use super::oracle::{Oracle, Slope};
 use super::{Case, Family, tolerance};
 
@@ -52,12 +52,16 @@ pub fn settings(losses: usize, seed: usize) -> Vec<Setting> {
     reductions.into_iter().enumerate().map(setting).collect()
 }
 
+/// What runs a call: the crate, or something that should give the same.
+pub type Engine<T> = for<'j> fn(AnyLoss, Job<'j, T>) -> Result<f32>;
+
 /// One case, drawn, with what the textbook says of it, and a setting to call it in.
 pub struct Trial<'a, T> {
     case: &'a Case,
     problem: &'a Problem<T>,
     oracle: &'a Oracle,
     setting: Setting,
+    engine: Engine<T>,
     /// One a loss or one a sample, as the setting says.
     weights: Vec<f32>,
     /// The upstream gradient of each loss, for the unreduced form.
@@ -111,7 +115,13 @@ impl<'a, T: Element> Trial<'a, T> {
             Weights::PerElement => floats(losses, 0.25),
             Weights::PerSample => floats(samples, 0.25),
         };
-        Trial { case, problem, oracle, setting, weights, upstream: floats(losses, -2.0), worst: RefCell::default() }
+        let (engine, upstream): (Engine<T>, _) = (AnyLoss::run, floats(losses, -2.0));
+        Trial { case, problem, oracle, setting, engine, weights, upstream, worst: RefCell::default() }
+    }
+
+    /// Runs calls by something else than the crate.
+    pub fn by(self, engine: Engine<T>) -> Self {
+        Trial { engine, ..self }
     }
 
     fn context(&self) -> String {
@@ -162,7 +172,7 @@ impl<'a, T: Element> Trial<'a, T> {
             grad_target: with_target.then(|| out.grad_target.get_mut()),
             verb,
         };
-        out.value = case.loss.run(job).unwrap_or_else(|error| panic!("{}, {way:?}: {error}", self.context()));
+        out.value = (self.engine)(case.loss, job).unwrap_or_else(|error| panic!("{}, {way:?}: {error}", self.context()));
         let live = out.grad.canaries_live() && out.grad_target.canaries_live() && out.losses.canaries_live();
         assert!(live, "{}, {way:?}: wrote outside a buffer", self.context());
         out

@@ -1,0 +1,148 @@
+// What all skeletons do with a call: weights, denominators, the upstream gradient, the reduction.
+#pragma once
+#include "device.cuh"
+
+namespace fl {
+
+template <class T> FL T* at(uint64_t address) { return reinterpret_cast<T*>(address); }
+
+FL Workspace* workspace(const LaunchArgs& a) { return at<Workspace>(a.workspace); }
+FL double* chunk_sums(const LaunchArgs& a) { return reinterpret_cast<double*>(workspace(a) + 1); }
+FL double* partial_sums(const LaunchArgs& a) { return chunk_sums(a) + FL_MAX_CHUNKS; }
+
+// n / d, for n below 2^63. The compiler's own 64-bit division is a function call in the middle of a kernel, which makes it spill.
+FL uint64_t divide(uint64_t n, uint64_t d) {
+    if (((n | d) >> 32) == 0) return uint32_t(n) / uint32_t(d);
+    const float inverse = __fdividef(1.0f, float(d));
+    int64_t left = int64_t(n);
+    uint64_t quotient = 0;
+#pragma unroll
+    for (int i = 0; i < 3; ++i) { // 22 bits each
+        const int64_t step = int64_t(float(left) * inverse);
+        quotient += step;
+        left -= step * int64_t(d);
+    }
+    for (; left < 0; left += d) --quotient;
+    for (; left >= int64_t(d); left -= d) ++quotient;
+    return quotient;
+}
+
+// The weight of a loss.
+FL float weight_of(const LaunchArgs& a, uint64_t loss) {
+    if (a.weight == 0) return 1.0f;
+    return at<const float>(a.weight)[a.each == 1 ? loss : divide(loss, a.each)];
+}
+
+// The class index of a row.
+FL int64_t index_of(const LaunchArgs& a, uint64_t row) {
+    switch (a.target_kind) {
+        case FL_TARGET_I64: return at<const int64_t>(a.target)[row];
+        case FL_TARGET_I32: return at<const int32_t>(a.target)[row];
+        case FL_TARGET_U32: return at<const uint32_t>(a.target)[row];
+        default: return at<const uint8_t>(a.target)[row];
+    }
+}
+
+FL bool has_index(const LaunchArgs& a) { return a.target_kind >= FL_TARGET_I64; }
+FL bool ignored(const LaunchArgs& a, int64_t index) { return (a.flags & FL_IGNORE) && index == a.ignore_index; }
+FL bool is_class(const LaunchArgs& a, int64_t index) { return uint64_t(index) < a.classes; }
+
+// Out of range: the host asks for the first such row when it likes. Never an assertion, which would kill the context.
+FL void report_row(const LaunchArgs& a, uint64_t row) {
+    atomicMax(reinterpret_cast<unsigned long long*>(&workspace(a)->error), static_cast<unsigned long long>(~row));
+}
+
+// The denominator that blocks find together, as a sum of item(i) over i < items.
+//
+// Every gradient needs it, so it comes first, and still in this launch: blocks that start take parts of the sum until none is
+// left, and the one that finishes the last part adds them up, in their order. Nobody waits for a block that has not started, so
+// it works for any number of blocks on any machine.
+template <class Item> FL double denominator(const LaunchArgs& a, uint64_t items, Item item) {
+    SHARED_VAR(uint32_t, dealt);
+    SHARED_VAR(double, result);
+    Workspace* w = workspace(a);
+    uint64_t chunk = (items + FL_MAX_CHUNKS - 1) / FL_MAX_CHUNKS;
+    if (chunk < FL_CHUNK_MIN) chunk = FL_CHUNK_MIN;
+    const uint32_t chunks = items == 0 ? 1 : uint32_t(divide(items + chunk - 1, chunk));
+    const bool leads = thread_index() == 0;
+    for (;;) {
+        __syncthreads(); // whoever still reads `dealt`
+        if (leads) dealt = load_word(&w->ready) ? chunks : atomicAdd(&w->dealt, 1u);
+        __syncthreads();
+        const uint32_t mine = dealt;
+        if (mine >= chunks) break;
+        const uint64_t start = mine * chunk, end = start + chunk < items ? start + chunk : items;
+        double sum = 0.0;
+        for (uint64_t i = start + thread_index(); i < end; i += thread_count()) sum += item(i);
+        sum = block_sum(sum);
+        if (leads) {
+            chunk_sums(a)[mine] = sum;
+            __threadfence();
+            if (atomicAdd(&w->arrived, 1u) == chunks - 1) {
+                __threadfence();
+                double total = 0.0;
+                for (uint32_t c = 0; c < chunks; ++c) total += __ldcg(chunk_sums(a) + c);
+                w->denominator = total;
+                __threadfence();
+                atomicExch(&w->ready, 1u);
+            }
+        }
+    }
+    if (leads) {
+        while (load_word(&w->ready) == 0) pause();
+        __threadfence();
+        result = __ldcg(&w->denominator);
+    }
+    __syncthreads();
+    return result;
+}
+
+// What gradients are multiplied by, where the host or the caller knows the denominator.
+FL float scale_of(const LaunchArgs& a) {
+    float scale = a.scale;
+    if (a.grad_scale) scale *= *at<const float>(a.grad_scale);
+    if (a.divide_by == FL_BY_DEVICE) scale /= *at<const float>(a.divisor);
+    return scale;
+}
+
+// Where the blocks may have to find it, as the sum of item(i) over i < items. All threads of a block call this.
+template <class Item> FL float scale_of(const LaunchArgs& a, uint64_t items, Item item) {
+    const float scale = scale_of(a);
+    return a.divide_by >= FL_BY_ROWS ? scale / float(denominator(a, items, item)) : scale;
+}
+
+// What the value is divided by, once `scale_of` has been called.
+FL double denominator_of(const LaunchArgs& a) {
+    if (a.divide_by == FL_BY_HOST) return a.denominator;
+    return a.divide_by == FL_BY_DEVICE ? double(*at<const float>(a.divisor)) : __ldcg(&workspace(a)->denominator);
+}
+
+// Adds up what the blocks of a launch found and writes the value. All threads of all blocks call this, last of all; `total` is
+// the sum of the thread. The block that finishes last adds up the partial sums, in the order of the blocks.
+FL void finish(const LaunchArgs& a, double total) {
+    SHARED_VAR(uint32_t, last);
+    const bool shared_work = a.divide_by >= FL_BY_ROWS || (a.flags & FL_KERAS_LABELS);
+    if (a.value == 0 && !shared_work) return;
+    Workspace* w = workspace(a);
+    total = block_sum(total);
+    const bool leads = thread_index() == 0;
+    if (gridDim.x > 1) {
+        if (leads) {
+            partial_sums(a)[blockIdx.x] = total;
+            __threadfence();
+            last = atomicInc(&w->done, gridDim.x - 1) == gridDim.x - 1; // back to zero for the next launch
+            __threadfence();
+        }
+        __syncthreads();
+        if (!last) return;
+        total = 0.0;
+        for (unsigned i = thread_index(); i < gridDim.x; i += thread_count()) total += __ldcg(partial_sums(a) + i);
+        total = block_sum(total);
+    }
+    if (leads) {
+        if (a.value) *at<float>(a.value) = float(total / denominator_of(a));
+        if (shared_work) w->dealt = w->arrived = w->ready = w->stray_labels = 0;
+    }
+}
+
+} // namespace fl

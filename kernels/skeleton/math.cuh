@@ -1,0 +1,109 @@
+// Elementary functions in f32, at most 2 ulp off, NaN for NaN. `sigmoid_softplus` is that of `src/cpu/math.rs`, polynomial and
+// all; where the machine has a good instruction or library function, that is used instead.
+//
+// nvcc is told not to contract products and sums (`--fmad=false`): a loss rounds like its Rust twin, and the variants of a kernel
+// like each other. `fmaf` is written where it is wanted.
+#pragma once
+#include "device.cuh"
+
+namespace fl {
+
+FL float infinity() { return __int_as_float(0x7f800000); }
+FL float nan() { return __int_as_float(0x7fc00000); }
+FL bool is_nan(float x) { return x != x; }
+
+// 2^y, 0 where that is not a normal number.
+FL float exp2_neg(float y) {
+#ifdef FUSED_LOSS_HOST
+    const float e = exp2f(y);
+    return e < 1.17549435e-38f ? 0.0f : e;
+#else
+    float e;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(y));
+    return e;
+#endif
+}
+
+// e^x for x <= 0, within 2 ulp; denormal results are 0. The rounding of x log2(e), which grows with x, is put right afterwards.
+FL float exp_neg(float x) {
+    const float high = 1.4426950408889634f, low = 1.925963033500912e-8f;
+    const float y = x * high;
+    const float left = fmaf(x, low, fmaf(x, high, -y));
+    const float e = exp2_neg(y);
+    const float exact = fmaf(e, left * 0.6931471805599453f, e);
+    return y > -127.0f ? exact : e; // at minus infinity `left` is NaN, and e is right
+}
+
+// The same in two instructions, off by 1e-7 times max(1, -x), for gradients that are rounded to sixteen bits anyway.
+FL float exp_neg_rough(float x) { return exp2_neg(x * 1.4426950408889634f); }
+template <class T> FL float exp_neg_for(float x) { return sizeof(T) == 2 ? exp_neg_rough(x) : exp_neg(x); }
+
+FL float exp(float x) { return expf(x); }
+FL float ln(float x) { return logf(x); }
+FL float ln_1p(float x) { return log1pf(x); }
+FL float tanh(float x) { return tanhf(x); }
+
+// ln(1 + e) = e + e^2 p(e) for e in [0, 1], within 1.5e-8: the polynomial of `src/cpu/math.rs`.
+FL float ln_1p_unit_poly(float e) {
+    float p = -0.003291015f;
+    p = fmaf(p, e, 0.020088356f);
+    p = fmaf(p, e, -0.057460394f);
+    p = fmaf(p, e, 0.106613785f);
+    p = fmaf(p, e, -0.1534499f);
+    p = fmaf(p, e, 0.1969212f);
+    p = fmaf(p, e, -0.24958022f);
+    p = fmaf(p, e, 0.33330467f);
+    return fmaf(p, e, -0.4999993f);
+}
+
+// The sigmoid of a logit and of its negative, neither as a difference of close numbers.
+struct Sigmoids {
+    float sigmoid, sigmoid_neg;
+};
+
+FL Sigmoids sigmoids_from(float x, float e) {
+    // e / (1 + e) as e - e * (e / (1 + e)): the rounding of the quotient counts less.
+    const float small = fmaf(-e, __fdividef(e, 1.0f + e), e);
+    const float large = 1.0f - small;
+    return {x >= 0.0f ? large : small, x >= 0.0f ? small : large};
+}
+FL Sigmoids sigmoids(float x) { return sigmoids_from(x, exp(-fabsf(x))); }
+FL float sigmoid(float x) { return sigmoids(x).sigmoid; }
+
+// Sigmoid and softplus of a logit and of its negative, from one exponential: none of the four is the difference of two
+// close numbers, however far out the logit is.
+struct Logistic {
+    float sigmoid, sigmoid_neg, softplus, softplus_neg;
+};
+
+FL Logistic logistic(float x) {
+    const float e = exp(-fabsf(x));
+    const Sigmoids s = sigmoids_from(x, e);
+    const float l = fmaf(e * ln_1p_unit_poly(e), e, e);
+    const bool positive = x >= 0.0f;
+    Logistic y;
+    y.sigmoid = s.sigmoid;
+    y.sigmoid_neg = s.sigmoid_neg;
+    y.softplus = positive ? x + l : l;
+    y.softplus_neg = positive ? l : l - x;
+    return y;
+}
+
+// -1, 0 or 1; NaN for NaN.
+FL float sign(float e) {
+    const float positive = e > 0.0f ? 1.0f : 0.0f;
+    const float sign = e < 0.0f ? -1.0f : positive;
+    return is_nan(e) ? e : sign;
+}
+
+// a / b within 2 ulp, for |b| below 2^126. The exact division is a function call where an operand is extreme, and a call where
+// many registers live makes a kernel spill.
+FL float ratio(float a, float b) { return __fdividef(a, b); }
+
+// a * b, where zero times infinity is zero.
+FL float no_nan(float a, float b) {
+    const float product = a * b;
+    return a == 0.0f && fabsf(b) == infinity() ? 0.0f : product;
+}
+
+} // namespace fl

@@ -1,0 +1,368 @@
+// The region skeleton: losses of sums over a region of an image, of which Dice is one. A region is a channel of a sample, or of the
+// whole batch. Two launches: the sums, from which the block that finishes last makes values and slopes; and the gradients, which need
+// them. The second runs through memory backwards, so that what the first read last is found in the L2 cache.
+//
+// Bytes: input and target twice, gradient once, less what the cache holds (with 50 MB of it, all of a second read below 40 MB).
+//
+// One launch would need a barrier across the grid, and with it all blocks at once on the machine, which a launch into a busy
+// stream cannot promise.
+#pragma once
+#include "call.cuh"
+#include "math.cuh"
+
+namespace fl {
+
+// The gradient of a region's loss is overlap t + size p^(k - 1) at every element.
+struct Slopes {
+    float overlap, size;
+};
+
+// I, P and T of a region: a sum of few in f32, emptied into f64.
+struct RegionSums {
+    float few[3] = {};
+    double many[3] = {};
+
+    FL void add(float p, float t, bool squared) {
+        few[0] += p * t;
+        few[1] += squared ? p * p : p;
+        few[2] += squared ? t * t : t;
+    }
+    FL void flush() {
+#pragma unroll
+        for (int i = 0; i < 3; ++i) many[i] += double(few[i]), few[i] = 0.0f;
+    }
+};
+
+// How a launch is dealt out.
+struct Regions {
+    const LaunchArgs& a;
+    uint64_t samples, channels, tiles; // of a channel of a sample
+    uint64_t counted;                  // channels with a loss
+    bool softmax;
+
+    FL Regions(const LaunchArgs& a, bool softmax) : a(a), softmax(softmax) {
+        channels = a.classes;
+        samples = a.inner == 0 ? 0 : divide(a.elements, channels * a.inner);
+        tiles = divide(a.inner + a.tile - 1, a.tile);
+        counted = channels - background();
+    }
+
+    FL uint64_t background() const { return a.flags & FL_NO_BACKGROUND ? 1 : 0; }
+    FL uint64_t blocks() const { return (softmax ? samples : samples * channels) * tiles; }
+    // The partial sums of tile `tile` of channel c of sample n.
+    FL double* sums(uint64_t n, uint64_t c, uint64_t tile) const {
+        const uint64_t i = softmax ? (n * tiles + tile) * channels + c : (n * channels + c) * tiles + tile;
+        return at<double>(a.scratch) + 3 * i;
+    }
+    FL Slopes* slopes() const { return reinterpret_cast<Slopes*>(at<double>(a.scratch) + 3 * (softmax ? blocks() * channels : blocks())); }
+    FL uint64_t region(uint64_t n, uint64_t c) const { return (a.flags & FL_BATCH ? 0 : n * counted) + c - background(); }
+    FL float class_weight(uint64_t region) const {
+        return a.class_weight ? at<const float>(a.class_weight)[region - divide(region, counted) * counted] : 1.0f;
+    }
+    // The target of class c at position i of sample n, of elements k.
+    template <class T> FL float target(uint64_t n, uint64_t c, uint64_t i, uint64_t k) const {
+        if (a.target_kind == FL_TARGET_DENSE) return to_f32(at<const T>(a.target)[k]);
+        return index_of(a, n * a.inner + i) == int64_t(c) ? 1.0f : 0.0f;
+    }
+};
+
+// The value of a region with these sums, and its slopes.
+FL double value_of(const DiceParams& p, const double (&sums)[3], double scale, Slopes& slopes) {
+    const double power = p.squared ? 2.0 : 1.0;
+    const double nr = p.overlap * sums[0] + p.smooth_nr;
+    const double dr = p.union_i * sums[0] + p.union_p * sums[1] + p.union_t * sums[2] + p.smooth_dr;
+    const double score = nr / dr, inv = 1.0 / dr;
+    slopes.overlap = float((score * p.union_i - p.overlap) * inv * scale);
+    slopes.size = float(power * score * p.union_p * inv * scale);
+    return 1.0 - score;
+}
+
+// What the block does that finishes last: a warp a region adds up its tiles in their order.
+FL void finish_regions(const LaunchArgs& a, const DiceParams& p, const Regions& r, float scale) {
+    SHARED_VAR(uint32_t, last);
+    Workspace* w = workspace(a);
+    __syncthreads(); // the sums of this block are written
+    if (gridDim.x > 1) {
+        if (threadIdx.x == 0) {
+            __threadfence();
+            last = atomicInc(&w->done, gridDim.x - 1) == gridDim.x - 1;
+            __threadfence();
+        }
+        __syncthreads();
+        if (!last) return;
+    }
+    const unsigned lane = threadIdx.x & 31, warps = FL_BLOCK / 32;
+    const bool bad = a.target_kind >= FL_TARGET_I64 && load_word(&w->bad_target) != 0;
+    double total = 0.0;
+    for (uint64_t region = threadIdx.x >> 5; region < a.losses; region += warps) {
+        const uint64_t group = divide(region, r.counted), c = region - group * r.counted + r.background();
+        const uint64_t from = a.flags & FL_BATCH ? 0 : group, to = a.flags & FL_BATCH ? r.samples : group + 1;
+        double sums[3] = {};
+        for (uint64_t n = from; n < to && r.samples != 0; ++n) {
+            for (uint64_t tile = lane; tile < r.tiles; tile += 32) {
+#pragma unroll
+                for (int i = 0; i < 3; ++i) sums[i] += __ldcg(r.sums(n, c, tile) + i);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < 3; ++i) sums[i] = warp_sum(sums[i]);
+        const float weight = r.class_weight(region) * weight_of(a, region);
+        const float above = a.grad_outputs ? at<const float>(a.grad_outputs)[region] : 1.0f;
+        Slopes slopes;
+        double value = value_of(p, sums, double(scale) * double(weight) * double(above), slopes) * double(weight);
+        if (bad) value = double(nan()), slopes.overlap = slopes.size = 0.0f;
+        if (lane == 0) {
+            r.slopes()[region] = slopes;
+            if (a.values) at<float>(a.values)[region] = float(value);
+            total += value;
+        }
+    }
+    total = block_sum(total);
+    if (threadIdx.x == 0) {
+        if (a.value) *at<float>(a.value) = float(total / denominator_of(a));
+        w->dealt = w->arrived = w->ready = w->bad_target = 0;
+    }
+}
+
+// Reports indices of positions from..to of sample n that are no class.
+FL void check_targets(const LaunchArgs& a, uint64_t n, uint64_t from, uint64_t to) {
+    if (!has_index(a)) return;
+    for (uint64_t i = from + threadIdx.x; i < to; i += FL_BLOCK) {
+        if (is_class(a, index_of(a, n * a.inner + i))) continue;
+        report_row(a, n * a.inner + i);
+        atomicAdd(&workspace(a)->bad_target, 1u);
+    }
+}
+
+FL float scale_of_regions(const LaunchArgs& a, const Regions& r) {
+    return scale_of(a, a.losses, [&](uint64_t region) { return double(r.class_weight(region)) * double(weight_of(a, region)); });
+}
+
+// --- no activation, or a sigmoid: a block has a tile of a channel ---
+
+// Hands the elements of a tile to body(k, i, x, p), k being the element and i the position, a pack at a time where they lie so.
+template <class T, class Body, class Flush> FL void tile_of_channel(const LaunchArgs& a, uint64_t segment, uint64_t from, uint64_t to, Body body, Flush flush) {
+    constexpr int V = Pack<T>::N;
+    const T* input = at<const T>(a.input);
+    const uint64_t base = segment * a.inner;
+    const int lead = int((reinterpret_cast<uintptr_t>(input + base + from) & 15) / sizeof(T));
+    // Packs begin where memory does; those at the ends are not whole.
+    const int64_t packs = (int64_t(to - from) + lead + V - 1) / V;
+    for (int64_t j = threadIdx.x; j < packs; j += FL_BLOCK) {
+        const int64_t i = int64_t(from) + j * V - lead;
+        const bool whole = i >= int64_t(from) && i + V <= int64_t(to);
+        Pack<T> x;
+        if (whole) {
+            x = load_stream(input + base + i);
+        } else {
+#pragma unroll
+            for (int v = 0; v < V; ++v) {
+                const bool inside = i + v >= int64_t(from) && i + v < int64_t(to);
+                x.v[v] = inside ? input[base + i + v] : from_f32<T>(0.0f);
+            }
+        }
+        body(base, i, whole, x);
+        flush();
+    }
+}
+
+template <class T> FL void load_targets(const Regions& r, uint64_t n, uint64_t c, uint64_t base, int64_t i, bool whole, uint64_t from, uint64_t to, float (&t)[Pack<T>::N]) {
+    constexpr int V = Pack<T>::N;
+    const T* dense = at<const T>(r.a.target) + base + i;
+    if (r.a.target_kind == FL_TARGET_DENSE && whole && aligned16(dense)) {
+        decode(load_stream(dense), t);
+        return;
+    }
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+        const bool inside = i + v >= int64_t(from) && i + v < int64_t(to);
+        t[v] = inside ? r.target<T>(n, c, uint64_t(i + v), base + uint64_t(i + v)) : 0.0f;
+    }
+}
+
+template <class T, bool SIGMOID> FL void channel_sums(const LaunchArgs& a, const DiceParams& p) {
+    constexpr int V = Pack<T>::N;
+    const Regions r(a, false);
+    const float scale = scale_of_regions(a, r);
+    if (blockIdx.x < r.blocks()) {
+        const uint64_t segment = divide(blockIdx.x, r.tiles), tile = blockIdx.x - segment * r.tiles;
+        const uint64_t n = divide(segment, r.channels), c = segment - n * r.channels;
+        const uint64_t from = tile * a.tile, to = from + a.tile < a.inner ? from + a.tile : a.inner;
+        if (c == 0) check_targets(a, n, from, to);
+        RegionSums sums;
+        if (c >= r.background()) {
+            tile_of_channel<T>(a, segment, from, to, [&](uint64_t base, int64_t i, bool whole, const Pack<T>& pack) {
+                float x[V], t[V];
+                decode(pack, x);
+                load_targets<T>(r, n, c, base, i, whole, from, to, t);
+#pragma unroll
+                for (int v = 0; v < V; ++v) {
+                    const bool inside = whole || (i + v >= int64_t(from) && i + v < int64_t(to));
+                    const float y = SIGMOID ? sigmoid(x[v]) : x[v];
+                    sums.add(inside ? y : 0.0f, t[v], p.squared != 0);
+                }
+            }, [&] { sums.flush(); });
+        }
+#pragma unroll
+        for (int i = 0; i < 3; ++i) {
+            const double sum = block_sum(sums.many[i]);
+            if (threadIdx.x == 0) r.sums(n, c, tile)[i] = sum;
+        }
+    }
+    finish_regions(a, p, r, scale);
+}
+
+template <class T> FL void put_pack(const LaunchArgs& a, T* out, uint64_t from, uint64_t to, int64_t i, bool whole, float (&g)[Pack<T>::N]) {
+    constexpr int V = Pack<T>::N;
+    const bool add = a.flags & FL_ACCUMULATE;
+    if (whole && aligned16(out)) {
+        if (add) {
+            float old[V];
+            decode(load_stream(out), old);
+#pragma unroll
+            for (int v = 0; v < V; ++v) g[v] = old[v] + g[v];
+        }
+        store_stream(out, encode<T>(g));
+        return;
+    }
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+        if (i + v >= int64_t(from) && i + v < int64_t(to)) out[v] = from_f32<T>(add ? to_f32(out[v]) + g[v] : g[v]);
+    }
+}
+
+template <class T, bool SIGMOID> FL void channel_grads(const LaunchArgs& a, const DiceParams& p) {
+    constexpr int V = Pack<T>::N;
+    const Regions r(a, false);
+    if (blockIdx.x >= r.blocks()) return;
+    const uint64_t block = r.blocks() - 1 - blockIdx.x; // what was read last, first
+    const uint64_t segment = divide(block, r.tiles), tile = block - segment * r.tiles;
+    const uint64_t n = divide(segment, r.channels), c = segment - n * r.channels;
+    const uint64_t from = tile * a.tile, to = from + a.tile < a.inner ? from + a.tile : a.inner;
+    // The gradient of a background that is left out is zero, whatever it holds.
+    const bool counts = c >= r.background();
+    const Slopes slopes = counts ? r.slopes()[r.region(n, c)] : Slopes{0.0f, 0.0f};
+    tile_of_channel<T>(a, segment, from, to, [&](uint64_t base, int64_t i, bool whole, const Pack<T>& pack) {
+        float x[V], t[V], g[V];
+        decode(pack, x);
+        load_targets<T>(r, n, c, base, i, whole, from, to, t);
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+            if (SIGMOID) {
+                const Sigmoids y = sigmoids(x[v]);
+                const float slope = slopes.overlap * t[v] + slopes.size * (p.squared ? y.sigmoid : 1.0f);
+                g[v] = slope * (y.sigmoid * y.sigmoid_neg);
+            } else {
+                g[v] = slopes.overlap * t[v] + slopes.size * (p.squared ? x[v] : 1.0f);
+            }
+            if (!counts) g[v] = 0.0f;
+        }
+        put_pack(a, at<T>(a.grad_input) + base + i, from, to, i, whole, g);
+    }, [] {});
+}
+
+// --- softmax: a block has a tile of positions with all their channels, a thread POSITIONS of them ---
+
+constexpr int POSITIONS = 4;
+
+// Maximum and inverse sum of the exponentials of a thread's positions.
+template <class T> struct PositionSoftmax {
+    float max[POSITIONS], inv_sum[POSITIONS];
+
+    FL PositionSoftmax(const LaunchArgs& a, uint64_t sample, uint64_t i, uint64_t to) {
+        const T* x = at<const T>(a.input) + sample * a.classes * a.inner + i;
+        float sum[POSITIONS];
+#pragma unroll
+        for (int j = 0; j < POSITIONS; ++j) max[j] = -infinity(), sum[j] = 0.0f;
+        for (uint64_t c = 0; c < a.classes; ++c) {
+#pragma unroll
+            for (int j = 0; j < POSITIONS; ++j) {
+                if (i + j * FL_BLOCK >= to) continue;
+                const float z = to_f32(x[c * a.inner + j * FL_BLOCK]);
+                max[j] = z > max[j] ? z : max[j];
+            }
+        }
+        for (uint64_t c = 0; c < a.classes; ++c) {
+#pragma unroll
+            for (int j = 0; j < POSITIONS; ++j) {
+                if (i + j * FL_BLOCK < to) sum[j] += exp_neg(to_f32(x[c * a.inner + j * FL_BLOCK]) - max[j]);
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < POSITIONS; ++j) inv_sum[j] = 1.0f / sum[j];
+    }
+
+    FL float at_logit(int j, float z) const { return exp_neg(z - max[j]) * inv_sum[j]; }
+};
+
+template <class T> FL void softmax_sums(const LaunchArgs& a, const DiceParams& p) {
+    const Regions r(a, true);
+    const float scale = scale_of_regions(a, r);
+    if (blockIdx.x < r.blocks()) {
+        const uint64_t n = divide(blockIdx.x, r.tiles), tile = blockIdx.x - n * r.tiles;
+        const uint64_t from = tile * a.tile, to = from + a.tile < a.inner ? from + a.tile : a.inner;
+        check_targets(a, n, from, to);
+        for (uint64_t step = from; step < to; step += POSITIONS * FL_BLOCK) {
+            const uint64_t i = step + threadIdx.x;
+            const PositionSoftmax<T> softmax(a, n, i, to);
+            for (uint64_t c = r.background(); c < r.channels; ++c) {
+                const uint64_t base = (n * r.channels + c) * a.inner;
+                RegionSums sums;
+#pragma unroll
+                for (int j = 0; j < POSITIONS; ++j) {
+                    const uint64_t at_j = i + j * FL_BLOCK, k = base + at_j;
+                    if (at_j < to) sums.add(softmax.at_logit(j, to_f32(at<const T>(a.input)[k])), r.target<T>(n, c, at_j, k), p.squared != 0);
+                }
+                sums.flush();
+#pragma unroll
+                for (int s = 0; s < 3; ++s) {
+                    const double sum = block_sum(sums.many[s]);
+                    double* out = r.sums(n, c, tile) + s;
+                    if (threadIdx.x == 0) *out = step == from ? sum : *out + sum;
+                }
+            }
+        }
+    }
+    finish_regions(a, p, r, scale);
+}
+
+template <class T> FL void softmax_grads(const LaunchArgs& a, const DiceParams& p) {
+    const Regions r(a, true);
+    if (blockIdx.x >= r.blocks()) return;
+    const uint64_t block = r.blocks() - 1 - blockIdx.x;
+    const uint64_t n = divide(block, r.tiles), tile = block - n * r.tiles;
+    const uint64_t from = tile * a.tile, to = from + a.tile < a.inner ? from + a.tile : a.inner;
+    // dl/dp of channel c
+    auto slope = [&](uint64_t c, float y, float t) {
+        if (c < r.background()) return 0.0f;
+        const Slopes s = r.slopes()[r.region(n, c)];
+        return s.overlap * t + s.size * (p.squared ? y : 1.0f);
+    };
+    for (uint64_t step = from; step < to; step += POSITIONS * FL_BLOCK) {
+        const uint64_t i = step + threadIdx.x;
+        const PositionSoftmax<T> softmax(a, n, i, to);
+        float mean[POSITIONS] = {};
+        for (uint64_t c = 0; c < r.channels; ++c) {
+#pragma unroll
+            for (int j = 0; j < POSITIONS; ++j) {
+                const uint64_t at_j = i + j * FL_BLOCK, k = (n * r.channels + c) * a.inner + at_j;
+                if (at_j >= to) continue;
+                const float y = softmax.at_logit(j, to_f32(at<const T>(a.input)[k]));
+                mean[j] += slope(c, y, r.target<T>(n, c, at_j, k)) * y;
+            }
+        }
+        for (uint64_t c = 0; c < r.channels; ++c) {
+#pragma unroll
+            for (int j = 0; j < POSITIONS; ++j) {
+                const uint64_t at_j = i + j * FL_BLOCK, k = (n * r.channels + c) * a.inner + at_j;
+                if (at_j >= to) continue;
+                const float y = softmax.at_logit(j, to_f32(at<const T>(a.input)[k]));
+                const float g = y * (slope(c, y, r.target<T>(n, c, at_j, k)) - mean[j]);
+                T* out = at<T>(a.grad_input) + k;
+                *out = from_f32<T>(a.flags & FL_ACCUMULATE ? to_f32(*out) + g : g);
+            }
+        }
+    }
+}
+
+} // namespace fl

@@ -1,0 +1,415 @@
+// The row-wise skeleton: losses that look at all classes of a row before they know any gradient.
+//
+// A loss is written once, as looks at a row: `first`, `again` as often as it likes, `put`. Two kinds of rows run it:
+//
+// * GroupRow: the classes lie side by side, and a warp, a block, or a cluster of blocks shares them, in packs of 16 bytes. The first
+//   look keeps the row in shared memory (each thread its own packs, so that no barrier is needed), later looks find it there: one
+//   read and one write of memory for rows of up to 227 KiB, and eight times that on Hopper. Where a row does not fit it is read
+//   again, in the reverse order of the last look, so that what was read last is found in the L2 cache.
+// * ColumnRow: rows lie side by side, as in (N, C, spatial), or have few classes: a thread has a row to itself, kept likewise.
+//
+// Bytes: input (and dense target) once, gradient once, as long as rows are kept.
+#pragma once
+#include "call.cuh"
+#include "math.cuh"
+
+namespace fl {
+
+// What both kinds of rows know.
+template <class T> struct RowBase {
+    typedef T Storage;
+    const LaunchArgs& a;
+    int classes; // 32 bits: within a row. Where a row begins is 64.
+    int index;   // the target's class, -1 if it has none
+    float scale;   // what every gradient is multiplied by
+
+    FL explicit RowBase(const LaunchArgs& a) : a(a), classes(int(a.classes)), index(-1), scale(0.0f) {}
+
+    FL bool is_dense() const { return a.target_kind == FL_TARGET_DENSE; }
+    FL bool wants_grad() const { return a.grad_input != 0; }
+    FL bool wants_grad_target() const { return a.grad_target != 0; }
+    // 1 without weights, 0 past the last class.
+    FL float class_weight(int k) const {
+        if (unsigned(k) >= unsigned(classes)) return 0.0f;
+        return a.class_weight ? at<const float>(a.class_weight)[k] : 1.0f;
+    }
+};
+
+FL float add_or_write(const LaunchArgs& a, float old, float grad) { return a.flags & FL_ACCUMULATE ? old + grad : grad; }
+
+// --- rows that a group of threads shares ---
+
+template <class T> struct GroupRow : RowBase<T> {
+    static constexpr int V = Pack<T>::N, IN_FLIGHT = 16 / V;
+    uint64_t base; // the element where the row begins
+    int slot;      // where in shared memory its packs begin, and behind them those of the dense target
+    int lead;             // elements of the first pack that are before the row
+    int from, mine, room; // packs of this block, and how many have room in shared memory
+    unsigned lane, width, ranks, rank, phase;
+    bool cached, backward;
+
+    FL explicit GroupRow(const LaunchArgs& a) : RowBase<T>(a) {
+        lane = threadIdx.x, width = blockDim.x, ranks = cluster_ranks(), rank = cluster_rank(), phase = 0;
+        cached = a.flags & FL_CACHED;
+        room = int((a.classes * sizeof(T) + 31) / 16); // as in plan.rs
+        room = (room + ranks - 1) / ranks;
+        const int tensors = this->is_dense() ? 2 : 1;
+        slot = int(threadIdx.y) * room * tensors;
+    }
+
+    // Made anew wherever they are used: registers are scarcer than additions.
+    FL const T* input() const { return at<const T>(this->a.input) + base; }
+    FL const T* dense() const { return at<const T>(this->a.target) + base; }
+    FL T* grad() const { return at<T>(this->a.grad_input) + base; }
+    FL T* grad_target() const { return at<T>(this->a.grad_target) + base; }
+    FL Pack<T>* kept() const { return reinterpret_cast<Pack<T>*>(dynamic_shared()) + slot; }
+
+    FL void begin(uint64_t row) {
+        base = row * this->a.classes;
+        lead = (reinterpret_cast<uintptr_t>(input()) & 15) / sizeof(T);
+        const int packs = (lead + this->classes + V - 1) / V;
+        const int share = ranks == 1 ? packs : (packs + ranks - 1) / ranks;
+        from = rank * share;
+        mine = packs - from < share ? packs - from : share;
+        backward = false;
+    }
+
+    FL bool leads() const { return lane == 0 && rank == 0; }
+    FL float at_class(int k) const { return to_f32(input()[k]); }
+
+    // --- sums over the row; all threads of the group take part and get the same bits ---
+
+    template <class X, int N, class Op> FL void reduce(X (&x)[N], Op op) {
+        if (width == 32 && ranks == 1) {
+            // What lanes have read before this, others may overwrite after it.
+            __syncwarp();
+            warp_reduce(x, op);
+            return;
+        }
+        // Two sets of slots in turn: who is one barrier ahead does not write what others still read.
+        SHARED_ARRAY(double, of_warp, 2 * 8 * 4); // a double can hold a float
+        double* slots = of_warp + phase * 32;
+        warp_reduce(x, op);
+        if ((lane & 31) == 0) {
+#pragma unroll
+            for (int i = 0; i < N; ++i) slots[(lane >> 5) * 4 + i] = x[i];
+        }
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < N; ++i) x[i] = X(slots[i]);
+#pragma unroll 1
+        for (unsigned w = 1; w < width >> 5; ++w) {
+#pragma unroll
+            for (int i = 0; i < N; ++i) x[i] = op(x[i], X(slots[w * 4 + i]));
+        }
+        if (ranks > 1) {
+            SHARED_ARRAY(double, of_block, 2 * 4);
+            if (lane == 0) {
+#pragma unroll
+                for (int i = 0; i < N; ++i) of_block[phase * 4 + i] = x[i];
+            }
+            cluster_sync();
+#pragma unroll 1
+            for (unsigned r = 0; r < ranks; ++r) {
+                const double* theirs = of_rank(of_block, r) + phase * 4;
+#pragma unroll
+                for (int i = 0; i < N; ++i) x[i] = r == 0 ? X(theirs[i]) : op(x[i], X(theirs[i]));
+            }
+        }
+        phase ^= 1;
+    }
+
+    template <class X, int N, class Op> FL static void warp_reduce(X (&x)[N], Op op) {
+#pragma unroll
+        for (int d = 16; d > 0; d >>= 1) {
+#pragma unroll
+            for (int i = 0; i < N; ++i) x[i] = op(x[i], __shfl_xor_sync(0xffffffffu, x[i], d));
+        }
+    }
+
+    // Before threads end whose shared memory others may still read.
+    FL void end() {
+        if (ranks > 1) cluster_sync();
+    }
+
+    // --- packs ---
+
+    FL int first_of(int pack) const { return (from + pack) * V - lead; }
+    FL bool whole(int k) const { return k >= 0 && k + V <= this->classes; }
+    FL bool inside(int k) const { return unsigned(k) < unsigned(this->classes); }
+
+    // A pack from memory, `pad` beyond the ends of the row.
+    FL Pack<T> fetch(const T* p, int k, float pad) const {
+        if (whole(k) && aligned16(p + k)) return load_stream(p + k);
+        Pack<T> x;
+#pragma unroll
+        for (int i = 0; i < V; ++i) x.v[i] = inside(k + i) ? p[k + i] : from_f32<T>(pad);
+        return x;
+    }
+
+    FL void store(T* p, int k, float (&x)[V]) const {
+        if (whole(k) && aligned16(p + k)) {
+            if (this->a.flags & FL_ACCUMULATE) {
+                float old[V];
+                decode(load_stream(p + k), old);
+#pragma unroll
+                for (int i = 0; i < V; ++i) x[i] = old[i] + x[i];
+            }
+            store_stream(p + k, encode<T>(x));
+        } else {
+#pragma unroll
+            for (int i = 0; i < V; ++i) {
+                if (inside(k + i)) p[k + i] = from_f32<T>(add_or_write(this->a, to_f32(p[k + i]), x[i]));
+            }
+        }
+    }
+
+    // Brings the packs of this thread into shared memory, all of them in flight at once where the machine has the instruction.
+    FL void keep(Pack<T>* to, const T* p, float pad) const {
+#pragma unroll 4
+        for (int j = lane; j < mine; j += width) {
+            const int k = first_of(j);
+            if (whole(k) && aligned16(p + k)) copy_async(to + j, p + k);
+            else to[j] = fetch(p, k, pad);
+        }
+    }
+
+    // Hands the packs of this thread to body(k, x, q), U at a time, all loaded before the first is used; then `flush`.
+    template <bool INPUT, bool DENSE, class Body, class Flush> FL void packs(float pad, Body body, Flush flush) {
+        constexpr int U = DENSE ? (IN_FLIGHT + 1) / 2 : IN_FLIGHT;
+        const int step = int(width) * U, steps = (mine + step - 1) / step;
+#pragma unroll 1
+        for (int s = 0; s < steps; ++s) {
+            const int first = (backward ? steps - 1 - s : s) * step + lane;
+            Pack<T> x[U], q[U];
+#pragma unroll
+            for (int u = 0; u < U; ++u) {
+                const int j = first + u * int(width), k = first_of(j);
+                if (j < mine) {
+                    if (INPUT) x[u] = cached ? kept()[j] : fetch(input(), k, pad);
+                    if (DENSE) q[u] = cached ? kept()[room + j] : fetch(dense(), k, pad);
+                }
+            }
+#pragma unroll
+            for (int u = 0; u < U; ++u) {
+                const int j = first + u * int(width);
+                if (j < mine) {
+                    float xs[V] = {}, qs[V] = {};
+                    if (INPUT) decode(x[u], xs);
+                    if (DENSE) decode(q[u], qs);
+                    body(first_of(j), xs, qs);
+                }
+            }
+            flush();
+        }
+        if (!cached) backward = !backward;
+    }
+
+    // --- looks ---
+
+    template <bool FIRST, bool DENSE, class Body, class Flush> FL void look(float pad, Body body, Flush flush) {
+        if (FIRST && cached) {
+            keep(kept(), input(), pad);
+            if (DENSE) keep(kept() + room, dense(), pad);
+            wait_for_copies();
+        }
+        packs<true, DENSE>(pad, [&](int k, const float(&x)[V], const float(&q)[V]) {
+#pragma unroll
+            for (int i = 0; i < V; ++i) body(k + i, x[i], q[i]);
+        }, flush);
+    }
+
+    // Writes the gradients that body(k, x, q) says, to `out`, but `special` for class `except`, if that is one.
+    template <bool INPUT, bool DENSE, class Body> FL void write(T* out, float pad, int except, float special, Body body) {
+        packs<INPUT, DENSE>(pad, [&](int k, const float(&x)[V], const float(&q)[V]) {
+            float g[V];
+#pragma unroll
+            for (int i = 0; i < V; ++i) g[i] = body(k + i, x[i], q[i]);
+            if (unsigned(except - k) < V) {
+#pragma unroll
+                for (int i = 0; i < V; ++i) g[i] = k + i == except ? special : g[i];
+            }
+            store(out, k, g);
+        }, [] {});
+    }
+};
+
+// --- rows of one thread ---
+
+template <class T> struct ColumnRow : RowBase<T> {
+    static constexpr int U = 8;
+    uint64_t base, stride;
+    bool cached;
+
+    FL explicit ColumnRow(const LaunchArgs& a) : RowBase<T>(a) {
+        cached = a.flags & FL_CACHED;
+        stride = a.inner;
+    }
+
+    FL const T* input() const { return at<const T>(this->a.input) + base; }
+    FL const T* dense() const { return at<const T>(this->a.target) + base; }
+    FL T* grad() const { return at<T>(this->a.grad_input) + base; }
+    FL T* grad_target() const { return at<T>(this->a.grad_target) + base; }
+    FL T* kept() const { return reinterpret_cast<T*>(dynamic_shared()) + threadIdx.x; }
+
+    FL void begin(uint64_t row) {
+        const uint64_t sample = stride == 1 ? row : divide(row, stride);
+        base = sample * this->a.classes * stride + (row - sample * stride);
+    }
+
+    FL bool leads() const { return true; }
+    FL float at_class(int k) const { return to_f32(input()[uint64_t(k) * stride]); }
+    template <class X, int N, class Op> FL void reduce(X (&)[N], Op) {}
+    FL void end() {}
+
+    template <bool FIRST, bool INPUT, bool DENSE, class Body, class Flush> FL void classes_of(Body body, Flush flush) {
+        const int classes = this->classes;
+        for (int first = 0; first < classes; first += U) {
+            T x[U], q[U];
+#pragma unroll
+            for (int u = 0; u < U; ++u) {
+                const int k = first + u;
+                if (k < classes) {
+                    if (INPUT) x[u] = !FIRST && cached ? kept()[k * blockDim.x] : input()[uint64_t(k) * stride];
+                    if (DENSE) q[u] = !FIRST && cached ? kept()[(classes + k) * blockDim.x] : dense()[uint64_t(k) * stride];
+                }
+            }
+#pragma unroll
+            for (int u = 0; u < U; ++u) {
+                const int k = first + u;
+                if (k < classes) {
+                    if (FIRST && INPUT && cached) kept()[k * blockDim.x] = x[u];
+                    if (FIRST && DENSE && cached) kept()[(classes + k) * blockDim.x] = q[u];
+                    body(k, INPUT ? to_f32(x[u]) : 0.0f, DENSE ? to_f32(q[u]) : 0.0f);
+                }
+            }
+            flush();
+        }
+    }
+
+    template <bool FIRST, bool DENSE, class Body, class Flush> FL void look(float, Body body, Flush flush) {
+        classes_of<FIRST, true, DENSE>(body, flush);
+    }
+
+    template <bool INPUT, bool DENSE, class Body> FL void write(T* out, float, int except, float special, Body body) {
+        classes_of<false, INPUT, DENSE>([&](int k, float x, float q) {
+            const float g = k == except ? special : body(k, x, q);
+            T* p = out + uint64_t(k) * stride;
+            *p = from_f32<T>(add_or_write(this->a, to_f32(*p), g));
+        }, [] {});
+    }
+};
+
+// --- what losses say ---
+
+// The first look, which also keeps the row; `pad` is what lies beyond its ends.
+template <bool DENSE = false, class Row, class Body> FL void first(Row& row, float pad, Body body) {
+    row.template look<true, DENSE>(pad, body, [] {});
+}
+template <bool DENSE = false, class Row, class Body, class Flush> FL void first(Row& row, float pad, Body body, Flush flush) {
+    row.template look<true, DENSE>(pad, body, flush);
+}
+// Another look. `flush` is called every few classes, to empty sums in f32 into larger ones.
+template <bool DENSE = false, class Row, class Body, class Flush> FL void again(Row& row, float pad, Body body, Flush flush) {
+    row.template look<false, DENSE>(pad, body, flush);
+}
+// Writes gradients for the input, `special` for one class.
+template <bool DENSE = false, class Row, class Body> FL void put(Row& row, float pad, Body body, int except = -1, float special = 0.0f) {
+    row.template write<true, DENSE>(row.grad(), pad, except, special, body);
+}
+// The same without looking at the row.
+template <class Row, class Body> FL void put_blindly(Row& row, Body body, int except = -1, float special = 0.0f) {
+    row.template write<false, false>(row.grad(), 0.0f, except, special, [&](int k, float, float) { return body(k); });
+}
+// Writes gradients for dense targets.
+template <class Row, class Body> FL void put_target(Row& row, float pad, Body body) {
+    row.template write<true, true>(row.grad_target(), pad, -1, 0.0f, body);
+}
+
+struct Add {
+    template <class X> FL X operator()(X a, X b) const { return a + b; }
+};
+struct Larger { // NaN is passed over
+    FL float operator()(float a, float b) const { return b > a ? b : a; }
+};
+template <class X, int N, class Row> FL void sum_up(Row& row, X (&x)[N]) { row.reduce(x, Add()); }
+template <class Row> FL float largest(Row& row, float x) {
+    float v[1] = {x};
+    row.reduce(v, Larger());
+    return v[0];
+}
+
+// A sum of few numbers in f32, emptied into a sum of many in f64.
+struct Sum {
+    float few = 0.0f;
+    double many = 0.0;
+    FL void add(float x) { few += x; }
+    FL void flush() { many += double(few), few = 0.0f; }
+};
+
+
+// Runs a loss over the rows of a block, or of a cluster. `first` and `step`: which of its tile are those of the group.
+template <class F, class T, class Row> FL void rows(const LaunchArgs& a, const F& f, uint64_t tile, unsigned first, unsigned step) {
+    const float scale = scale_of(a, a.losses, [&](uint64_t r) {
+        if (!has_index(a)) return double(weight_of(a, r));
+        const int64_t index = index_of(a, r);
+        if (ignored(a, index)) return 0.0;
+        const bool weighs = a.divide_by != FL_BY_ROWS && a.class_weight && is_class(a, index);
+        const double of_class = weighs ? double(at<const float>(a.class_weight)[index]) : 1.0;
+        return a.divide_by == FL_BY_WEIGHTS ? of_class * double(weight_of(a, r)) : of_class;
+    });
+    const uint64_t start = tile * a.tile, end = start + a.tile < a.losses ? start + a.tile : a.losses;
+    double total = 0.0;
+    Row row(a);
+#pragma unroll 1
+    for (uint64_t r = start + first; r < end; r += step) {
+        row.begin(r);
+        const float weight = weight_of(a, r);
+        row.scale = scale * weight;
+        if (a.grad_outputs) row.scale *= at<const float>(a.grad_outputs)[r];
+        float value = 0.0f;
+        const int64_t index = has_index(a) ? index_of(a, r) : -1;
+        const bool skip = has_index(a) && ignored(a, index), bad = has_index(a) && !skip && !is_class(a, index);
+        row.index = int(index);
+        if (skip || bad) {
+            // Exactly zero, whatever the row holds.
+            if (row.wants_grad()) put_blindly(row, [](int) { return 0.0f; });
+            if (bad) {
+                value = nan();
+                if (row.leads()) report_row(a, r);
+            }
+        } else {
+            value = f.row(row) * weight;
+        }
+        if (row.leads()) {
+            total += double(value);
+            if (a.values) at<float>(a.values)[r] = value;
+        }
+    }
+    row.end();
+    finish(a, total);
+}
+
+template <class F, class T> FL void group_rows(const LaunchArgs& a, const F& f) {
+    rows<F, T, GroupRow<T>>(a, f, blockIdx.x / cluster_ranks(), threadIdx.y, blockDim.y);
+}
+template <class F, class T> FL void column_rows(const LaunchArgs& a, const F& f) {
+    rows<F, T, ColumnRow<T>>(a, f, blockIdx.x, threadIdx.x, blockDim.x);
+}
+
+} // namespace fl
+
+// fl_<name>_<dtype>: a group of threads a row; fl_<name>_columns_<dtype>: a thread a row.
+#define FL_ROWWISE(name, F, P)            \
+    FL_ROWWISE_OF(name, F, P, f32, float) \
+    FL_ROWWISE_OF(name, F, P, f16, fl::f16) \
+    FL_ROWWISE_OF(name, F, P, bf16, fl::bf16)
+#define FL_ROWWISE_OF(name, F, P, dtype, T)                                                                                        \
+    extern "C" __global__ void __launch_bounds__(FL_BLOCK, 2) fl_##name##_##dtype(const LaunchArgs a, const P p) {                \
+        fl::group_rows<F, T>(a, F{p});                                                                                            \
+    }                                                                                                                             \
+    KERNEL(fl_##name##_##dtype)                                                                                                   \
+    extern "C" __global__ void __launch_bounds__(FL_COLUMN_BLOCK, 4) fl_##name##_columns_##dtype(const LaunchArgs a, const P p) { \
+        fl::column_rows<F, T>(a, F{p});                                                                                           \
+    }                                                                                                                             \
+    KERNEL(fl_##name##_columns_##dtype)

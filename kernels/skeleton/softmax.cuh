@@ -1,0 +1,40 @@
+// Softmax of a row: what cross-entropy, focal and distillation share.
+#pragma once
+#include "rowwise.cuh"
+
+namespace fl {
+
+// Exponentials of a row, e_k = exp(z_k - max), and their sum, kept in two parts: the number of elements with e_k = 1, the maximum
+// above all, and the sum of the rest. Where one class has all the probability but 1e-9, f32 knows `rest` to seven digits and knows
+// nothing of 1 + rest: the loss is ln(1 + rest), and the gradient of that class is -rest.
+struct Softmax {
+    float max, ones, rest;
+
+    FL float sum() const { return ones + rest; }
+    // Whether one class has more than half of the probability. Its exponential is 1, and no other is.
+    FL bool one_class_leads() const { return sum() < 2.0f; }
+    // The log-sum-exp less the maximum, never negative.
+    FL float ln_sum() const { return ln(ones) + ln_1p(ratio(rest, ones)); }
+    // 1 - p of a class whose exponential is e, without cancellation.
+    FL float miss(float e) const {
+        const float others = e == 1.0f ? ones - 1.0f + rest : ones + (rest - e);
+        return ratio(others, sum());
+    }
+};
+
+// The sum of exponentials under way.
+struct Exponentials {
+    float ones = 0.0f; // a count, exact in f32 for as many as a thread sees
+    Sum rest;
+
+    FL float add(float u) {
+        const float e = exp_neg(u);
+        const float one = e == 1.0f ? 1.0f : 0.0f;
+        ones += one;
+        rest.add(e - one);
+        return e;
+    }
+    FL void flush() { rest.flush(); }
+};
+
+} // namespace fl
