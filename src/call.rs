@@ -1,6 +1,7 @@
 //! One call of a loss with everything that is not an option of the loss itself.
 
 use crate::cpu::mem::{Dst, Src};
+use crate::cuda::kernel::HasKernel;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
 use crate::reduction::Reduction;
@@ -10,7 +11,7 @@ use crate::target::Target;
 /// A loss. Every loss of this crate has the methods it needs as its own, so this trait need not be
 /// imported; it is here to be named in bounds, and cannot be implemented outside.
 #[allow(private_bounds)]
-pub trait Loss: Run + Copy + Send + Sync + 'static {
+pub trait Loss: Run + HasKernel + Copy + Send + Sync + 'static {
     /// The name of the loss in error messages.
     const NAME: &'static str;
 }

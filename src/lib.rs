@@ -79,12 +79,16 @@
 mod call;
 #[allow(unsafe_code)] // SIMD, and disjoint writes from several threads; each with its contract
 mod cpu;
+#[allow(unsafe_code)] // launches and what they are given; each with its contract
 mod cuda;
 mod device;
 mod element;
 mod error;
+#[doc(hidden)]
+pub mod launch;
 mod loss;
-mod params;
+#[doc(hidden)]
+pub mod params;
 mod reduction;
 mod shape;
 mod target;

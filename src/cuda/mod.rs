@@ -1,7 +1,17 @@
-//! The CUDA backend's place in the house. So far it finds out whether CUDA could be used, without a panic
-//! on machines that have none; the kernels are not written yet.
+//! The CUDA backend's host side.
+//!
+//! * `kernel`: which kernel a loss has; `request`: a call, and its checks; `plan`: how large a launch is; `marshal`: from a call to
+//!   launches. They need neither CUDA nor a GPU, and the tests run them with kernels that are executed on the host.
+
+pub(crate) mod kernel;
+pub(crate) mod marshal;
+#[allow(missing_docs)] // public for the tests alone
+pub mod plan;
+#[allow(missing_docs)] // public for the tests alone
+pub(crate) mod request;
 
 use crate::error::Error;
+use crate::params;
 
 /// Why the GPU of this number cannot be used.
 pub(crate) fn unavailable(ordinal: usize) -> Error {
@@ -18,7 +28,6 @@ fn probe(_: usize) -> Result<(), Error> {
 
 /// Whether there is a driver and a GPU of this number.
 #[cfg(feature = "cuda")]
-#[allow(unsafe_code)]
 fn probe(ordinal: usize) -> Result<(), Error> {
     let names = if cfg!(windows) { &["nvcuda.dll"][..] } else { &["libcuda.so.1", "libcuda.so"][..] };
     // cudarc panics where there is no driver, and again where one of its errors is printed then; so the

@@ -2,6 +2,7 @@ use crate::call::elementwise_methods;
 use crate::cpu::elementwise::{Point, Pointwise};
 use crate::cpu::math::Math;
 use crate::cpu::simd::Simd;
+use crate::cuda::kernel::kernel;
 use crate::error::{Result, check_option};
 use crate::loss::{elementwise_loss, logistic};
 use crate::params::{BceParams, BceWithLogitsParams};
@@ -200,3 +201,6 @@ fn smooth(t: f32, smoothing: f32) -> f32 {
 pub(crate) fn check_smoothing(smoothing: f32) -> Result<f32> {
     check_option("label_smoothing", "a number in [0, 1]", smoothing, (0.0..=1.0).contains(&smoothing))
 }
+
+kernel!(Bce, |l| Kernel::elements::<Bce>("bce", "bce", l.0));
+kernel!(BceWithLogits, |l| Kernel::elements::<BceWithLogits>("bce", "bce_with_logits", l.0));

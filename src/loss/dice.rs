@@ -1,5 +1,6 @@
 use crate::call::{AnyRequest, Loss, Run, class_methods, for_request};
 use crate::cpu::region::{self, Activation, Region};
+use crate::cuda::kernel::kernel;
 use crate::error::{Result, check_option};
 use crate::params::DiceParams;
 
@@ -186,3 +187,6 @@ impl Default for TverskyLoss {
 }
 
 region_options!(TverskyLoss);
+
+kernel!(DiceLoss, |l| Kernel::regions(&l.0));
+kernel!(TverskyLoss, |l| Kernel::regions(&l.0));

@@ -5,6 +5,7 @@ use crate::cpu::row::{Row, RowTarget, for_chunks};
 use crate::cpu::rowwise::Rowwise;
 use crate::cpu::simd::{Simd, lanes};
 use crate::cpu::softmax::{Input, Softmax};
+use crate::cuda::kernel::kernel;
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::{logistic, rowwise_loss};
@@ -246,3 +247,9 @@ impl Rowwise for SoftmaxFocal {
 
 rowwise_loss!(SoftmaxFocal);
 class_methods!(SoftmaxFocal);
+
+kernel!(SigmoidFocal, |l| {
+    let name = if l.0.gamma == 2.0 { "sigmoid_focal" } else { "sigmoid_focal_any" };
+    Kernel::elements::<Square>("sigmoid_focal", name, l.0)
+});
+kernel!(SoftmaxFocal, |l| Kernel::rows(l, "softmax_focal", "softmax_focal", l.params));

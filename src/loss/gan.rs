@@ -1,6 +1,7 @@
 use crate::call::{AnyRequest, Call, Loss, Run, for_request};
 use crate::cpu::elementwise::{self, Point, Pointwise};
 use crate::cpu::simd::Simd;
+use crate::cuda::kernel::kernel;
 use crate::device::{Buffer, Device, On};
 use crate::element::Element;
 use crate::error::{Error, Result, check_option};
@@ -322,3 +323,11 @@ term!(Hinge, |_, p: GanTermParams, x| {
     Point { value: inside, grad: if short > 0.0 { -p.sign } else { inside } }
 });
 term!(Probability, |s, p: GanTermParams, x| Bce::new().eval(s, x, p.label, 1.0));
+
+kernel!(GanTerm, |l| match l.form {
+    Form::Logistic => Kernel::elements::<Logistic>("gan", "gan_logistic", l.params),
+    Form::Square => Kernel::elements::<Square>("gan", "gan_square", l.params),
+    Form::Linear => Kernel::elements::<Linear>("gan", "gan_linear", l.params),
+    Form::Hinge => Kernel::elements::<Hinge>("gan", "gan_hinge", l.params),
+    Form::Probability => Kernel::elements::<Probability>("gan", "gan_probability", l.params),
+});

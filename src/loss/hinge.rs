@@ -1,6 +1,7 @@
 use crate::call::{AnyRequest, Loss, Run, elementwise_methods, for_request};
 use crate::cpu::elementwise::{self, Point, Pointwise};
 use crate::cpu::simd::Simd;
+use crate::cuda::kernel::kernel;
 use crate::element::Element;
 use crate::error::Result;
 use crate::params::HingeParams;
@@ -155,3 +156,12 @@ impl Pointwise for Squared {
         Point { value: inside * inside, grad: -2.0 * y * inside }
     }
 }
+
+kernel!(Hinge, |l| Kernel::elements::<Linear>("hinge", "hinge", l.labels.params::<f32>(Target::Nothing))
+    .keras_labels(l.labels == HingeLabels::Keras));
+kernel!(SquaredHinge, |l| Kernel::elements::<Squared>(
+    "hinge",
+    "squared_hinge",
+    l.labels.params::<f32>(Target::Nothing)
+)
+.keras_labels(l.labels == HingeLabels::Keras));

@@ -1,6 +1,7 @@
 use crate::call::elementwise_methods;
 use crate::cpu::elementwise::{Point, Pointwise};
 use crate::cpu::simd::Simd;
+use crate::cuda::kernel::kernel;
 use crate::loss::elementwise_loss;
 use crate::params::MseParams;
 
@@ -65,3 +66,5 @@ impl Pointwise for Mse {
 
 elementwise_loss!(Mse);
 elementwise_methods!(Mse);
+
+kernel!(Mse, |l| Kernel::elements::<Mse>("mse", "mse", l.0));

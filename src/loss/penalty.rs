@@ -2,6 +2,7 @@ use crate::call::Call;
 use crate::cpu::row::{Row, for_chunks};
 use crate::cpu::rowwise::Rowwise;
 use crate::cpu::simd::{LANES, Simd, lanes};
+use crate::cuda::kernel::kernel;
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::rowwise_loss;
@@ -128,3 +129,5 @@ impl Rowwise for GradientPenalty {
 }
 
 rowwise_loss!(GradientPenalty);
+
+kernel!(GradientPenalty, |l| Kernel::rows(l, "gradient_penalty", "gradient_penalty", l.0));

@@ -3,6 +3,7 @@ use crate::cpu::elementwise::{Point, Pointwise};
 use crate::cpu::mem::{Dst, Mode, Src, fence};
 use crate::cpu::simd::{Isa, Kernel, LANES, Lanes, Simd};
 use crate::cpu::tiles::Tiles;
+use crate::cuda::kernel::kernel;
 use crate::element::Element;
 use crate::error::{Result, check_len};
 use crate::loss::{elementwise_loss, logistic};
@@ -278,3 +279,5 @@ impl<T: Element> Kernel for GradTile<'_, T> {
         0.0
     }
 }
+
+kernel!(RelativisticPair, |_l| Kernel::elements::<RelativisticPair>("gan", "relativistic_pair", NO_PARAMS));
