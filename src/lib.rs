@@ -87,6 +87,7 @@ mod error;
 #[doc(hidden)]
 pub mod launch;
 mod loss;
+mod on;
 #[doc(hidden)]
 pub mod params;
 mod reduction;
@@ -94,10 +95,16 @@ mod shape;
 mod target;
 
 pub use call::{Call, Loss};
-pub use device::{Buffer, Device, On};
+#[cfg(feature = "cuda")]
+pub use cuda::{Cuda, CudaCall, DeviceMut, DeviceRef, DeviceScalar, DeviceTarget, OnCuda};
+/// The version of cudarc whose slices, views and streams [`Cuda`] takes.
+#[cfg(feature = "cuda")]
+pub use cudarc;
+pub use device::{Buffer, Device, Storable};
 pub use element::Element;
 pub use error::{Error, Result};
 pub use loss::*;
+pub use on::{BufferTarget, On, Place};
 pub use reduction::Reduction;
 pub use shape::Shape;
 pub use target::Target;

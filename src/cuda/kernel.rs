@@ -86,6 +86,12 @@ impl Params {
         Params::new(NO_PARAMS)
     }
 
+    /// For a launch, which copies it.
+    #[cfg(feature = "cuda")]
+    pub(super) fn as_mut_ptr(&mut self) -> *mut std::ffi::c_void {
+        self.words.as_mut_ptr().cast()
+    }
+
     /// As a launch takes it.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: words are bytes, of which there are at least `len`.
