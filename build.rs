@@ -40,8 +40,10 @@ fn main() {
 
     let wanted = std::env::var_os("CARGO_FEATURE_CUDA").is_some();
     let required = std::env::var("FUSED_LOSS_REQUIRE_NVCC").is_ok_and(|v| v == "1");
-    let modules = match find_nvcc() {
-        Some(nvcc) if wanted => compile(&nvcc, &out),
+    let nvcc = find_nvcc().filter(|_| wanted);
+    println!("cargo::rustc-env=FUSED_LOSS_NVCC={}", nvcc.as_deref().unwrap_or(Path::new("")).display());
+    let modules = match nvcc {
+        Some(nvcc) => compile(&nvcc, &out),
         None if wanted && required => fail("FUSED_LOSS_REQUIRE_NVCC is 1 and there is no nvcc: set NVCC or CUDA_HOME"),
         _ => Vec::new(),
     };

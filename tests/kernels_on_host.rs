@@ -16,7 +16,7 @@ use fused_loss::Element;
 use fused_loss::launch::{params, plan};
 
 /// Empty, one, one pack and its neighbours, one step of a block and its neighbours, several blocks.
-const ELEMENTS: [usize; 9] = [0, 1, 3, 9, 257, 4096, 8193, 12_289, 33_000];
+const ELEMENTS: [usize; 10] = [0, 1, 3, 9, 257, 4096, 4100, 8193, 12_289, 33_000];
 
 /// `(outer, classes, inner)`: a thread a row and a warp a row, a block a row, and by a small chip a cluster a row and none of it
 /// kept.
@@ -109,3 +109,266 @@ macro_rules! family {
 family!(every_loss_of_elements_by_kernels_is_its_definition, Family::Elements { .. });
 family!(every_loss_of_rows_by_kernels_is_its_definition, Family::Rows { .. });
 family!(every_loss_of_regions_by_kernels_is_its_definition, Family::Regions { .. });
+
+fn average<T: Element>(n_high: usize, n_low: usize, of_generator: bool, flags: u32) {
+    let mut rng = cases::draw::Rng::new(n_high as u64);
+    let mut logits = |n: usize| (0..n).map(|_| T::from_f32(rng.uniform(-4.0, 4.0) as f32)).collect::<Vec<T>>();
+    let (high, low) = (logits(n_high), logits(n_low));
+    let old = |n: usize| vec![T::from_f32(0.5); n];
+    let (mut by_kernel, mut by_cpu) = ([old(n_high), old(n_low)], [old(n_high), old(n_low)]);
+    let [h, l] = &mut by_kernel;
+    let value = marshal::relativistic_average(&high, &low, [h, l], 64.0, flags);
+    let loss = fused_loss::RelativisticAverage::new().grad_output(64.0);
+    let loss = if flags & params::ACCUMULATE != 0 { loss.accumulate() } else { loss };
+    let [h, l] = &mut by_cpu;
+    let want = if of_generator { loss.generator(&low, &high, l, h) } else { loss.discriminator(&high, &low, h, l) };
+    let want = want.unwrap();
+    assert!((value - want).abs() <= 1e-6 * want || value.is_nan() && want.is_nan(), "{value} {want}");
+    for (got, want) in by_kernel.iter().flatten().zip(by_cpu.iter().flatten()) {
+        let (got, want) = (f64::from(got.to_f32()), f64::from(want.to_f32()));
+        let rounding = 2.0 * cases::tolerance::half_ulp::<T>(want);
+        assert!((got - want).abs() <= 1e-6 * want.abs() + rounding, "{got} {want}");
+    }
+}
+
+#[test]
+fn the_relativistic_average_by_kernels_is_that_of_the_cpu() {
+    for (n_high, n_low) in [(1, 1), (3, 2), (257, 4099), (4097, 33)] {
+        for flags in [0, params::ACCUMULATE] {
+            average::<f32>(n_high, n_low, flags != 0, flags);
+            average::<half::f16>(n_high, n_low, flags == 0, flags);
+            average::<half::bf16>(n_high, n_low, flags != 0, flags);
+        }
+    }
+}
+
+/// What the CPU refuses, a GPU sees only when it is there.
+#[test]
+fn a_class_out_of_range_is_reported_and_hurts_nobody_else() {
+    for classes in [3, 40, 3000] {
+        let input: Vec<f32> = (0..5 * classes).map(|i| (i % 7) as f32 - 3.0).collect();
+        let (mut grad, mut values) = (vec![f32::NAN; input.len()], vec![f32::NAN; 5]);
+        let (value, bad) = marshal::cross_entropy(&input, &[0, 1, -100, 2, 1], classes, &mut grad, &mut values);
+        assert!(value.is_finite() && bad.is_none() && values[2] == 0.0);
+        let (sound, sound_values) = (grad.clone(), values.clone());
+        for stray in [-1, classes as i64, i64::MIN, i64::MAX] {
+            let (value, bad) = marshal::cross_entropy(&input, &[0, stray, -100, stray, 1], classes, &mut grad, &mut values);
+            assert!(value.is_nan() && values[1].is_nan() && values[3].is_nan());
+            assert_eq!(bad, Some(1));
+            for row in 0..5 {
+                let (got, want) = (&grad[row * classes..(row + 1) * classes], &sound[row * classes..(row + 1) * classes]);
+                match row {
+                    1 | 3 => assert!(got.iter().all(|&g| g == 0.0)),
+                    _ => assert!(got == want && values[row] == sound_values[row]),
+                }
+            }
+        }
+    }
+}
+
+/// What a row that is left out holds.
+#[test]
+fn an_ignored_row_is_exactly_zero_whatever_it_holds() {
+    for classes in [3, 40, 3000] {
+        let mut input = vec![0.5f32; 2 * classes];
+        input[classes..].fill(f32::NAN);
+        input[classes] = f32::INFINITY;
+        let (mut grad, mut values) = (vec![f32::NAN; input.len()], vec![f32::NAN; 2]);
+        let (value, bad) = marshal::cross_entropy(&input, &[0, -100], classes, &mut grad, &mut values);
+        assert!(bad.is_none() && (value - (classes as f32).ln()).abs() < 1e-5 && values[1].to_bits() == 0);
+        assert!(grad[classes..].iter().all(|g| g.to_bits() == 0));
+        let (value, _) = marshal::cross_entropy(&input, &[-100, -100], classes, &mut grad, &mut values);
+        assert!(value.is_nan() && grad.iter().all(|g| g.to_bits() == 0));
+        // Minus infinity: at another class, for the whole row, and everywhere but at the end.
+        let mut masked = vec![f32::NEG_INFINITY; 2 * classes];
+        (masked[0], masked[classes - 1]) = (1.0, 1.0);
+        let (_, _) = marshal::cross_entropy(&masked, &[classes as i64 - 1, 0], classes, &mut grad, &mut values);
+        assert!((values[0] - 2f32.ln()).abs() < 1e-6 && values[1].is_nan());
+        assert!(grad[..classes].iter().all(|g| g.is_finite()) && grad[classes..].iter().all(|g| g.is_nan()));
+    }
+}
+
+/// A small part of the battery, recorded: what the sanitizer builds repeat.
+fn records() -> std::path::PathBuf {
+    trace::record(|| {
+        let all: fn(&Family) -> bool = |_| true;
+        sample::<f32>(all, 7);
+        sample::<half::f16>(all, 19);
+        sample::<half::bf16>(all, 19);
+    })
+}
+
+/// One case in `one_in` at a size of its turn.
+fn sample<T: Element>(of_family: fn(&Family) -> bool, one_in: usize) {
+    for (c, case) in table().iter().enumerate().filter(|(c, case)| c % one_in == 0 && of_family(&case.family)) {
+        let sizes = sizes(case);
+        let small: Vec<Dims> = sizes.into_iter().filter(|d| (1..=4200).contains(&d.elements())).collect();
+        for i in 0..3 {
+            // The last has several blocks.
+            let dims = if i == 2 { *small.last().unwrap() } else { small[(c / one_in + i * 2) % small.len()] };
+            let problem = Problem::<T>::draw(case, dims, c as u64);
+            let oracle = Oracle::new(case, &problem, 10, c as u64);
+            let all = settings(oracle.losses.len(), c);
+            Trial::new(case, &problem, &oracle, all[(c + i) % all.len()]).by(marshal::run::<T>).check();
+        }
+    }
+}
+
+/// A way of finding what tests by themselves do not see.
+struct Sanitizer {
+    name: &'static str,
+    flags: &'static [&'static str],
+    kernel_flags: &'static [&'static str],
+    runtime_flags: &'static [&'static str],
+    /// Orders of threads, and which launches.
+    arguments: [&'static str; 2],
+}
+
+/// Not optimised: of kernels, all of it forced inline, that would take ten times as long to compile.
+const SANITIZERS: [Sanitizer; 3] = [
+    Sanitizer {
+        name: "asan",
+        flags: &["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"],
+        kernel_flags: &[],
+        runtime_flags: &[],
+        arguments: ["3", "1"],
+    },
+    Sanitizer {
+        name: "msan",
+        flags: &["-O0", "-fsanitize=memory", "-fno-omit-frame-pointer", "-DHOST_MSAN"],
+        kernel_flags: &[],
+        runtime_flags: &[],
+        arguments: ["2", "2"],
+    },
+    Sanitizer {
+        name: "tsan",
+        flags: &["-O0"],
+        kernel_flags: &["-fsanitize=thread"],
+        runtime_flags: &["-DHOST_TSAN"],
+        arguments: ["3", "7"],
+    },
+];
+
+/// Clang, which has all three sanitizers; without one the test is skipped, or fails where it is required.
+fn clang() -> Option<String> {
+    let names = ["clang++-19", "clang++", "clang++-18", "clang++-17"].map(String::from);
+    let named = std::env::var("CLANGXX").ok().into_iter().chain(names);
+    let works = |name: &String| std::process::Command::new(name).arg("--version").output().is_ok();
+    let found = named.into_iter().find(works);
+    if found.is_none() {
+        let required = std::env::var("FUSED_LOSS_REQUIRE_SANITIZERS").is_ok_and(|v| v == "1");
+        assert!(!required, "FUSED_LOSS_REQUIRE_SANITIZERS is 1 and there is no clang++; CLANGXX may name one");
+        eprintln!("skipped: there is no clang++ (CLANGXX may name one)");
+    }
+    found
+}
+
+impl Sanitizer {
+    /// Builds these kernels and repeats the records whose names contain `only`.
+    fn run(&self, clang: &str, variant: &str, kernels: &[std::path::PathBuf], only: &str) -> std::process::Output {
+        let name = format!("{}{variant}", self.name);
+        let build = host_exec::Build {
+            name: &name,
+            compiler: clang,
+            flags: self.flags,
+            kernel_flags: self.kernel_flags,
+            runtime_flags: self.runtime_flags,
+            with: &["replay.cpp"],
+            library: false,
+        };
+        let program = build.run(kernels);
+        let mut command = std::process::Command::new(program);
+        let [orders, every] = self.arguments;
+        command.arg(trace::path()).arg(orders).arg(if only.is_empty() { every } else { "1" }).arg(only);
+        command.env("TSAN_OPTIONS", "halt_on_error=1 report_bugs=1 history_size=4").output().unwrap()
+    }
+}
+
+#[test]
+fn sanitizers_find_nothing_in_the_kernels_and_what_is_planted() {
+    let Some(clang) = clang() else { return };
+    records();
+    let said = |run: &std::process::Output| format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    for sanitizer in &SANITIZERS {
+        let run = sanitizer.run(&clang, "", &host_exec::sources(), "");
+        assert!(run.status.success(), "{}:\n{}", sanitizer.name, said(&run));
+        println!("{}: {}", sanitizer.name, said(&run).trim());
+    }
+    for planted in &PLANTED {
+        let sanitizer = SANITIZERS.iter().find(|s| s.name == planted.found_by).unwrap();
+        let run = sanitizer.run(&clang, &format!("_{}", planted.bug), &[planted.kernels()], "fl_mse");
+        assert!(!run.status.success(), "{} does not find a {}", sanitizer.name, planted.bug);
+        assert!(said(&run).contains(planted.says), "{}:\n{}", planted.bug, said(&run));
+    }
+}
+
+/// A bug: what of which file is written instead, who finds it and says what.
+struct Planted {
+    bug: &'static str,
+    file: &'static str,
+    code: &'static str,
+    instead: &'static str,
+    found_by: &'static str,
+    says: &'static str,
+}
+
+const PLANTED: [Planted; 5] = [
+    Planted {
+        bug: "missing_barrier",
+        file: "device.cuh",
+        code: "of_warp[warp] = x;\n    __syncthreads();",
+        instead: "of_warp[warp] = x;",
+        found_by: "tsan",
+        says: "data race",
+    },
+    Planted {
+        bug: "missing_fence",
+        file: "call.cuh",
+        code: "partial_sums(a)[blockIdx.x] = total;\n            __threadfence();",
+        instead: "partial_sums(a)[blockIdx.x] = total;",
+        found_by: "tsan",
+        says: "data race",
+    },
+    Planted {
+        bug: "read_past_the_end",
+        file: "elementwise.cuh",
+        code: "pack.v[i] = k + i < end ?",
+        instead: "pack.v[i] = k + i <= end ?",
+        found_by: "asan",
+        says: "heap-buffer-overflow",
+    },
+    Planted {
+        bug: "divergent_barrier",
+        file: "device.cuh",
+        code: "of_warp[warp] = x;\n    __syncthreads();",
+        instead: "of_warp[warp] = x;\n    if (warp != 2) __syncthreads();",
+        found_by: "asan",
+        says: "divergent barrier",
+    },
+    Planted {
+        bug: "uninitialised_shared_memory",
+        file: "device.cuh",
+        code: "if (lane == 0) of_warp[warp] = x;",
+        instead: "if (lane == 0 && warp != 3) of_warp[warp] = x;",
+        found_by: "msan",
+        says: "use-of-uninitialized-value",
+    },
+];
+
+impl Planted {
+    /// A copy of the kernels with the bug in it; the path of one of them.
+    fn kernels(&self) -> std::path::PathBuf {
+        let copy = host_exec::out().join(format!("planted_{}", self.bug));
+        std::fs::create_dir_all(copy.join("skeleton")).unwrap();
+        for header in host_exec::root().join("kernels/skeleton").read_dir().unwrap() {
+            let header = header.unwrap().path();
+            let text = std::fs::read_to_string(&header).unwrap();
+            let here = header.ends_with(self.file);
+            assert!(!here || text.matches(self.code).count() == 1, "{}: {:?} is not there once", self.file, self.code);
+            let text = if here { text.replace(self.code, self.instead) } else { text };
+            std::fs::write(copy.join("skeleton").join(header.file_name().unwrap()), text).unwrap();
+        }
+        std::fs::copy(host_exec::root().join("kernels/mse.cu"), copy.join("mse.cu")).unwrap();
+        copy.join("mse.cu")
+    }
+}

@@ -118,6 +118,7 @@ pub struct Host {
     launch: unsafe extern "C" fn(*const c_char, *const u32, *const u32, u32, u32, *mut *mut c_void) -> c_int,
     error: unsafe extern "C" fn() -> *const c_char,
     order: unsafe extern "C" fn(u64),
+    #[allow(dead_code)]
     kernel: unsafe extern "C" fn(u32) -> *const c_char,
 }
 
@@ -160,6 +161,7 @@ impl Host {
     }
 
     /// Every kernel's name.
+    #[allow(dead_code)]
     pub fn kernels(&self) -> Vec<String> {
         // SAFETY: it returns names that live as long as the library, then null.
         let name =

@@ -359,7 +359,8 @@ static void release(std::vector<Var>& vars) {
     vars.clear();
 }
 static void start(Fiber& f, unsigned i, unsigned rank, unsigned ranks, U3 bid, U3 bdim, U3 gdim, char* stack) {
-    f = Fiber();
+    // Field by field: a copy of the whole would be memcpy, whose writes TSan sees and takes for races with kernels that look.
+    f.st = READY; f.fenced = false; f.last_atomic = nullptr; f.tsan = f.asan_fake = nullptr;
     f.tid = {i % bdim.x, i / bdim.x % bdim.y, i / (bdim.x * bdim.y)};
     f.bid = bid; f.bdim = bdim; f.gdim = gdim; f.lane = i & 31; f.idx = i; f.rank = rank; f.ranks = ranks;
     f.stack = stack;
@@ -450,7 +451,8 @@ static int run(U3 grid, U3 block, unsigned ranks, unsigned smem, Body body, void
     }
     body_ = body; args_ = args;
     dyn_size = smem;
-    F.assign(ranks * nt, Fiber());
+    F.clear();
+    F.resize(ranks * nt);
     blocks.resize(ranks);
     for (auto& b : blocks) b.vars.reserve(64);
 #ifdef HOST_TSAN

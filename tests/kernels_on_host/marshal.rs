@@ -125,7 +125,7 @@ fn run_of<T: Element>(loss: &impl Loss, job: Job<'_, T>) -> Result<f32> {
     let mut value = [f32::NAN];
     let mut reduced = |reduction| Output::Reduced(reduction, Some(memory_mut(&mut value)));
     let unreduced = |losses: Option<&mut [f32]>, grad_output: Option<&[f32]>| Output::Unreduced {
-        losses: losses.map(|x| memory_mut(x)),
+        losses: losses.map(memory_mut),
         grad_output: grad_output.map(memory),
     };
     let (output, grad, in_place) = match verb {
@@ -157,7 +157,7 @@ fn run_of<T: Element>(loss: &impl Loss, job: Job<'_, T>) -> Result<f32> {
     request.accumulate = accumulate;
     request.grad_input = grad;
     request.in_place = in_place;
-    request.grad_target = grad_target.map(|g| memory_mut(g));
+    request.grad_target = grad_target.map(memory_mut);
     // Numbers that a GPU may hold are the host's or the GPU's. Not by turns: all ways of calling must give the same bits.
     let on_device = !input.len.is_multiple_of(2);
     let divisor = match output {
@@ -190,4 +190,57 @@ fn run_of<T: Element>(loss: &impl Loss, job: Job<'_, T>) -> Result<f32> {
     unsafe { launch::run(loss, &request, &mut host)? };
     host.finish();
     if matches!(output, Output::Reduced(_, Some(_))) { Ok(value[0]) } else { Ok(0.0) }
+}
+
+/// A call of the relativistic average: `high`, `low`, their gradients; the value.
+pub fn relativistic_average<T: Element>(high: &[T], low: &[T], grads: [&mut [T]; 2], scale: f32, flags: u32) -> f32 {
+    let mut value = [f32::NAN];
+    let call = launch::Average {
+        dtype: launch::Dtype::of::<T>(),
+        high: memory(high),
+        low: memory(low),
+        grads: Some(grads.map(memory_mut)),
+        value: Some(memory_mut(&mut value)),
+        grad_output: Scalar::Host(scale),
+        accumulate: flags & ACCUMULATE != 0,
+    };
+    let sizes = trace::Buffers { input: size_of_val(high), target: size_of_val(low), ..Default::default() };
+    let mut host = OnHost::new(0, sizes);
+    // SAFETY: the buffers are as long as that, and live longer than this.
+    unsafe { launch::run_average(&call, &mut host).unwrap() };
+    assert_eq!(host.finish(), 0);
+    value[0]
+}
+
+/// Cross-entropy of `(rows, classes)`, whatever the indices are: its mean with the gradient, the values of the rows, and the first bad
+/// row.
+pub fn cross_entropy(
+    input: &[f32],
+    target: &[i64],
+    classes: usize,
+    grad: &mut [f32],
+    values: &mut [f32],
+) -> (f32, Option<u64>) {
+    let mut value = [f32::NAN];
+    let shape = Some((target.len(), classes).into());
+    let mut request = Request::new::<f32>(memory(input), Targets::I64(memory(target)), shape);
+    let sizes = trace::Buffers {
+        input: size_of_val(input),
+        target: size_of_val(target),
+        per_loss: 4 * target.len(),
+        ..Default::default()
+    };
+    let outputs = [
+        (Output::Reduced(Reduction::Mean, Some(memory_mut(&mut value))), Some(memory_mut(grad))),
+        (Output::Unreduced { losses: Some(memory_mut(values)), grad_output: None }, None),
+    ];
+    let errors = outputs.map(|(output, grad)| {
+        (request.output, request.grad_input) = (output, grad);
+        let mut host = OnHost::new(0, sizes);
+        // SAFETY: the buffers are as long as that, and live longer than this.
+        unsafe { launch::run(&fused_loss::CrossEntropy::new(), &request, &mut host).unwrap() };
+        host.finish()
+    });
+    assert_eq!(errors[0], errors[1]);
+    (value[0], (errors[0] != 0).then_some(!errors[0]))
 }

@@ -1,13 +1,14 @@
 //! Records of launches, with every byte that went in and came out, for the sanitizer builds to repeat.
 
-use std::io::Write;
-use std::sync::Mutex;
+use std::cell::RefCell;
+use std::path::PathBuf;
 
 use super::host_exec::out;
 use super::params::LaunchArgs;
 use super::plan::{Plan, WORKSPACE_BYTES};
 
 /// The bytes of the buffers whose addresses are in the arguments.
+#[derive(Clone, Copy, Default)]
 pub struct Buffers {
     pub input: usize,
     pub target: usize,
@@ -32,19 +33,25 @@ pub struct Record {
 }
 
 /// The largest launch that is recorded, and how much is recorded in all.
-const MOST_OF_ONE: usize = 48 << 10;
-const MOST: usize = 96 << 20;
+const MOST_OF_ONE: usize = 64 << 10;
+const MOST: usize = 64 << 20;
 
-static FILE: Mutex<Option<(std::fs::File, usize)>> = Mutex::new(None);
+thread_local! {
+    /// The records of this thread's launches, if they are wanted.
+    static RECORDS: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+}
 
 /// Where the records are.
-pub fn path() -> std::path::PathBuf {
+pub fn path() -> PathBuf {
     out().join("host_exec_launches")
 }
 
-/// Forgets the records of earlier runs, and begins to record.
-pub fn begin() {
-    *FILE.lock().unwrap() = Some((std::fs::File::create(path()).unwrap(), 0));
+/// Records what `launches` launches.
+pub fn record(launches: impl FnOnce()) -> PathBuf {
+    RECORDS.set(Some(Vec::new()));
+    launches();
+    std::fs::write(path(), RECORDS.take().unwrap()).unwrap();
+    path()
 }
 
 impl Record {
@@ -57,7 +64,8 @@ impl Record {
             (a.weight, sizes.weight),
             (a.grad_outputs, sizes.per_loss),
             (a.grad_input, sizes.input),
-            (a.grad_target, sizes.input),
+            // Dense targets have the input's size, or else it is the other side of a GAN.
+            (a.grad_target, sizes.target),
             (a.values, sizes.per_loss),
             (a.value, 4),
             (a.grad_scale, 4),
@@ -68,7 +76,8 @@ impl Record {
         let all = lens.into_iter().enumerate().map(|(argument, (address, len))| Buffer { argument, address, len });
         let buffers: Vec<Buffer> = all.filter(|b| b.address != 0).collect();
         let size: usize = buffers.iter().map(|b| b.len).sum();
-        let wanted = size <= MOST_OF_ONE + WORKSPACE_BYTES && FILE.lock().unwrap().as_ref().is_some_and(|f| f.1 < MOST);
+        let wanted = size <= MOST_OF_ONE + WORKSPACE_BYTES
+            && RECORDS.with_borrow(|records| records.as_ref().is_some_and(|r| r.len() < MOST));
         let mut record = Record { bytes: Vec::new(), buffers, wanted };
         if wanted {
             record.blob(name.as_bytes());
@@ -89,10 +98,7 @@ impl Record {
     pub fn finish(mut self) {
         if self.wanted {
             self.contents();
-            let mut file = FILE.lock().unwrap();
-            let (file, written) = file.as_mut().unwrap();
-            file.write_all(&self.bytes).unwrap();
-            *written += self.bytes.len();
+            RECORDS.with_borrow_mut(|records| records.as_mut().unwrap().extend(&self.bytes));
         }
     }
 

@@ -1,0 +1,158 @@
+//! What nvcc makes of the kernels, looked at without a GPU: the very PTX that the crate carries is assembled for every generation,
+//! and no kernel may spill, use local memory, miss its 16-byte accesses, or compute in f64 wherever there are elements.
+//!
+//! Runs where build.rs found an nvcc, and says so where it did not; FUSED_LOSS_REQUIRE_NVCC=1 makes that an error of the build.
+//! `PTXAS_REGISTERS=1 cargo test --test kernels_by_nvcc -- --nocapture` prints the registers of every kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+#[path = "../src/params.rs"]
+#[allow(missing_docs, dead_code)]
+mod params;
+
+/// The GPUs that a virtual architecture is loaded on.
+const GENERATIONS: [(&str, &[&str]); 2] = [("75", &["75", "80", "86", "89"]), ("90", &["90", "100", "120"])];
+
+/// A kernel of a module of PTX.
+struct Entry {
+    name: String,
+    text: String,
+}
+
+struct Module {
+    path: PathBuf,
+    virtual_arch: String,
+    entries: Vec<Entry>,
+}
+
+fn modules() -> Vec<Module> {
+    let out = Path::new(env!("FUSED_LOSS_PARAMS_H")).parent().unwrap();
+    let mut modules = Vec::new();
+    for path in out.read_dir().unwrap().map(|entry| entry.unwrap().path()) {
+        if path.extension().is_none_or(|e| e != "ptx") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let virtual_arch = path.file_stem().unwrap().to_str().unwrap().rsplit('.').next().unwrap().to_string();
+        assert!(text.contains(&format!(".target sm_{virtual_arch}\n")), "{path:?} is of another architecture");
+        let entries = text.split(".visible .entry ").skip(1);
+        let entry = |text: &str| Entry { name: text[..text.find('(').unwrap()].to_string(), text: text.to_string() };
+        modules.push(Module { virtual_arch, entries: entries.map(entry).collect(), path });
+    }
+    modules.sort_by(|a, b| a.path.cmp(&b.path));
+    modules
+}
+
+/// Whether there is something to test.
+fn compiled() -> bool {
+    let compiled = !env!("FUSED_LOSS_NVCC").is_empty();
+    if !compiled {
+        eprintln!("skipped: build.rs found no nvcc (NVCC or CUDA_HOME may name one)");
+    }
+    compiled
+}
+
+#[test]
+fn both_architectures_have_every_kernel_with_the_arguments_that_rust_passes() {
+    if !compiled() {
+        return;
+    }
+    let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for module in modules() {
+        for entry in &module.entries {
+            assert!(names.entry(module.virtual_arch.clone()).or_default().insert(entry.name.clone()), "{} twice", entry.name);
+            let size = size_of::<params::LaunchArgs>();
+            assert!(entry.text.contains(&format!("_param_0[{size}]")), "{} has other arguments", entry.name);
+        }
+    }
+    assert_eq!(names["75"], names["90"]);
+    for name in &names["75"] {
+        let (stem, dtype) = name.rsplit_once('_').unwrap();
+        assert!(stem.starts_with("fl_") && ["f32", "f16", "bf16"].contains(&dtype), "{name}");
+        for other in ["f32", "f16", "bf16"] {
+            assert!(names["75"].contains(&format!("{stem}_{other}")), "{stem} lacks {other}");
+        }
+    }
+}
+
+#[test]
+fn main_loops_move_sixteen_bytes_and_compute_in_f32() {
+    if !compiled() {
+        return;
+    }
+    for module in modules() {
+        for Entry { name, text } in &module.entries {
+            // A thread a row, or a position with all its channels: neighbours in memory belong to neighbouring threads.
+            let by_columns = name.contains("_columns_") || name.contains("region_softmax");
+            // Reads labels, or what is small beside everything else of a GAN.
+            let small = name.contains("keras_labels") || name.contains("relativistic_average");
+            if !by_columns && !small {
+                let reads = text.matches("ld.global.L1::no_allocate.v4").count() + text.matches("cp.async.cg").count();
+                // NLL reads one element a row, the sums write none.
+                assert!(reads >= 1 || name.contains("_nll_"), "{name}: no 16-byte loads");
+                assert!(text.contains("st.global.cs.v4") || name.contains("_sums_"), "{name}: no 16-byte stores");
+            }
+            // Sums in f64 are of what threads, rows and blocks have found: additions, never products of elements. A division gives
+            // the value; regions and the norm of the gradient penalty have more arithmetic, once a region or row.
+            let few = name.contains("region_") || name.contains("gradient_penalty") || name.contains("relativistic_average");
+            let products = text.matches("mul.rn.f64").count() + text.matches("fma.rn.f64").count() + text.matches("mul.f64").count();
+            assert!(products <= if few { 24 } else { 2 }, "{name}: {products} products in f64");
+            assert!(!text.contains(".local"), "{name}: local memory");
+        }
+    }
+}
+
+#[test]
+fn no_kernel_spills_on_any_generation() {
+    if !compiled() {
+        return;
+    }
+    let ptxas = Path::new(env!("FUSED_LOSS_NVCC")).with_file_name("ptxas");
+    let mut jobs = Vec::new();
+    for module in modules() {
+        let (_, generations) = GENERATIONS.iter().find(|(arch, _)| *arch == module.virtual_arch).unwrap();
+        jobs.extend(generations.iter().map(|sm| (module.path.clone(), *sm)));
+    }
+    let (jobs, found) = (Mutex::new(jobs), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let Some((ptx, sm)) = jobs.lock().unwrap().pop() else { break };
+                    let mut command = Command::new(&ptxas);
+                    command.args(["-v", "-arch", &format!("sm_{sm}")]).arg(&ptx).args(["-o", "/dev/null"]);
+                    let run = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+                    let said = String::from_utf8_lossy(&run.stderr).into_owned();
+                    assert!(run.status.success(), "{command:?}:\n{said}");
+                    found.lock().unwrap().push((sm, said));
+                }
+            });
+        }
+    });
+    let (mut bad, mut registers) = (Vec::new(), BTreeMap::<String, Vec<String>>::new());
+    for (sm, said) in found.into_inner().unwrap() {
+        let mut kernel = "";
+        for line in said.lines() {
+            if let Some(rest) = line.split("Compiling entry function '").nth(1) {
+                kernel = rest.split('\'').next().unwrap();
+            } else if line.contains("bytes stack frame") {
+                if !line.contains("0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads") {
+                    bad.push(format!("{kernel} on sm_{sm}: {}", line.trim()));
+                }
+            } else if let Some(rest) = line.split("Used ").nth(1) {
+                registers.entry(kernel.into()).or_default().push(format!("{sm}: {}", rest.split(' ').next().unwrap()));
+            }
+        }
+    }
+    if std::env::var_os("PTXAS_REGISTERS").is_some() {
+        for (kernel, mut registers) in registers {
+            registers.sort();
+            println!("{kernel} {}", registers.join(", "));
+        }
+    }
+    bad.sort();
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
+}
