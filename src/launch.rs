@@ -25,3 +25,27 @@ pub unsafe fn run_average(call: &Average, launcher: &mut dyn Launch) -> crate::R
     // SAFETY: the caller's promise.
     unsafe { crate::cuda::marshal::run_average(call, ["grad_high", "grad_low"], launcher) }
 }
+
+/// A call on a GPU of a loss of any type, where the loss's own methods cannot be named.
+#[cfg(feature = "cuda")]
+pub fn call<'a, L: crate::Loss, T: crate::Element>(
+    cuda: &'a crate::Cuda,
+    loss: L,
+    input: crate::DeviceRef<'a, T>,
+    target: crate::DeviceTarget<'a, T>,
+    shape: Option<crate::Shape>,
+) -> crate::CudaCall<'a, L, T> {
+    crate::CudaCall::new(crate::OnCuda { loss, cuda }, input, target, shape)
+}
+
+/// The same in place.
+#[cfg(feature = "cuda")]
+pub fn call_in_place<'a, L: crate::Loss, T: crate::Element>(
+    cuda: &'a crate::Cuda,
+    loss: L,
+    input: crate::DeviceMut<'a, T>,
+    target: crate::DeviceTarget<'a, T>,
+    shape: Option<crate::Shape>,
+) -> crate::CudaCall<'a, L, T, crate::DeviceMut<'a, T>> {
+    crate::CudaCall::new(crate::OnCuda { loss, cuda }, input, target, shape)
+}
