@@ -60,6 +60,11 @@ fn sizes(case: &Case) -> Vec<Dims> {
     }
 }
 
+#[test]
+fn the_kernels_are_compiled_for_the_host() {
+    assert!(host_exec::Host::get().kernels().len() > 150);
+}
+
 /// Runs the cases of a family.
 fn run_all<T: Element>(of_family: fn(&Family) -> bool) {
     let only = std::env::var("BATTERY_ONLY").unwrap_or_default();
