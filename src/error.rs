@@ -142,8 +142,9 @@ impl fmt::Display for Error {
             }
             Error::PtxTooNew { ptx, compiler, driver } => write!(
                 f,
-                "the kernels are PTX {ptx}, made by nvcc {compiler}, but the driver is for CUDA {driver}: update the driver, \
-                 or rebuild with nvcc {driver} or older, or with FUSED_LOSS_CUBIN set to the GPU's compute capability"
+                "the kernels are PTX {ptx}, made by nvcc {compiler}, but the driver is for CUDA {driver}: update the driver, or \
+                 rebuild with nvcc {driver} or older; within one major version FUSED_LOSS_CUBIN, set to the GPU's compute \
+                 capability when building, is enough"
             ),
             Error::Cuda { what, name } => write!(f, "CUDA, {what}: {name}"),
             Error::Capturing { what } => {

@@ -29,7 +29,14 @@ impl Launch for Notes {
     fn scratch(&mut self, _: u64) -> Result<u64> {
         Ok(128)
     }
-    unsafe fn launch(&mut self, file: &str, name: &str, plan: &plan::Plan, args: &LaunchArgs, _: &Params) -> Result<()> {
+    unsafe fn launch(
+        &mut self,
+        file: &str,
+        name: &str,
+        plan: &plan::Plan,
+        args: &LaunchArgs,
+        _: &Params,
+    ) -> Result<()> {
         self.launches.push((file.into(), name.into(), *plan, *args));
         Ok(())
     }
@@ -222,9 +229,7 @@ impl Draft {
                 1 => Verb::ForwardBackward(r, &mut grad),
                 2 => Verb::Backward(r, &mut grad),
                 3 => Verb::ForwardUnreduced { losses: &mut losses },
-                4 => {
-                    Verb::ForwardBackwardUnreduced { grad_output: &above, losses: &mut losses, grad: &mut grad }
-                }
+                4 => Verb::ForwardBackwardUnreduced { grad_output: &above, losses: &mut losses, grad: &mut grad },
                 5 => Verb::BackwardUnreduced { grad_output: &above, grad: &mut grad },
                 6 => Verb::InPlace(r, &mut both),
                 _ => Verb::InPlaceUnreduced { grad_output: &above, losses: &mut losses, buffer: &mut both },

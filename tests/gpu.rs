@@ -89,7 +89,11 @@ fn a_class_out_of_range_is_found_by_a_check_and_only_once() {
     assert_eq!(cuda.check(), Err(Error::ClassIndexOnDevice { row: 1 }));
     assert_eq!(cuda.check(), Ok(()));
     let grad = read(stream, &grad);
-    assert!(read(stream, &value)[0].is_nan() && grad[3..] == [0.0; 3] && grad[..3].iter().all(|g| g.is_finite() && *g != 9.0));
+    assert!(
+        read(stream, &value)[0].is_nan()
+            && grad[3..] == [0.0; 3]
+            && grad[..3].iter().all(|g| g.is_finite() && *g != 9.0)
+    );
     // The third door has the index too.
     let device = Device::cuda(0).unwrap();
     let (logits, bad) = (device.buffer(&[0.5f32; 6]).unwrap(), device.buffer(&[2u8, 7]).unwrap());
