@@ -41,7 +41,7 @@ fn slices_and_views_of_cudarc_are_taken_as_they_are() {
     // Views, the gradient over a part of the buffer alone.
     let before = read(stream, &grad);
     let (a, b) = (input.slice(3..500), target.slice(3..500));
-    on.forward_backward(&a, &b, Reduction::Sum, &mut value, &mut grad.slice_mut(500..997)).unwrap();
+    on.forward_backward(&a, &b, Reduction::Sum, &mut value, grad.slice_mut(500..997)).unwrap();
     let after = read(stream, &grad);
     Huber::new(0.1).unwrap().forward_backward(&x[3..500], &t[3..500], Reduction::Sum, &mut want[500..997]).unwrap();
     assert_eq!((&after[..500], &after[500..997], &after[997..]), (&before[..500], &want[500..997], &before[997..]));
