@@ -56,7 +56,7 @@ template <class Logits> struct CrossEntropy {
             max = z > max ? z : max;
         });
         max = fl::largest(row, max);
-        fl::Exponentials exponentials(max);
+        fl::Exponentials exponentials;
         fl::Sum sum_mass, sum_cost;
         fl::again<DENSE>(row, -fl::infinity(), [&](int k, float x, float q) {
             const float u = logits.at(row, k, x) - max;
@@ -74,12 +74,12 @@ template <class Logits> struct CrossEntropy {
         float mass = on_target, cost = on_target == 0.0f ? 0.0f : on_target * (max - logits.at(row, row.index, x_t));
         fl::Softmax softmax;
         if (EVERY) {
-            float sums[4] = {float(exponentials.ones.many), float(exponentials.rest.many), float(sum_mass.many), float(sum_cost.many)};
+            float sums[4] = {exponentials.ones, float(exponentials.rest.many), float(sum_mass.many), float(sum_cost.many)};
             fl::sum_up(row, sums);
             softmax = {max, sums[0], sums[1]};
             mass = sums[2], cost = sums[3];
         } else {
-            float sums[2] = {float(exponentials.ones.many), float(exponentials.rest.many)};
+            float sums[2] = {exponentials.ones, float(exponentials.rest.many)};
             fl::sum_up(row, sums);
             softmax = {max, sums[0], sums[1]};
         }
@@ -96,7 +96,7 @@ template <class Logits> struct CrossEntropy {
         }
         if (row.wants_grad()) {
             const float pull = p.z_loss == 0.0f ? 0.0f : 2.0f * p.z_loss * lse;
-            const float inv = 1.0f / softmax.sum(), miss = softmax.miss(1.0f);
+            const float inv = fl::ratio(1.0f, softmax.sum()), miss = softmax.miss(1.0f);
             const float slope = (mass + pull) * inv;
             const float top = pull * (1.0f - miss) - mass * miss;
             const bool leads = softmax.one_class_leads();

@@ -20,7 +20,7 @@ struct Distillation {
         float maxima[2] = {max_p, max_q};
         row.reduce(maxima, fl::Larger());
         max_p = maxima[0], max_q = maxima[1];
-        fl::Exponentials of_p(max_p), of_q(max_q);
+        fl::Exponentials of_p, of_q;
         fl::Sum cross_sum;
         fl::again<true>(row, -fl::infinity(), [&](int, float s, float t) {
             const float u = s * inv_t - max_p, v = t * inv_t - max_q;
@@ -29,16 +29,16 @@ struct Distillation {
             // A class without probability counts for nothing, whatever the student says.
             cross_sum.add(e == 0.0f ? 0.0f : e * (v - u));
         }, [&] { of_p.flush(), of_q.flush(), cross_sum.flush(); });
-        float sums[4] = {float(of_p.ones.many), float(of_p.rest.many), float(of_q.ones.many), float(of_q.rest.many)};
+        float sums[4] = {of_p.ones, float(of_p.rest.many), of_q.ones, float(of_q.rest.many)};
         float cross[1] = {float(cross_sum.many)};
         fl::sum_up(row, sums);
         fl::sum_up(row, cross);
         const fl::Softmax student = {max_p, sums[0], sums[1]}, teacher = {max_q, sums[2], sums[3]};
         const float shift = student.ln_sum() - teacher.ln_sum();
-        const float kl = cross[0] / teacher.sum() + shift;
+        const float kl = fl::ratio(cross[0], teacher.sum()) + shift;
 
         const float scale = row.scale * p.factor * inv_t;
-        const float inv_p = 1.0f / student.sum(), inv_q = 1.0f / teacher.sum();
+        const float inv_p = fl::ratio(1.0f, student.sum()), inv_q = fl::ratio(1.0f, teacher.sum());
         // Before the gradient of the student, which in place overwrites its logits.
         if (row.wants_grad_target()) {
             const float offset = shift - kl;

@@ -12,22 +12,22 @@ struct SoftmaxFocal {
         float max = -fl::infinity();
         fl::first(row, -fl::infinity(), [&](int, float z, float) { max = z > max ? z : max; });
         max = fl::largest(row, max);
-        fl::Exponentials exponentials(max);
+        fl::Exponentials exponentials;
         fl::again(row, -fl::infinity(), [&](int, float z, float) { exponentials.add(z - max); }, [&] { exponentials.flush(); });
-        float sums[2] = {float(exponentials.ones.many), float(exponentials.rest.many)};
+        float sums[2] = {exponentials.ones, float(exponentials.rest.many)};
         fl::sum_up(row, sums);
         const fl::Softmax softmax = {max, sums[0], sums[1]};
         const float u_t = z_t - max, e_t = fl::exp_neg(u_t);
         // -ln p, 1 - p and p of the target; the first two without cancellation.
         const float nll = softmax.ln_sum() - u_t;
-        const float miss = softmax.miss(e_t), p_t = e_t / softmax.sum();
+        const float miss = softmax.miss(e_t), p_t = fl::ratio(e_t, softmax.sum());
         const float power = p.gamma == 0.0f ? 1.0f : powf(miss, p.gamma);
         // -ln p / (1 - p), which tends to 1 where both vanish, and p ln p, which tends to 0.
         const float ratio = miss == 0.0f ? 1.0f : nll / miss;
         const float bend = p_t == 0.0f ? 0.0f : p.gamma * p_t * ratio;
         const float slope = alpha * power * (1.0f + bend) * row.scale;
         if (row.wants_grad()) {
-            const float each = slope / softmax.sum();
+            const float each = fl::ratio(slope, softmax.sum());
             fl::put(row, -fl::infinity(), [&](int, float z, float) { return fl::exp_neg_for<typename Row::Storage>(z - max) * each; }, row.index, -slope * miss);
         }
         return alpha * (power == 0.0f ? 0.0f : power * nll);

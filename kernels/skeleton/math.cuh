@@ -96,6 +96,10 @@ FL float sign(float e) {
     return is_nan(e) ? e : sign;
 }
 
+// a / b within 2 ulp, for |b| below 2^126. The exact division is a function call where an operand is extreme, and a call where
+// many registers live makes a kernel spill.
+FL float ratio(float a, float b) { return __fdividef(a, b); }
+
 // a * b, where zero times infinity is zero.
 FL float no_nan(float a, float b) {
     const float product = a * b;

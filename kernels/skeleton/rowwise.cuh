@@ -97,6 +97,7 @@ template <class T> struct GroupRow : RowBase<T> {
         __syncthreads();
 #pragma unroll
         for (int i = 0; i < N; ++i) x[i] = X(slots[i]);
+#pragma unroll 1
         for (unsigned w = 1; w < width >> 5; ++w) {
 #pragma unroll
             for (int i = 0; i < N; ++i) x[i] = op(x[i], X(slots[w * 4 + i]));
@@ -108,6 +109,7 @@ template <class T> struct GroupRow : RowBase<T> {
                 for (int i = 0; i < N; ++i) of_block[phase * 4 + i] = x[i];
             }
             cluster_sync();
+#pragma unroll 1
             for (unsigned r = 0; r < ranks; ++r) {
                 const double* theirs = of_rank(of_block, r) + phase * 4;
 #pragma unroll
@@ -176,6 +178,7 @@ template <class T> struct GroupRow : RowBase<T> {
     template <bool INPUT, bool DENSE, class Body, class Flush> FL void packs(float pad, Body body, Flush flush) {
         constexpr int U = DENSE ? (IN_FLIGHT + 1) / 2 : IN_FLIGHT;
         const int step = int(width) * U, steps = (mine + step - 1) / step;
+#pragma unroll 1
         for (int s = 0; s < steps; ++s) {
             const int first = (backward ? steps - 1 - s : s) * step + lane;
             Pack<T> x[U], q[U];
@@ -358,6 +361,7 @@ template <class F, class T, class Row> FL void rows(const LaunchArgs& a, const F
     const uint64_t start = tile * a.tile, end = start + a.tile < a.losses ? start + a.tile : a.losses;
     double total = 0.0;
     Row row(a);
+#pragma unroll 1
     for (uint64_t r = start + first; r < end; r += step) {
         row.begin(r);
         const float weight = weight_of(a, r);

@@ -14,28 +14,27 @@ struct Softmax {
     // Whether one class has more than half of the probability. Its exponential is 1, and no other is.
     FL bool one_class_leads() const { return sum() < 2.0f; }
     // The log-sum-exp less the maximum, never negative.
-    FL float ln_sum() const { return ln(ones) + ln_1p(rest / ones); }
+    FL float ln_sum() const { return ln(ones) + ln_1p(ratio(rest, ones)); }
     // 1 - p of a class whose exponential is e, without cancellation.
     FL float miss(float e) const {
         const float others = e == 1.0f ? ones - 1.0f + rest : ones + (rest - e);
-        return others / sum();
+        return ratio(others, sum());
     }
 };
 
 // The sum of exponentials under way.
 struct Exponentials {
-    float max;
-    Sum ones, rest;
+    float ones = 0.0f; // a count, exact in f32 for as many as a thread sees
+    Sum rest;
 
-    FL explicit Exponentials(float max) : max(max) {}
     FL float add(float u) {
         const float e = exp_neg(u);
         const float one = e == 1.0f ? 1.0f : 0.0f;
-        ones.add(one);
+        ones += one;
         rest.add(e - one);
         return e;
     }
-    FL void flush() { ones.flush(), rest.flush(); }
+    FL void flush() { rest.flush(); }
 };
 
 } // namespace fl
