@@ -4,7 +4,6 @@ use half::{bf16, f16};
 
 use crate::call::{AnyRequest, Request};
 use crate::cpu::simd::{LANES, Lanes, Simd};
-use crate::device::Storable;
 
 /// What the skeletons need of a storage type; out of reach, so that [`Element`] stays sealed.
 pub(crate) mod storage {
@@ -25,7 +24,7 @@ use storage::Storage;
 ///
 /// It is storage only: values are widened to `f32` when they are loaded, all arithmetic is `f32`,
 /// sums end in `f64`, and a gradient is rounded once, to nearest even, when it is stored.
-pub trait Element: Storage + Storable {
+pub trait Element: Storage + crate::device::Storable {
     /// Its name in PyTorch: `float32`, `float16` or `bfloat16`.
     const NAME: &'static str;
     /// Rounds to nearest even.

@@ -2,7 +2,6 @@ use crate::call::elementwise_methods;
 use crate::cpu::elementwise::{Point, Pointwise};
 use crate::cpu::math::Math;
 use crate::cpu::simd::Simd;
-use crate::cuda::kernel::kernel;
 use crate::error::{Result, check_option};
 use crate::loss::{elementwise_loss, logistic};
 use crate::params::{BceParams, BceWithLogitsParams};
@@ -202,5 +201,5 @@ pub(crate) fn check_smoothing(smoothing: f32) -> Result<f32> {
     check_option("label_smoothing", "a number in [0, 1]", smoothing, (0.0..=1.0).contains(&smoothing))
 }
 
-kernel!(Bce, |l| Kernel::elements::<Bce>("bce", "bce", l.0));
-kernel!(BceWithLogits, |l| Kernel::elements::<BceWithLogits>("bce", "bce_with_logits", l.0));
+crate::cuda::kernel::kernel!(Bce, |l| Kernel::elements::<Bce>("bce", "bce", l.0));
+crate::cuda::kernel::kernel!(BceWithLogits, |l| Kernel::elements::<BceWithLogits>("bce", "bce_with_logits", l.0));

@@ -4,7 +4,6 @@ use crate::cpu::row::{Row, RowTarget, Rows, for_chunks};
 use crate::cpu::rowwise::{self, Rowwise};
 use crate::cpu::simd::{LANES, Lanes, Simd, Span, lanes};
 use crate::cpu::softmax::{Input, Logits, Softmax, Visit};
-use crate::cuda::kernel::kernel;
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::bce::check_smoothing;
@@ -410,7 +409,7 @@ impl<'a, T: Element> TargetWeights<'a, T> {
     }
 }
 
-kernel!(CrossEntropy, |l| {
+crate::cuda::kernel::kernel!(CrossEntropy, |l| {
     let name = if l.params.softcap == 0.0 { "cross_entropy" } else { "cross_entropy_softcap" };
     Kernel::rows(&WithLogits { loss: *l, logits: Input }, "cross_entropy", name, l.params)
 });

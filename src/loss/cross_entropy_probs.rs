@@ -3,7 +3,6 @@ use crate::cpu::math::Math;
 use crate::cpu::row::{Row, for_chunks};
 use crate::cpu::rowwise::Rowwise;
 use crate::cpu::simd::{LANES, Simd, lanes};
-use crate::cuda::kernel::kernel;
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::bce::check_smoothing;
@@ -146,4 +145,9 @@ impl Rowwise for CrossEntropyProbs {
 rowwise_loss!(CrossEntropyProbs);
 class_methods!(CrossEntropyProbs);
 
-kernel!(CrossEntropyProbs, |l| Kernel::rows(l, "cross_entropy_probs", "cross_entropy_probs", l.params));
+crate::cuda::kernel::kernel!(CrossEntropyProbs, |l| Kernel::rows(
+    l,
+    "cross_entropy_probs",
+    "cross_entropy_probs",
+    l.params
+));

@@ -1,6 +1,5 @@
 use crate::call::{AnyRequest, Loss, Run, class_methods, for_request};
 use crate::cpu::region::{self, Activation, Region};
-use crate::cuda::kernel::kernel;
 use crate::error::{Result, check_option};
 use crate::params::DiceParams;
 
@@ -188,5 +187,5 @@ impl Default for TverskyLoss {
 
 region_options!(TverskyLoss);
 
-kernel!(DiceLoss, |l| Kernel::regions(&l.0));
-kernel!(TverskyLoss, |l| Kernel::regions(&l.0));
+crate::cuda::kernel::kernel!(DiceLoss, |l| Kernel::regions(&l.0));
+crate::cuda::kernel::kernel!(TverskyLoss, |l| Kernel::regions(&l.0));

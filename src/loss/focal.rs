@@ -5,7 +5,6 @@ use crate::cpu::row::{Row, RowTarget, for_chunks};
 use crate::cpu::rowwise::Rowwise;
 use crate::cpu::simd::{Simd, lanes};
 use crate::cpu::softmax::{Input, Softmax};
-use crate::cuda::kernel::kernel;
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::{logistic, rowwise_loss};
@@ -248,8 +247,8 @@ impl Rowwise for SoftmaxFocal {
 rowwise_loss!(SoftmaxFocal);
 class_methods!(SoftmaxFocal);
 
-kernel!(SigmoidFocal, |l| {
+crate::cuda::kernel::kernel!(SigmoidFocal, |l| {
     let name = if l.0.gamma == 2.0 { "sigmoid_focal" } else { "sigmoid_focal_any" };
     Kernel::elements::<Square>("sigmoid_focal", name, l.0)
 });
-kernel!(SoftmaxFocal, |l| Kernel::rows(l, "softmax_focal", "softmax_focal", l.params));
+crate::cuda::kernel::kernel!(SoftmaxFocal, |l| Kernel::rows(l, "softmax_focal", "softmax_focal", l.params));

@@ -1,7 +1,6 @@
 use crate::call::{AnyRequest, Call, Loss, Run, for_request};
 use crate::cpu::elementwise::{self, Point, Pointwise};
 use crate::cpu::simd::Simd;
-use crate::cuda::kernel::kernel;
 use crate::element::Element;
 use crate::error::{Error, Result, check_option};
 use crate::loss::{Bce, logistic};
@@ -290,7 +289,7 @@ term!(Hinge, |_, p: GanTermParams, x| {
 });
 term!(Probability, |s, p: GanTermParams, x| Bce::new().eval(s, x, p.label, 1.0));
 
-kernel!(GanTerm, |l| match l.form {
+crate::cuda::kernel::kernel!(GanTerm, |l| match l.form {
     Form::Logistic => Kernel::elements::<Logistic>("gan", "gan_logistic", l.params),
     Form::Square => Kernel::elements::<Square>("gan", "gan_square", l.params),
     Form::Linear => Kernel::elements::<Linear>("gan", "gan_linear", l.params),

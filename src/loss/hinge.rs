@@ -1,7 +1,6 @@
 use crate::call::{AnyRequest, Loss, Run, elementwise_methods, for_request};
 use crate::cpu::elementwise::{self, Point, Pointwise};
 use crate::cpu::simd::Simd;
-use crate::cuda::kernel::kernel;
 use crate::element::Element;
 use crate::error::Result;
 use crate::params::HingeParams;
@@ -157,9 +156,13 @@ impl Pointwise for Squared {
     }
 }
 
-kernel!(Hinge, |l| Kernel::elements::<Linear>("hinge", "hinge", l.labels.params::<f32>(Target::Nothing))
-    .keras_labels(l.labels == HingeLabels::Keras));
-kernel!(SquaredHinge, |l| Kernel::elements::<Squared>(
+crate::cuda::kernel::kernel!(Hinge, |l| Kernel::elements::<Linear>(
+    "hinge",
+    "hinge",
+    l.labels.params::<f32>(Target::Nothing)
+)
+.keras_labels(l.labels == HingeLabels::Keras));
+crate::cuda::kernel::kernel!(SquaredHinge, |l| Kernel::elements::<Squared>(
     "hinge",
     "squared_hinge",
     l.labels.params::<f32>(Target::Nothing)

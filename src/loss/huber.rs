@@ -1,7 +1,6 @@
 use crate::call::elementwise_methods;
 use crate::cpu::elementwise::{Point, Pointwise};
 use crate::cpu::simd::Simd;
-use crate::cuda::kernel::kernel;
 use crate::error::{Result, check_option};
 use crate::loss::{elementwise_loss, sign};
 use crate::params::{HuberParams, SmoothL1Params};
@@ -139,5 +138,5 @@ impl Pointwise for SmoothL1 {
 elementwise_loss!(SmoothL1);
 elementwise_methods!(SmoothL1);
 
-kernel!(Huber, |l| Kernel::elements::<Huber>("huber", "huber", l.0));
-kernel!(SmoothL1, |l| Kernel::elements::<SmoothL1>("huber", "smooth_l1", l.0));
+crate::cuda::kernel::kernel!(Huber, |l| Kernel::elements::<Huber>("huber", "huber", l.0));
+crate::cuda::kernel::kernel!(SmoothL1, |l| Kernel::elements::<SmoothL1>("huber", "smooth_l1", l.0));

@@ -5,7 +5,6 @@ use crate::cpu::row::{Row, for_chunks};
 use crate::cpu::rowwise::Rowwise;
 use crate::cpu::simd::{LANES, Lanes, Simd, Span, lanes};
 use crate::cpu::softmax::{Logits, Softmax, Visit};
-use crate::cuda::kernel::kernel;
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::{elementwise_loss, rowwise_loss};
@@ -348,10 +347,10 @@ impl Logits for Teacher {
     }
 }
 
-kernel!(KlDiv, |l| if l.log_target {
+crate::cuda::kernel::kernel!(KlDiv, |l| if l.log_target {
     Kernel::elements::<LogTarget>("kl", "kl_div_log_target", NO_PARAMS)
 } else {
     Kernel::elements::<ProbTarget>("kl", "kl_div", NO_PARAMS)
 });
-kernel!(KlDivProbs, |l| Kernel::elements::<KlDivProbs>("kl", "kl_div_probs", l.0));
-kernel!(Distillation, |l| Kernel::rows(l, "distillation", "distillation", l.params()));
+crate::cuda::kernel::kernel!(KlDivProbs, |l| Kernel::elements::<KlDivProbs>("kl", "kl_div_probs", l.0));
+crate::cuda::kernel::kernel!(Distillation, |l| Kernel::rows(l, "distillation", "distillation", l.params()));

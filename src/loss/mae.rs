@@ -1,7 +1,6 @@
 use crate::call::elementwise_methods;
 use crate::cpu::elementwise::{Point, Pointwise};
 use crate::cpu::simd::Simd;
-use crate::cuda::kernel::kernel;
 use crate::loss::{elementwise_loss, sign};
 
 /// Mean absolute error: `|x - t|`.
@@ -54,4 +53,4 @@ impl Pointwise for Mae {
 elementwise_loss!(Mae);
 elementwise_methods!(Mae);
 
-kernel!(Mae, |_l| Kernel::elements::<Mae>("mae", "mae", NO_PARAMS));
+crate::cuda::kernel::kernel!(Mae, |_l| Kernel::elements::<Mae>("mae", "mae", NO_PARAMS));

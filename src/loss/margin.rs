@@ -2,7 +2,6 @@ use crate::call::class_methods;
 use crate::cpu::row::{Row, RowTarget, for_chunks};
 use crate::cpu::rowwise::Rowwise;
 use crate::cpu::simd::{LANES, Lanes, Simd, Span, lanes};
-use crate::cuda::kernel::kernel;
 use crate::element::Element;
 use crate::error::{Error, Result, check_option};
 use crate::loss::rowwise_loss;
@@ -202,5 +201,5 @@ impl Shorts {
 rowwise_loss!(MultiMargin);
 class_methods!(MultiMargin);
 
-kernel!(CategoricalHinge, |l| Kernel::rows(l, "margin", "categorical_hinge", NO_PARAMS));
-kernel!(MultiMargin, |l| Kernel::rows(l, "margin", "multi_margin", l.0));
+crate::cuda::kernel::kernel!(CategoricalHinge, |l| Kernel::rows(l, "margin", "categorical_hinge", NO_PARAMS));
+crate::cuda::kernel::kernel!(MultiMargin, |l| Kernel::rows(l, "margin", "multi_margin", l.0));

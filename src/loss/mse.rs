@@ -1,7 +1,6 @@
 use crate::call::elementwise_methods;
 use crate::cpu::elementwise::{Point, Pointwise};
 use crate::cpu::simd::Simd;
-use crate::cuda::kernel::kernel;
 use crate::loss::elementwise_loss;
 use crate::params::MseParams;
 
@@ -67,4 +66,4 @@ impl Pointwise for Mse {
 elementwise_loss!(Mse);
 elementwise_methods!(Mse);
 
-kernel!(Mse, |l| Kernel::elements::<Mse>("mse", "mse", l.0));
+crate::cuda::kernel::kernel!(Mse, |l| Kernel::elements::<Mse>("mse", "mse", l.0));

@@ -2,7 +2,6 @@ use crate::call::class_methods;
 use crate::cpu::row::{Row, RowTarget, for_chunks};
 use crate::cpu::rowwise::Rowwise;
 use crate::cpu::simd::{Simd, lanes};
-use crate::cuda::kernel::kernel;
 use crate::element::Element;
 use crate::loss::rowwise_loss;
 
@@ -76,4 +75,4 @@ impl Rowwise for Nll {
 rowwise_loss!(Nll);
 class_methods!(Nll);
 
-kernel!(Nll, |l| Kernel::rows(l, "nll", "nll", NO_PARAMS));
+crate::cuda::kernel::kernel!(Nll, |l| Kernel::rows(l, "nll", "nll", NO_PARAMS));

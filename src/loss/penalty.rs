@@ -2,7 +2,6 @@ use crate::call::Call;
 use crate::cpu::row::{Row, for_chunks};
 use crate::cpu::rowwise::Rowwise;
 use crate::cpu::simd::{LANES, Simd, lanes};
-use crate::cuda::kernel::kernel;
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::rowwise_loss;
@@ -130,4 +129,4 @@ impl Rowwise for GradientPenalty {
 
 rowwise_loss!(GradientPenalty);
 
-kernel!(GradientPenalty, |l| Kernel::rows(l, "gradient_penalty", "gradient_penalty", l.0));
+crate::cuda::kernel::kernel!(GradientPenalty, |l| Kernel::rows(l, "gradient_penalty", "gradient_penalty", l.0));

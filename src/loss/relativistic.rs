@@ -3,7 +3,6 @@ use crate::cpu::elementwise::{Point, Pointwise};
 use crate::cpu::mem::{Dst, Mode, Src, fence};
 use crate::cpu::simd::{Isa, Kernel, LANES, Lanes, Simd};
 use crate::cpu::tiles::Tiles;
-use crate::cuda::kernel::kernel;
 use crate::element::Element;
 use crate::error::{Result, check_len};
 use crate::loss::{elementwise_loss, logistic};
@@ -280,7 +279,11 @@ impl<T: Element> Kernel for GradTile<'_, T> {
     }
 }
 
-kernel!(RelativisticPair, |_l| Kernel::elements::<RelativisticPair>("gan", "relativistic_pair", NO_PARAMS));
+crate::cuda::kernel::kernel!(RelativisticPair, |_l| Kernel::elements::<RelativisticPair>(
+    "gan",
+    "relativistic_pair",
+    NO_PARAMS
+));
 
 impl RelativisticAverage {
     /// The upstream gradient.
