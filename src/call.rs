@@ -1,6 +1,7 @@
 //! One call of a loss with everything that is not an option of the loss itself.
 
 use crate::cpu::mem::{Dst, Src};
+use crate::cuda::kernel::HasKernel;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
 use crate::reduction::Reduction;
@@ -10,7 +11,7 @@ use crate::target::Target;
 /// A loss. Every loss of this crate has the methods it needs as its own, so this trait need not be
 /// imported; it is here to be named in bounds, and cannot be implemented outside.
 #[allow(private_bounds)]
-pub trait Loss: Run + Copy + Send + Sync + 'static {
+pub trait Loss: Run + HasKernel + Copy + Send + Sync + 'static {
     /// The name of the loss in error messages.
     const NAME: &'static str;
 }
@@ -291,9 +292,9 @@ macro_rules! elementwise_methods {
                 self.call_in_place(input, target).forward_backward(reduction)
             }
 
-            /// The same on a device.
-            pub fn on<'d>(&self, device: &'d $crate::Device) -> $crate::On<'d, Self> {
-                $crate::On::new(*self, device)
+            /// The same on a device: a `Device`, or a `Cuda` handle.
+            pub fn on<'d, P: $crate::Place>(&self, place: &'d P) -> P::On<'d, Self> {
+                place.bind(*self)
             }
 
             /// The long form: weights, upstream gradient, accumulation, gradient for the targets,
@@ -312,29 +313,8 @@ macro_rules! elementwise_methods {
             }
         }
 
-        impl $crate::On<'_, $loss> {
-            /// The value for `input` and `target`, of equal length.
-            pub fn forward<T: $crate::Element>(
-                &self,
-                input: &$crate::Buffer<T>,
-                target: &$crate::Buffer<T>,
-                reduction: $crate::Reduction,
-            ) -> $crate::Result<f32> {
-                self.loss.forward(input.host(), target.host(), reduction)
-            }
-
-            /// The value, and its gradient for the input into `grad_input`, in one pass.
-            pub fn forward_backward<T: $crate::Element>(
-                &self,
-                input: &$crate::Buffer<T>,
-                target: &$crate::Buffer<T>,
-                reduction: $crate::Reduction,
-                grad_input: &mut $crate::Buffer<T>,
-            ) -> $crate::Result<f32> {
-                let call = self.loss.call(input.host(), target.host());
-                self.extend(call).forward_backward(reduction, grad_input.host_mut())
-            }
-        }
+        $crate::on::elementwise_methods!($loss);
+        $crate::cuda::methods::elementwise_methods!($loss);
     };
 }
 pub(crate) use elementwise_methods;
@@ -378,9 +358,9 @@ macro_rules! class_methods {
                 self.call_in_place(input, target, shape).forward_backward(reduction)
             }
 
-            /// The same on a device.
-            pub fn on<'d>(&self, device: &'d $crate::Device) -> $crate::On<'d, Self> {
-                $crate::On::new(*self, device)
+            /// The same on a device: a `Device`, or a `Cuda` handle.
+            pub fn on<'d, P: $crate::Place>(&self, place: &'d P) -> P::On<'d, Self> {
+                place.bind(*self)
             }
 
             /// The long form: weights, upstream gradient, accumulation, gradient for the targets,
@@ -405,32 +385,8 @@ macro_rules! class_methods {
             }
         }
 
-        impl $crate::On<'_, $loss> {
-            /// The value for `input` of the given shape; targets are a buffer of class indices or of the
-            /// input's type and shape.
-            pub fn forward<'a, T: $crate::Element>(
-                &self,
-                input: &'a $crate::Buffer<T>,
-                target: impl Into<$crate::Target<'a, T>>,
-                shape: impl Into<$crate::Shape>,
-                reduction: $crate::Reduction,
-            ) -> $crate::Result<f32> {
-                self.loss.forward(input.host(), target, shape, reduction)
-            }
-
-            /// The value, and its gradient for the input into `grad_input`, in one call.
-            pub fn forward_backward<'a, T: $crate::Element>(
-                &self,
-                input: &'a $crate::Buffer<T>,
-                target: impl Into<$crate::Target<'a, T>>,
-                shape: impl Into<$crate::Shape>,
-                reduction: $crate::Reduction,
-                grad_input: &'a mut $crate::Buffer<T>,
-            ) -> $crate::Result<f32> {
-                let call = self.loss.call(input.host(), target, shape);
-                self.extend(call).forward_backward(reduction, grad_input.host_mut())
-            }
-        }
+        $crate::on::class_methods!($loss);
+        $crate::cuda::methods::class_methods!($loss);
     };
 }
 pub(crate) use class_methods;

@@ -76,7 +76,7 @@ use storage::Storage;
 ///
 /// It is storage only: values are widened to `f32` when they are loaded, all arithmetic is `f32`,
 /// sums end in `f64`, and a gradient is rounded once, to nearest even, when it is stored.
-pub trait Element: Storage + Copy + Default + Send + Sync + std::fmt::Debug + 'static {
+pub trait Element: Storage + crate::device::Storable {
     /// Its name in PyTorch: `float32`, `float16` or `bfloat16`.
     const NAME: &'static str;
     /// Rounds to nearest even.

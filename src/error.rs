@@ -76,6 +76,43 @@ pub enum Error {
     },
     /// CUDA cannot be used here; the text says why and what to do.
     CudaUnavailable(&'static str),
+    /// There is no CUDA driver: libcuda could not be loaded.
+    NoDriver,
+    /// The driver knows no GPU of this number.
+    NoDevice {
+        /// The number that was asked for.
+        ordinal: usize,
+        /// How many there are.
+        devices: usize,
+    },
+    /// This build has no kernels for the GPU: there was no nvcc, or the GPU is older than they are for.
+    KernelsNotBuilt,
+    /// The driver is older than the compiler of the kernels.
+    PtxTooNew {
+        /// The version of the kernels' PTX.
+        ptx: String,
+        /// The CUDA version of their compiler.
+        compiler: String,
+        /// The newest CUDA version that the driver is for.
+        driver: String,
+    },
+    /// A call of the CUDA driver failed, or a launch before it did.
+    Cuda {
+        /// What was being done.
+        what: &'static str,
+        /// The error's name, such as `CUDA_ERROR_LAUNCH_FAILED`.
+        name: String,
+    },
+    /// Something that cannot be done while a CUDA graph is captured. Doing it once before helps, but for a check.
+    Capturing {
+        /// What.
+        what: &'static str,
+    },
+    /// A class index on the device was neither a class nor the ignored index.
+    ClassIndexOnDevice {
+        /// The first such row (sample, or sample and position).
+        row: usize,
+    },
 }
 
 impl fmt::Display for Error {
@@ -95,6 +132,30 @@ impl fmt::Display for Error {
             Error::WrongDevice { expected, got } => write!(f, "expected a buffer on {expected}, got one on {got}"),
             Error::OutOfMemory { bytes } => write!(f, "a buffer of {bytes} bytes does not fit into memory"),
             Error::CudaUnavailable(why) => write!(f, "CUDA is not available: {why}"),
+            Error::NoDriver => write!(f, "no NVIDIA driver: libcuda could not be loaded"),
+            Error::NoDevice { ordinal, devices } => write!(f, "no GPU {ordinal}: the NVIDIA driver finds {devices}"),
+            Error::KernelsNotBuilt => {
+                write!(
+                    f,
+                    "this build has no CUDA kernels for the GPU: install nvcc (or set NVCC or CUDA_HOME) and rebuild"
+                )
+            }
+            Error::PtxTooNew { ptx, compiler, driver } => write!(
+                f,
+                "the kernels are PTX {ptx}, made by nvcc {compiler}, but the driver is for CUDA {driver}: update the driver, or \
+                 rebuild with nvcc {driver} or older; within one major version FUSED_LOSS_CUBIN, set to the GPU's compute \
+                 capability when building, is enough"
+            ),
+            Error::Cuda { what, name } => write!(f, "CUDA, {what}: {name}"),
+            Error::Capturing { what } => {
+                write!(
+                    f,
+                    "{what}: not while a CUDA graph is captured; what is loaded or allocated can be by a call before"
+                )
+            }
+            Error::ClassIndexOnDevice { row } => {
+                write!(f, "target: row {row} is neither a class nor the ignored index")
+            }
         }
     }
 }

@@ -53,6 +53,7 @@
 //! * [`Element`]: f16, bf16 and f32 are storage; arithmetic is f32; sums end in f64.
 //! * [`Shape`] says where the classes are: on the last axis, or on axis 1 as in segmentation.
 //! * [`Device`] and [`Buffer`] let one program run on a GPU box and on a laptop.
+//! * `Cuda` takes cudarc's slices and views on the caller's stream, and only enqueues.
 //! * [`Error`]: everything is checked before anything is written. No safe call panics.
 //!
 //! # How it is built
@@ -72,28 +73,39 @@
 //!
 //! # Crate features
 //!
-//! * `cuda` (default): looks for a CUDA driver at run time. Builds and runs without CUDA installed. The kernels are not
-//!   written yet, so [`Device::auto`] takes the CPU and says why.
+//! * `cuda` (default): the CUDA backend. Builds and runs without CUDA installed: kernels are compiled where `build.rs` finds an
+//!   nvcc, the driver is looked for at run time, and where either is missing [`Device::auto`] takes the CPU and says why.
 #![deny(unsafe_code, missing_docs)]
 
 mod call;
 #[allow(unsafe_code)] // SIMD, and disjoint writes from several threads; each with its contract
 mod cpu;
+#[allow(unsafe_code)] // launches and what they are given; each with its contract
 mod cuda;
 mod device;
 mod element;
 mod error;
+#[doc(hidden)]
+pub mod launch;
 mod loss;
-mod params;
+mod on;
+#[doc(hidden)]
+pub mod params;
 mod reduction;
 mod shape;
 mod target;
 
 pub use call::{Call, Loss};
-pub use device::{Buffer, Device, On};
+#[cfg(feature = "cuda")]
+pub use cuda::{Cuda, CudaCall, DeviceMut, DeviceRef, DeviceScalar, DeviceTarget, OnCuda};
+/// The version of cudarc whose slices, views and streams [`Cuda`] takes.
+#[cfg(feature = "cuda")]
+pub use cudarc;
+pub use device::{Buffer, Device, Storable};
 pub use element::Element;
 pub use error::{Error, Result};
 pub use loss::*;
+pub use on::{BufferTarget, On, Place};
 pub use reduction::Reduction;
 pub use shape::Shape;
 pub use target::Target;

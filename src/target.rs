@@ -1,7 +1,6 @@
 //! What a loss compares its input with.
 
 use crate::cpu::simd::LANES;
-use crate::device::Buffer;
 use crate::element::Element;
 
 /// The targets of a call: a tensor of the input's type, class indices, or nothing at all.
@@ -37,9 +36,6 @@ macro_rules! from_slices {
         }
         impl<'a, T: Element, const N: usize> From<&'a [$t; N]> for Target<'a, T> {
             fn from(x: &'a [$t; N]) -> Self { Target::$variant(x) }
-        }
-        impl<'a, T: Element> From<&'a Buffer<$t>> for Target<'a, T> {
-            fn from(x: &'a Buffer<$t>) -> Self { Target::$variant(x.host()) }
         }
     )*};
 }

@@ -11,9 +11,10 @@ mod cases;
 
 use cases::draw::{Dims, Problem, Rng, logit, round};
 use cases::guarded::Guarded;
+use cases::job::AnyLoss;
 use cases::oracle::{Oracle, central};
 use cases::tolerance::EXCEPTIONS;
-use cases::trial::{Trial, Worst, largest_divisor, settings};
+use cases::trial::{Engine, Trial, Worst, largest_divisor, settings};
 use cases::{Case, Family, STEP, table, textbook, tolerance};
 use fused_loss::{Element, GanLoss, GanMode, Reduction, RelativisticAverage};
 
@@ -133,7 +134,7 @@ fn sizes(case: &Case) -> Vec<Dims> {
 }
 
 /// Runs all cases of a family.
-fn run_all<T: Element>(of_family: fn(&Family) -> bool) {
+fn run_all<T: Element>(of_family: fn(&Family) -> bool, engine: Engine<T>) {
     // Another selection for every storage type.
     let turn: usize = T::NAME.bytes().map(usize::from).sum();
     let (mut problems, mut combinations, mut failures) = (0, 0, Vec::new());
@@ -154,7 +155,7 @@ fn run_all<T: Element>(of_family: fn(&Family) -> bool) {
                 _ => 1,
             };
             for setting in all.iter().cycle().skip((c + s + turn) % all.len()).take(most) {
-                let found = Trial::new(case, &problem, &oracle, *setting).check();
+                let found = Trial::new(case, &problem, &oracle, *setting).by(engine).check();
                 worst.add(found.share, || found.what);
                 combinations += 1;
             }
@@ -172,25 +173,38 @@ fn run_all<T: Element>(of_family: fn(&Family) -> bool) {
 }
 
 macro_rules! battery {
-    ($($t:ident: $dtype:ty),*) => {$(
+    ($engine:expr, $ready:expr; $($t:ident: $dtype:ty),*) => {$(
         mod $t {
             use super::*;
             #[test]
             fn every_loss_of_elements_is_its_definition() {
-                run_all::<$dtype>(|family| matches!(family, Family::Elements { .. }));
+                if $ready {
+                    run_all::<$dtype>(|family| matches!(family, Family::Elements { .. }), $engine);
+                }
             }
             #[test]
             fn every_loss_of_rows_is_its_definition() {
-                run_all::<$dtype>(|family| matches!(family, Family::Rows { .. }));
+                if $ready {
+                    run_all::<$dtype>(|family| matches!(family, Family::Rows { .. }), $engine);
+                }
             }
             #[test]
             fn every_loss_of_regions_is_its_definition() {
-                run_all::<$dtype>(|family| matches!(family, Family::Regions { .. }));
+                if $ready {
+                    run_all::<$dtype>(|family| matches!(family, Family::Regions { .. }), $engine);
+                }
             }
         }
     )*};
 }
-battery!(f32: f32, f16: half::f16, bf16: half::bf16);
+battery!(AnyLoss::run, true; f32: f32, f16: half::f16, bf16: half::bf16);
+
+/// The same on a GPU, where there is one.
+#[cfg(feature = "cuda")]
+mod on_a_gpu {
+    use super::*;
+    battery!(cases::gpu::run, cases::gpu::cuda().is_some(); f32: f32, f16: half::f16, bf16: half::bf16);
+}
 
 /// The relativistic average is no call of one input, and has two gradients.
 fn check_relativistic_average<T: Element>([n_real, n_fake]: [usize; 2], of_generator: bool, accumulate: bool) {

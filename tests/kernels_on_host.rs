@@ -5,12 +5,6 @@ mod cases;
 mod host_exec;
 #[path = "kernels_on_host/marshal.rs"]
 mod marshal;
-#[path = "../src/params.rs"]
-#[allow(missing_docs, dead_code)]
-mod params;
-#[path = "../src/cuda/plan.rs"]
-#[allow(dead_code)]
-mod plan;
 #[path = "kernels_on_host/trace.rs"]
 mod trace;
 
@@ -19,6 +13,7 @@ use cases::oracle::Oracle;
 use cases::trial::{Trial, Worst, largest_divisor, settings};
 use cases::{Case, Family, table};
 use fused_loss::Element;
+use fused_loss::launch::{params, plan};
 
 /// Empty, one, one pack and its neighbours, one step of a block and its neighbours, several blocks.
 const ELEMENTS: [usize; 10] = [0, 1, 3, 9, 257, 4096, 4100, 8193, 12_289, 33_000];
@@ -63,6 +58,11 @@ fn sizes(case: &Case) -> Vec<Dims> {
         Family::Rows { .. } => ROWS.iter().map(dims).collect(),
         Family::Regions { .. } => REGIONS.iter().map(dims).collect(),
     }
+}
+
+#[test]
+fn the_kernels_are_compiled_for_the_host() {
+    assert!(host_exec::Host::get().kernels().len() > 150);
 }
 
 /// Runs the cases of a family.

@@ -6,7 +6,7 @@
 use std::f32::consts::{PI, TAU};
 
 use fastrand::Rng;
-use fused_loss::{Buffer, Device, Result};
+use fused_loss::{Buffer, Device, Result, Storable};
 use ndarray::{Array2, ArrayView2, Axis, Zip};
 
 use crate::report::Progress;
@@ -131,7 +131,7 @@ impl Trainer<'_> {
     ///
     /// `loss` gets the outputs for a batch, the targets, and room for the gradient, and returns the mean
     /// loss of the batch.
-    pub fn fit<T: Copy>(
+    pub fn fit<T: Storable>(
         &self,
         model: &mut Mlp,
         (x, y): (&Array2<f32>, &[T]),

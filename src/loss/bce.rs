@@ -200,3 +200,6 @@ fn smooth<S: Simd>(t: F32s<S>, smoothing: f32) -> F32s<S> {
 pub(crate) fn check_smoothing(smoothing: f32) -> Result<f32> {
     check_option("label_smoothing", "a number in [0, 1]", smoothing, (0.0..=1.0).contains(&smoothing))
 }
+
+crate::cuda::kernel::kernel!(Bce, |l| Kernel::elements::<Bce>("bce", "bce", l.0));
+crate::cuda::kernel::kernel!(BceWithLogits, |l| Kernel::elements::<BceWithLogits>("bce", "bce_with_logits", l.0));

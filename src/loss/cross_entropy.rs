@@ -401,3 +401,8 @@ impl<S: Machine, T: Element> Visit<S, T> for TargetSums<'_, S, T> {
         self.cost.end_block();
     }
 }
+
+crate::cuda::kernel::kernel!(CrossEntropy, |l| {
+    let name = if l.params.softcap == 0.0 { "cross_entropy" } else { "cross_entropy_softcap" };
+    Kernel::rows(l, "cross_entropy", name, l.params)
+});

@@ -142,3 +142,10 @@ impl Clip {
 
 rowwise_loss!(CrossEntropyProbs);
 class_methods!(CrossEntropyProbs);
+
+crate::cuda::kernel::kernel!(CrossEntropyProbs, |l| Kernel::rows(
+    l,
+    "cross_entropy_probs",
+    "cross_entropy_probs",
+    l.params
+));

@@ -186,3 +186,6 @@ impl Default for TverskyLoss {
 }
 
 region_options!(TverskyLoss);
+
+crate::cuda::kernel::kernel!(DiceLoss, |l| Kernel::regions(&l.0));
+crate::cuda::kernel::kernel!(TverskyLoss, |l| Kernel::regions(&l.0));

@@ -261,3 +261,9 @@ impl Rowwise for SoftmaxFocal {
 
 rowwise_loss!(SoftmaxFocal);
 class_methods!(SoftmaxFocal);
+
+crate::cuda::kernel::kernel!(SigmoidFocal, |l| {
+    let name = if l.0.gamma == 2.0 { "sigmoid_focal" } else { "sigmoid_focal_any" };
+    Kernel::elements::<Square>("sigmoid_focal", name, l.0)
+});
+crate::cuda::kernel::kernel!(SoftmaxFocal, |l| Kernel::rows(l, "softmax_focal", "softmax_focal", l.params));

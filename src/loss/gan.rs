@@ -1,7 +1,6 @@
 use crate::call::{AnyRequest, Call, Loss, Run, for_request};
 use crate::cpu::elementwise::{self, Point, Pointwise};
 use crate::cpu::simd::{F32s, Simd};
-use crate::device::{Buffer, Device, On};
 use crate::element::Element;
 use crate::error::{Error, Result, check_option};
 use crate::loss::{Bce, logistic};
@@ -177,39 +176,6 @@ impl Default for GanLoss {
     }
 }
 
-impl GanLoss {
-    /// The same on a device.
-    pub fn on<'d>(&self, device: &'d Device) -> On<'d, Self> {
-        On::new(*self, device).grad_output(self.grad_output)
-    }
-}
-
-impl On<'_, GanLoss> {
-    /// The discriminator's value, and its gradients for what it said of both batches.
-    pub fn discriminator<T: Element>(
-        &self,
-        real: &Buffer<T>,
-        fake: &Buffer<T>,
-        reduction: Reduction,
-        grad_real: &mut Buffer<T>,
-        grad_fake: &mut Buffer<T>,
-    ) -> Result<f32> {
-        let loss = GanLoss { grad_output: self.grad_output, accumulate: self.accumulate, ..self.loss };
-        loss.discriminator(real.host(), fake.host(), reduction, grad_real.host_mut(), grad_fake.host_mut())
-    }
-
-    /// The generator's value, and its gradient for what the discriminator said of its samples.
-    pub fn generator<T: Element>(
-        &self,
-        fake: &Buffer<T>,
-        reduction: Reduction,
-        grad_fake: &mut Buffer<T>,
-    ) -> Result<f32> {
-        let loss = GanLoss { grad_output: self.grad_output, accumulate: self.accumulate, ..self.loss };
-        loss.generator(fake.host(), reduction, grad_fake.host_mut())
-    }
-}
-
 /// One term of a [`GanLoss`]: an element-wise loss without targets. Each element is read once and its
 /// gradient written once.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -318,3 +284,23 @@ term!(Hinge, |p, x| {
     Point { value: inside, grad: short.gt(0.0).pick(-p.sign, inside) }
 });
 term!(Probability, |p, x| Bce::new().eval(x, x.simd().splat(p.label), x));
+
+crate::cuda::kernel::kernel!(GanTerm, |l| match l.form {
+    Form::Logistic => Kernel::elements::<Logistic>("gan", "gan_logistic", l.params),
+    Form::Square => Kernel::elements::<Square>("gan", "gan_square", l.params),
+    Form::Linear => Kernel::elements::<Linear>("gan", "gan_linear", l.params),
+    Form::Hinge => Kernel::elements::<Hinge>("gan", "gan_hinge", l.params),
+    Form::Probability => Kernel::elements::<Probability>("gan", "gan_probability", l.params),
+});
+
+impl GanLoss {
+    /// The upstream gradient.
+    pub(crate) fn upstream(&self) -> f32 {
+        self.grad_output
+    }
+
+    /// Whether gradients are added to what is there.
+    pub(crate) fn accumulates(&self) -> bool {
+        self.accumulate
+    }
+}

@@ -155,3 +155,16 @@ impl Pointwise for Squared {
         Point { value: inside * inside, grad: -2.0 * y * inside }
     }
 }
+
+crate::cuda::kernel::kernel!(Hinge, |l| Kernel::elements::<Linear>(
+    "hinge",
+    "hinge",
+    l.labels.params::<f32>(Target::Nothing)
+)
+.keras_labels(l.labels == HingeLabels::Keras));
+crate::cuda::kernel::kernel!(SquaredHinge, |l| Kernel::elements::<Squared>(
+    "hinge",
+    "squared_hinge",
+    l.labels.params::<f32>(Target::Nothing)
+)
+.keras_labels(l.labels == HingeLabels::Keras));

@@ -134,3 +134,6 @@ impl Pointwise for SmoothL1 {
 
 elementwise_loss!(SmoothL1);
 elementwise_methods!(SmoothL1);
+
+crate::cuda::kernel::kernel!(Huber, |l| Kernel::elements::<Huber>("huber", "huber", l.0));
+crate::cuda::kernel::kernel!(SmoothL1, |l| Kernel::elements::<SmoothL1>("huber", "smooth_l1", l.0));

@@ -333,3 +333,11 @@ impl Logits for Teacher {
         row.dense(s, k, p, f32::NEG_INFINITY) * self.inv_temperature
     }
 }
+
+crate::cuda::kernel::kernel!(KlDiv, |l| if l.log_target {
+    Kernel::elements::<LogTarget>("kl", "kl_div_log_target", NO_PARAMS)
+} else {
+    Kernel::elements::<ProbTarget>("kl", "kl_div", NO_PARAMS)
+});
+crate::cuda::kernel::kernel!(KlDivProbs, |l| Kernel::elements::<KlDivProbs>("kl", "kl_div_probs", l.0));
+crate::cuda::kernel::kernel!(Distillation, |l| Kernel::rows(l, "distillation", "distillation", l.params()));

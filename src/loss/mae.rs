@@ -52,3 +52,5 @@ impl Pointwise for Mae {
 
 elementwise_loss!(Mae);
 elementwise_methods!(Mae);
+
+crate::cuda::kernel::kernel!(Mae, |_l| Kernel::elements::<Mae>("mae", "mae", NO_PARAMS));

@@ -200,3 +200,6 @@ fn slope<S: Machine>(short: F32s<S>, power: u32) -> F32s<S> {
 
 rowwise_loss!(MultiMargin);
 class_methods!(MultiMargin);
+
+crate::cuda::kernel::kernel!(CategoricalHinge, |l| Kernel::rows(l, "margin", "categorical_hinge", NO_PARAMS));
+crate::cuda::kernel::kernel!(MultiMargin, |l| Kernel::rows(l, "margin", "multi_margin", l.0));

@@ -65,3 +65,5 @@ impl Pointwise for Mse {
 
 elementwise_loss!(Mse);
 elementwise_methods!(Mse);
+
+crate::cuda::kernel::kernel!(Mse, |l| Kernel::elements::<Mse>("mse", "mse", l.0));

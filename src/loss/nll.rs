@@ -74,3 +74,5 @@ impl Rowwise for Nll {
 
 rowwise_loss!(Nll);
 class_methods!(Nll);
+
+crate::cuda::kernel::kernel!(Nll, |l| Kernel::rows(l, "nll", "nll", NO_PARAMS));

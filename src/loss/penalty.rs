@@ -125,3 +125,5 @@ impl Rowwise for GradientPenalty {
 }
 
 rowwise_loss!(GradientPenalty);
+
+crate::cuda::kernel::kernel!(GradientPenalty, |l| Kernel::rows(l, "gradient_penalty", "gradient_penalty", l.0));

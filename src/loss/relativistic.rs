@@ -278,3 +278,22 @@ impl<T: Element> Kernel for GradTile<'_, T> {
         0.0
     }
 }
+
+crate::cuda::kernel::kernel!(RelativisticPair, |_l| Kernel::elements::<RelativisticPair>(
+    "gan",
+    "relativistic_pair",
+    NO_PARAMS
+));
+
+impl RelativisticAverage {
+    /// The upstream gradient.
+    pub(crate) fn upstream(&self) -> f32 {
+        self.grad_output
+    }
+
+    /// Whether gradients are added to what is there.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn accumulates(&self) -> bool {
+        self.accumulate
+    }
+}

@@ -117,6 +117,11 @@ fn shaped(shape: Option<Shape>) -> Shape {
     shape.expect("a loss with a class axis has a shape")
 }
 
+/// What can be done with any loss.
+pub trait Apply {
+    fn to<L: Loss>(self, loss: L) -> Result<f32>;
+}
+
 /// Declares [`AnyLoss`].
 macro_rules! any_loss {
     (elementwise: $($e:ident)*; classes: $($c:ident)*;) => {
@@ -152,6 +157,15 @@ macro_rules! any_loss {
         any_loss!(from: $($e)* $($c)* GanTerm GradientPenalty);
     };
     (from: $($l:ident)*) => {
+        impl AnyLoss {
+            /// Does something with the loss itself.
+            pub fn apply(self, something: impl Apply) -> Result<f32> {
+                match self {
+                    $(AnyLoss::$l(l) => something.to(l),)*
+                }
+            }
+        }
+
         $(impl From<$l> for AnyLoss {
             fn from(l: $l) -> Self { AnyLoss::$l(l) }
         })*

@@ -8,6 +8,8 @@
 
 pub mod draw;
 mod elementwise;
+#[cfg(feature = "cuda")]
+pub mod gpu;
 pub mod guarded;
 pub mod job;
 pub mod oracle;

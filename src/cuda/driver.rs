@@ -1,0 +1,46 @@
+//! The driver: whether there is one, and what it says when something fails.
+
+use cudarc::driver::{CudaContext, DriverError, sys};
+
+use crate::error::{Error, Result};
+
+/// Whether there is a driver and a GPU of this number.
+///
+/// cudarc panics where there is no driver, and again where one of its errors is printed then; so the library is opened by hand before
+/// cudarc is asked anything.
+pub(super) fn probe(ordinal: usize) -> Result<()> {
+    let names = if cfg!(windows) { &["nvcuda.dll"][..] } else { &["libcuda.so.1", "libcuda.so"][..] };
+    // SAFETY: opening the driver's library runs its initialisers, which is what using it means.
+    if !names.iter().any(|name| unsafe { libloading::Library::new(*name) }.is_ok()) {
+        return Err(Error::NoDriver);
+    }
+    let devices = match CudaContext::device_count() {
+        Ok(count) => count as usize,
+        Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => 0,
+        Err(error) => return Err(failed("counting GPUs", error)),
+    };
+    if ordinal < devices { Ok(()) } else { Err(Error::NoDevice { ordinal, devices }) }
+}
+
+/// The error of a call. Its name comes from the bindings and not from the driver, which may not be there.
+pub(super) fn failed(what: &'static str, DriverError(code): DriverError) -> Error {
+    Error::Cuda { what, name: format!("{code:?}") }
+}
+
+/// The error of an allocation.
+pub(super) fn no_memory(bytes: usize, error: DriverError) -> Error {
+    match error {
+        DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY) => Error::OutOfMemory { bytes: bytes as u128 },
+        error => failed("allocating memory", error),
+    }
+}
+
+/// The newest CUDA that the driver is for, such as 13.0.
+pub(super) fn version() -> String {
+    let mut version = 0;
+    // SAFETY: it writes one number.
+    match unsafe { sys::cuDriverGetVersion(&raw mut version) } {
+        sys::CUresult::CUDA_SUCCESS => format!("{}.{}", version / 1000, version % 1000 / 10),
+        _ => "unknown".into(),
+    }
+}

@@ -1,0 +1,178 @@
+//! Which kernel a loss has, and what it takes. Each loss says so in one line at the end of its file.
+
+use super::params::{self, KERAS_LABELS, NoParams};
+use crate::cpu::elementwise::Pointwise;
+use crate::cpu::region::{Activation, Region};
+use crate::cpu::rowwise::Rowwise;
+
+/// A loss that has a kernel.
+pub(crate) trait HasKernel {
+    fn kernel(&self) -> Kernel;
+}
+
+/// The kernel of a loss with its options.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel {
+    /// The loss, as errors name it.
+    pub(super) loss: &'static str,
+    /// The file of `kernels/`, without its ending.
+    pub(super) file: &'static str,
+    /// `fl_<name>_<dtype>`, perhaps with something between.
+    pub(super) name: &'static str,
+    pub(super) family: Family,
+    pub(super) params: Params,
+    pub(super) ignore_index: Option<i64>,
+    pub(super) flags: u32,
+    pub(super) takes: Takes,
+}
+
+/// What the launches of a loss are shaped by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    Elements,
+    Rows,
+    Regions { softmax: bool },
+}
+
+/// What may be asked of a loss.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Takes {
+    pub(super) index: bool,
+    pub(super) dense: bool,
+    pub(super) class_weight: bool,
+    pub(super) grad_target: bool,
+    /// The mean over class indices divides by the class weights of the targets.
+    pub(super) mean_by_class_weight: bool,
+}
+
+/// The second argument of a kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Params {
+    words: [u32; 8],
+    len: usize,
+}
+
+/// A struct of `params.rs` that is the second argument of a kernel.
+///
+/// # Safety
+/// It is made of `f32` and `u32` alone, at most eight of them.
+pub(crate) unsafe trait Words: Copy {}
+
+macro_rules! words {
+    ($($params:ident)*) => {$(
+        // SAFETY: see its declaration; the size is checked here, and that there is no padding where it is declared.
+        unsafe impl Words for params::$params {}
+        const _: () = assert!(size_of::<params::$params>() <= 32 && align_of::<params::$params>() == 4);
+    )*};
+}
+words! {
+    NoParams MseParams HuberParams SmoothL1Params BceParams BceWithLogitsParams HingeParams KlDivProbsParams
+    SigmoidFocalParams GanTermParams CrossEntropyParams CrossEntropyProbsParams SoftmaxFocalParams
+    DistillationParams MultiMarginParams GradientPenaltyParams DiceParams
+}
+
+impl Params {
+    fn new<P: Words>(params: P) -> Self {
+        let mut words = [0; 8];
+        // SAFETY: `Words` says that these are whole words, and no more than eight.
+        unsafe {
+            std::ptr::copy_nonoverlapping((&raw const params).cast::<u8>(), words.as_mut_ptr().cast(), size_of::<P>())
+        };
+        Params { words, len: size_of::<P>() }
+    }
+
+    /// No options.
+    pub(super) fn none() -> Self {
+        Params::new(NO_PARAMS)
+    }
+
+    /// For a launch, which copies it.
+    #[cfg(feature = "cuda")]
+    pub(super) fn as_mut_ptr(&mut self) -> *mut std::ffi::c_void {
+        self.words.as_mut_ptr().cast()
+    }
+
+    /// As a launch takes it.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: words are bytes, of which there are at least `len`.
+        unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast(), self.len) }
+    }
+}
+
+/// For losses without options.
+pub(crate) const NO_PARAMS: NoParams = NoParams { unused: 0 };
+
+impl Kernel {
+    /// Of an element-wise loss.
+    pub(crate) fn elements<F: Pointwise>(file: &'static str, name: &'static str, params: impl Words) -> Self {
+        let takes = Takes {
+            index: false,
+            dense: F::TARGET,
+            class_weight: F::CLASS_WEIGHT,
+            grad_target: F::GRAD_TARGET,
+            mean_by_class_weight: false,
+        };
+        let (family, params) = (Family::Elements, Params::new(params));
+        Kernel { loss: F::NAME, file, name, family, params, ignore_index: None, flags: 0, takes }
+    }
+
+    /// The labels are 0 and 1 if a launch before this one finds no other.
+    pub(crate) fn keras_labels(self, keras: bool) -> Self {
+        Kernel { flags: if keras { KERAS_LABELS } else { 0 }, ..self }
+    }
+
+    /// Of a row-wise loss.
+    pub(crate) fn rows<F: Rowwise>(loss: &F, file: &'static str, name: &'static str, params: impl Words) -> Self {
+        let takes = Takes {
+            index: F::INDEX,
+            dense: F::DENSE,
+            class_weight: F::CLASS_WEIGHT,
+            grad_target: F::GRAD_TARGET,
+            mean_by_class_weight: F::MEAN_BY_CLASS_WEIGHT,
+        };
+        let (family, params, ignore_index) = (Family::Rows, Params::new(params), loss.ignore_index());
+        Kernel { loss: F::NAME, file, name, family, params, ignore_index, flags: 0, takes }
+    }
+
+    /// Of a region loss.
+    pub(crate) fn regions(region: &Region) -> Self {
+        let (name, softmax) = match region.activation {
+            Activation::None => ("region_none", false),
+            Activation::Sigmoid => ("region_sigmoid", false),
+            Activation::Softmax => ("region_softmax", true),
+        };
+        let batch = if region.batch { params::BATCH } else { 0 };
+        let background = if region.include_background { 0 } else { params::NO_BACKGROUND };
+        Kernel {
+            loss: region.name,
+            file: "region",
+            name,
+            family: Family::Regions { softmax },
+            params: Params::new(region.params),
+            ignore_index: None,
+            flags: batch | background,
+            takes: Takes {
+                index: true,
+                dense: true,
+                class_weight: true,
+                grad_target: false,
+                mean_by_class_weight: false,
+            },
+        }
+    }
+}
+
+/// Says which kernel a loss has.
+macro_rules! kernel {
+    ($loss:ty, |$l:ident| $kernel:expr) => {
+        impl $crate::cuda::kernel::HasKernel for $loss {
+            fn kernel(&self) -> $crate::cuda::kernel::Kernel {
+                #[allow(unused_imports)]
+                use $crate::cuda::kernel::{Kernel, NO_PARAMS};
+                let $l = self;
+                $kernel
+            }
+        }
+    };
+}
+pub(crate) use kernel;

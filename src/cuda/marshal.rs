@@ -1,0 +1,211 @@
+//! From a call to launches: which kernels, how large, with what. The only place that knows; real launches and those that the tests
+//! execute on the host both come from here.
+
+use super::kernel::{Family, Kernel, Params};
+use super::params::*;
+use super::plan::{self, Limits, Plan};
+use super::request::{Average, Dtype, Memory, Output, Request, Scalar, Sizes, Targets};
+use crate::error::{Error, Result, check_len};
+use crate::reduction::Reduction;
+
+/// What launches kernels: a GPU's stream, or the runtime of the tests.
+pub trait Launch {
+    /// What it can hold on the chip.
+    fn limits(&self) -> Limits;
+
+    /// The address of the workspace.
+    fn workspace(&self) -> u64;
+
+    /// The address of at least so many bytes that no launch but those of this call uses before the last of them.
+    fn scratch(&mut self, bytes: u64) -> Result<u64>;
+
+    /// Launches a kernel of a file of `kernels/`.
+    ///
+    /// # Safety
+    /// The kernel takes these arguments, and their addresses are of memory as long as they say.
+    unsafe fn launch(&mut self, file: &str, name: &str, plan: &Plan, args: &LaunchArgs, params: &Params) -> Result<()>;
+}
+
+/// Checks a call and launches its kernels. After an error of the checks nothing has been launched.
+///
+/// # Safety
+/// Each [`Memory`] and address of the request is of memory that the launches may use until they have finished, aligned as its type
+/// wants it; what they write, nobody else uses meanwhile, unless it is the input of a call in place.
+pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn Launch) -> Result<()> {
+    let sizes = request.check(kernel)?;
+    let Request { input, targets, dtype, grad_input, .. } = *request;
+    let [outer, classes, inner] = sizes.dims.map(|n| n as u64);
+    let (target_kind, target) = targets.parts();
+    let tensors = if target_kind == TARGET_DENSE { 2 } else { 1 };
+    let plan = match kernel.family {
+        Family::Elements => plan::elementwise(input.len as u64),
+        Family::Rows => plan::rowwise(sizes.losses as u64, classes, inner, dtype.bytes, tensors, launcher.limits()),
+        Family::Regions { softmax } => {
+            let segments = if softmax { outer } else { outer.saturating_mul(classes) };
+            let blocks = if inner == 0 { 0 } else { segments.saturating_mul(inner.div_ceil(u64::from(BLOCK))) };
+            if blocks > i32::MAX as u64 || sizes.losses as u64 > u64::MAX >> 16 {
+                return Err(Error::Unsupported { loss: kernel.loss, what: "so many regions on a GPU" });
+            }
+            plan::region(outer, classes, inner, softmax)
+        }
+    };
+    let (divide_by, denominator) = denominator(kernel, request, &sizes);
+    let (grad_output, grad_scale) = match request.grad_output {
+        Scalar::Host(scale) => (scale, 0),
+        Scalar::Device(address) => (1.0, address),
+    };
+    let (values, grad_outputs, value, divisor) = match request.output {
+        Output::Reduced(_, value) => (None, None, value, 0),
+        Output::Over(divisor, value) => (None, None, value, divisor),
+        Output::Unreduced { losses, grad_output } => (losses, grad_output, None, 0),
+    };
+    let of = |memory: Option<Memory>| memory.map_or(0, |m| m.address);
+    let args = LaunchArgs {
+        input: input.address,
+        target: target.address,
+        class_weight: of(request.class_weight),
+        weight: of(sizes.weight),
+        grad_outputs: of(grad_outputs),
+        grad_input: of(grad_input),
+        grad_target: of(request.grad_target),
+        values: of(values),
+        value: of(value),
+        grad_scale,
+        divisor,
+        workspace: launcher.workspace(),
+        scratch: if plan.scratch == 0 { 0 } else { launcher.scratch(plan.scratch)? },
+        elements: input.len as u64,
+        losses: sizes.losses as u64,
+        classes,
+        inner,
+        each: sizes.each as u64,
+        tile: plan.tile,
+        ignore_index: kernel.ignore_index.unwrap_or(0),
+        denominator,
+        scale: match divide_by {
+            BY_HOST => (f64::from(grad_output) / denominator) as f32,
+            _ => grad_output,
+        },
+        flags: kernel.flags
+            | if request.accumulate { ACCUMULATE } else { 0 }
+            | if kernel.ignore_index.is_some() { IGNORE } else { 0 }
+            | if plan.cached { CACHED } else { 0 },
+        target_kind,
+        divide_by,
+    };
+    let mut launch = |suffix: &str, params: &Params, name: &str| {
+        let name = Name::new(&[name, suffix], dtype);
+        // SAFETY: the caller's promise; and the name, the plan, the arguments and the options are of one kernel.
+        unsafe { launcher.launch(kernel.file, name.text(), &plan, &args, params) }
+    };
+    match kernel.family {
+        Family::Elements => {
+            if kernel.flags & KERAS_LABELS != 0 {
+                launch("", &Params::none(), "keras_labels")?;
+            }
+            let general = request.accumulate
+                || [sizes.weight, request.class_weight, grad_outputs, values, request.grad_target]
+                    .iter()
+                    .any(Option::is_some);
+            launch(if general { "_general" } else { "" }, &kernel.params, kernel.name)
+        }
+        Family::Rows => launch(if plan.columns { "_columns" } else { "" }, &kernel.params, kernel.name),
+        Family::Regions { .. } => {
+            launch("_sums", &kernel.params, kernel.name)?;
+            if grad_input.is_some() { launch("_grads", &kernel.params, kernel.name) } else { Ok(()) }
+        }
+    }
+}
+
+/// `LaunchArgs::divide_by` and `LaunchArgs::denominator`.
+fn denominator(kernel: &Kernel, request: &Request, sizes: &Sizes) -> (u32, f64) {
+    let losses = sizes.losses as f64;
+    let indexed = request.targets.indices().is_some() && kernel.family == Family::Rows;
+    let class_weight = request.class_weight.is_some();
+    let counted = if indexed && kernel.ignore_index.is_some() { BY_ROWS } else { BY_HOST };
+    match request.output {
+        Output::Unreduced { .. } | Output::Reduced(Reduction::Sum, _) => (BY_HOST, 1.0),
+        Output::Over(..) => (BY_DEVICE, 1.0),
+        Output::Reduced(Reduction::BatchMean(batch), _) => (BY_HOST, batch as f64),
+        Output::Reduced(Reduction::SumOver(denominator), _) => (BY_HOST, denominator),
+        Output::Reduced(Reduction::Mean, _) if indexed && kernel.takes.mean_by_class_weight && class_weight => {
+            (BY_CLASS_WEIGHTS, 0.0)
+        }
+        Output::Reduced(Reduction::Mean, _) => (counted, losses),
+        Output::Reduced(Reduction::WeightedMean, _) => {
+            let by_class = class_weight && (indexed || matches!(kernel.family, Family::Regions { .. }));
+            (if sizes.weight.is_some() || by_class { BY_WEIGHTS } else { counted }, losses)
+        }
+    }
+}
+
+/// Checks the call and launches its kernels.
+///
+/// # Safety
+/// As for [`run`].
+pub(crate) unsafe fn run_average(call: &Average, names: [&'static str; 2], launcher: &mut dyn Launch) -> Result<()> {
+    let Average { dtype, high, low, .. } = *call;
+    for (grads, (name, side)) in [(0, (names[0], high)), (1, (names[1], low))] {
+        call.grads.map_or(Ok(()), |g| check_len(name, side.len, g[grads].len))?;
+    }
+    call.value.map_or(Ok(()), |value| check_len("value", 1, value.len))?;
+    let plan = plan::relativistic_average(high.len as u64, low.len as u64);
+    let (scale, grad_scale) = match call.grad_output {
+        Scalar::Host(scale) => (scale, 0),
+        Scalar::Device(address) => (1.0, address),
+    };
+    let args = LaunchArgs {
+        input: high.address,
+        target: low.address,
+        class_weight: 0,
+        weight: 0,
+        grad_outputs: 0,
+        grad_input: call.grads.map_or(0, |g| g[0].address),
+        grad_target: call.grads.map_or(0, |g| g[1].address),
+        values: 0,
+        value: call.value.map_or(0, |m| m.address),
+        grad_scale,
+        divisor: 0,
+        workspace: launcher.workspace(),
+        scratch: launcher.scratch(plan.scratch)?,
+        elements: high.len as u64,
+        losses: low.len as u64,
+        classes: 1,
+        inner: 1,
+        each: 1,
+        tile: plan.tile,
+        ignore_index: 0,
+        denominator: 1.0,
+        scale,
+        flags: if call.accumulate { ACCUMULATE } else { 0 },
+        target_kind: Targets::Dense(low).parts().0,
+        divide_by: BY_HOST,
+    };
+    for suffix in ["_means", "_sums", "_grads"].into_iter().take(if call.grads.is_some() { 3 } else { 2 }) {
+        let name = Name::new(&["relativistic_average", suffix], dtype);
+        // SAFETY: the caller's promise; and the three kernels take these arguments.
+        unsafe { launcher.launch("relativistic_average", name.text(), &plan, &args, &Params::none())? };
+    }
+    Ok(())
+}
+
+/// `fl_<kernel>_<dtype>`, put together without an allocation.
+struct Name {
+    bytes: [u8; 64],
+    len: usize,
+}
+
+impl Name {
+    fn new(parts: &[&str], dtype: Dtype) -> Self {
+        let mut name = Name { bytes: [0; 64], len: 0 };
+        for part in ["fl_"].iter().chain(parts).chain(&["_", dtype.name]) {
+            name.bytes[name.len..name.len + part.len()].copy_from_slice(part.as_bytes());
+            name.len += part.len();
+        }
+        name
+    }
+
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.len]).expect("its parts are text")
+    }
+}

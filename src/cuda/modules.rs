@@ -1,0 +1,200 @@
+//! The kernels of a context: files of `kernels/`, compiled by `build.rs`, loaded when they are first used.
+//!
+//! A file and not all of them at once: the driver compiles PTX, which takes seconds for some, and most programs use few losses. (It
+//! keeps what it has compiled on the disk for the next time.)
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule, DriverError, sys};
+use cudarc::nvrtc::Ptx;
+
+use super::driver::{self, failed};
+use super::plan::Limits;
+use crate::error::{Error, Result};
+
+include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+
+/// Compiled kernels: the file, what capability they are for, `ptx` or `cubin`, and the bytes.
+type Compiled = (&'static str, u32, &'static str, &'static [u8]);
+
+/// The files that have been compiled.
+pub(super) fn files() -> Vec<&'static str> {
+    let mut files: Vec<&str> = MODULES.iter().map(|m| m.0).collect();
+    files.dedup();
+    files
+}
+
+/// The loaded kernels of a context.
+pub(super) struct Kernels {
+    context: Arc<CudaContext>,
+    /// Such as 90.
+    capability: u32,
+    pub(super) limits: Limits,
+    loaded: Mutex<Loaded>,
+}
+
+#[derive(Default)]
+struct Loaded {
+    modules: HashMap<&'static str, Arc<CudaModule>>,
+    /// And the most dynamic shared memory that it has been launched with, if that is more than any function may have unasked.
+    functions: HashMap<String, (CudaFunction, u32)>,
+}
+
+/// The kernels of each context that is in use.
+static CACHE: Mutex<Vec<(usize, Weak<Kernels>)>> = Mutex::new(Vec::new());
+
+/// Dynamic shared memory that needs no asking.
+const USUAL_SHARED: u32 = 48 << 10;
+/// What the kernels declare besides.
+const STATIC_SHARED: u32 = 3 << 10;
+
+impl Kernels {
+    /// Those of this context, once for all handles. Tries the smallest file, so that kernels that cannot be used are found out now.
+    pub(super) fn of(context: &Arc<CudaContext>) -> Result<Arc<Kernels>> {
+        if MODULES.is_empty() {
+            return Err(Error::KernelsNotBuilt);
+        }
+        let key = context.cu_ctx() as usize;
+        let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.retain(|(_, kernels)| kernels.strong_count() > 0);
+        if let Some(kernels) = cache.iter().find(|(k, _)| *k == key).and_then(|(_, kernels)| kernels.upgrade()) {
+            return Ok(kernels);
+        }
+        let attribute = |attribute| context.attribute(attribute).map_err(|e| failed("asking what the GPU can do", e));
+        let (major, minor) = context.compute_capability().map_err(|e| failed("asking what the GPU can do", e))?;
+        let shared = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let kernels = Arc::new(Kernels {
+            context: context.clone(),
+            capability: (10 * major + minor) as u32,
+            limits: Limits {
+                shared: (shared as u32).max(USUAL_SHARED).saturating_sub(STATIC_SHARED),
+                cluster: if major >= 9 { 8 } else { 1 },
+            },
+            loaded: Mutex::default(),
+        });
+        kernels.function("mse", "fl_mse_f32", 0)?;
+        cache.push((key, Arc::downgrade(&kernels)));
+        Ok(kernels)
+    }
+
+    /// Loads all files.
+    pub(super) fn load_all(&self) -> Result<()> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        files().into_iter().try_for_each(|file| self.module(&mut loaded, file).map(drop))
+    }
+
+    /// Whether a file has been loaded.
+    pub(super) fn has(&self, file: &str) -> bool {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).modules.contains_key(file)
+    }
+
+    /// A function, which may be launched with so much dynamic shared memory; loads its file if need be.
+    pub(super) fn function(&self, file: &str, name: &str, shared: u32) -> Result<CudaFunction> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if !loaded.functions.contains_key(name) {
+            let module = self.module(&mut loaded, file)?;
+            let function = module.load_function(name).map_err(|e| failed("finding a kernel", e))?;
+            loaded.functions.insert(name.into(), (function, USUAL_SHARED));
+        }
+        let (function, most) = loaded.functions.get_mut(name).expect("it is there now");
+        if shared > *most {
+            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            function.set_attribute(attribute, shared as i32).map_err(|e| failed("asking for shared memory", e))?;
+            *most = shared;
+        }
+        Ok(function.clone())
+    }
+
+    fn module(&self, loaded: &mut Loaded, file: &str) -> Result<Arc<CudaModule>> {
+        if let Some(module) = loaded.modules.get(file) {
+            return Ok(module.clone());
+        }
+        let mut error = Error::KernelsNotBuilt;
+        for compiled in candidates(MODULES, file, self.capability) {
+            match self.load(compiled) {
+                Ok(module) => {
+                    loaded.modules.insert(compiled.0, module.clone());
+                    return Ok(module);
+                }
+                Err(e) => error = e,
+            }
+        }
+        Err(error)
+    }
+
+    fn load(&self, &(_, _, kind, bytes): &Compiled) -> Result<Arc<CudaModule>> {
+        let image = match kind {
+            "ptx" => Ptx::from_src(String::from_utf8_lossy(bytes).trim_end_matches('\0')),
+            _ => Ptx::from_binary(bytes.to_vec()),
+        };
+        self.context.load_module(image).map_err(|error| match error {
+            DriverError(sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION) => {
+                let [ptx, compiler] = ptx_versions(&String::from_utf8_lossy(bytes));
+                Error::PtxTooNew { ptx, compiler, driver: driver::version() }
+            }
+            error => failed("loading kernels", error),
+        })
+    }
+}
+
+/// What could be loaded of a file on a GPU of this capability, the best first: machine code of its generation, then PTX.
+fn candidates(modules: &'static [Compiled], file: &str, capability: u32) -> Vec<&'static Compiled> {
+    let fits = |m: &&Compiled| m.0 == file && m.1 <= capability && (m.2 == "ptx" || m.1 / 10 == capability / 10);
+    let mut found: Vec<_> = modules.iter().filter(fits).collect();
+    found.sort_by_key(|m| (m.2 == "ptx", std::cmp::Reverse(m.1)));
+    found
+}
+
+/// The versions of PTX and of its compiler, from the head of the text.
+fn ptx_versions(ptx: &str) -> [String; 2] {
+    let after = |key: &str| {
+        let word = ptx.lines().take(40).find_map(|line| line.split_once(key)).map_or("unknown", |(_, rest)| rest);
+        word.trim().split([' ', ',']).next().unwrap_or("unknown").to_string()
+    };
+    [after(".version"), after("release")]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: &[Compiled] = &[
+        ("a", 75, "ptx", b""),
+        ("a", 90, "ptx", b""),
+        ("a", 80, "cubin", b""),
+        ("a", 86, "cubin", b""),
+        ("b", 75, "ptx", b""),
+    ];
+
+    #[test]
+    fn machine_code_of_the_generation_comes_first_and_then_the_newest_ptx() {
+        let of = |capability| candidates(ALL, "a", capability).iter().map(|m| (m.1, m.2)).collect::<Vec<_>>();
+        assert_eq!(of(70), []);
+        assert_eq!(of(75), [(75, "ptx")]);
+        assert_eq!(of(80), [(80, "cubin"), (75, "ptx")]);
+        assert_eq!(of(89), [(86, "cubin"), (80, "cubin"), (75, "ptx")]);
+        assert_eq!(of(90), [(90, "ptx"), (75, "ptx")]);
+        assert_eq!(of(120), [(90, "ptx"), (75, "ptx")]);
+    }
+
+    #[test]
+    fn ptx_says_its_versions() {
+        let ptx = "//\n// Cuda compilation tools, release 13.0, V13.0.88\n//\n\n.version 9.0\n.target sm_75\n";
+        assert_eq!(ptx_versions(ptx), ["9.0", "13.0"]);
+        assert_eq!(ptx_versions("")[0], "unknown");
+    }
+
+    /// Every kernel that a loss may ask for has been compiled.
+    #[test]
+    fn every_kernel_is_in_the_ptx_of_its_file() {
+        for (_, capability, _, bytes) in MODULES.iter().filter(|m| m.2 == "ptx" && m.0 == "mse") {
+            let ptx = String::from_utf8_lossy(bytes);
+            for dtype in ["f32", "f16", "bf16"] {
+                for name in ["mse", "mse_general"] {
+                    assert!(ptx.contains(&format!(".entry fl_{name}_{dtype}(")), "{name} {dtype} {capability}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Where calls become launches of kernels, for this crate's own tests: they hand in a runtime that executes the kernels on the host.
+//! No part of the public interface.
+#![allow(missing_docs, unsafe_code)]
+
+pub use crate::cuda::kernel::{Kernel, Params};
+pub use crate::cuda::marshal::Launch;
+pub use crate::cuda::plan;
+pub use crate::cuda::request::{Average, Dtype, Memory, Output, Request, Scalar, Targets, Weight};
+pub use crate::params;
+
+/// Checks a call of a loss and launches its kernels.
+///
+/// # Safety
+/// Each [`Memory`] and address of the request is of memory as long and as aligned as it says, which the launches may use.
+pub unsafe fn run<L: crate::Loss>(loss: &L, request: &Request, launcher: &mut dyn Launch) -> crate::Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { crate::cuda::marshal::run(&loss.kernel(), request, launcher) }
+}
+
+/// The same of the relativistic average.
+///
+/// # Safety
+/// As for [`run`].
+pub unsafe fn run_average(call: &Average, launcher: &mut dyn Launch) -> crate::Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { crate::cuda::marshal::run_average(call, ["grad_high", "grad_low"], launcher) }
+}
+
+/// A call on a GPU of a loss of any type, where the loss's own methods cannot be named.
+#[cfg(feature = "cuda")]
+pub fn call<'a, L: crate::Loss, T: crate::Element>(
+    cuda: &'a crate::Cuda,
+    loss: L,
+    input: crate::DeviceRef<'a, T>,
+    target: crate::DeviceTarget<'a, T>,
+    shape: Option<crate::Shape>,
+) -> crate::CudaCall<'a, L, T> {
+    crate::CudaCall::new(crate::OnCuda { loss, cuda }, input, target, shape)
+}
+
+/// The same in place.
+#[cfg(feature = "cuda")]
+pub fn call_in_place<'a, L: crate::Loss, T: crate::Element>(
+    cuda: &'a crate::Cuda,
+    loss: L,
+    input: crate::DeviceMut<'a, T>,
+    target: crate::DeviceTarget<'a, T>,
+    shape: Option<crate::Shape>,
+) -> crate::CudaCall<'a, L, T, crate::DeviceMut<'a, T>> {
+    crate::CudaCall::new(crate::OnCuda { loss, cuda }, input, target, shape)
+}

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Bundles the release test, bench and example programs into one folder, for a GPU machine that has a driver but no Rust:
+#
+#     tests/gpu_bundle.sh target/bundle        # here, with an nvcc
+#     scp -r target/bundle gpu: && ssh gpu bundle/run.sh
+#
+# run.sh runs them, fails where there is no GPU, prints one verdict, and leaves everything they said in log.txt. With `run.sh sanitize`
+# it runs the small tests under compute-sanitizer too, if that is there; with `run.sh bench` the bench.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-target/bundle}
+export FUSED_LOSS_REQUIRE_NVCC=1
+mkdir -p "$out"
+
+# The programs of `cargo ... --no-run`, one a line: the name, and where it is.
+programs() { "$@" 2>&1 | tee /dev/stderr | sed -nE 's/^ *Executable .*\((.*)\)$/\1/p'; }
+
+take() { # program, name
+    cp "$1" "$out/$2"
+    strip "$out/$2"
+}
+for test in gpu battery determinism golden; do
+    take "$(programs cargo test --release --no-run --test $test | tail -1)" "$test"
+done
+take "$(programs cargo bench --no-run --bench losses | tail -1)" losses
+cargo build --release --example train
+take "${CARGO_TARGET_DIR:-target}/release/examples/train" train
+{
+    echo "commit $(git rev-parse HEAD)$(git diff --quiet HEAD || echo ', changed since')"
+    echo "built $(date -u +%Y-%m-%d)"
+} > "$out/version.txt"
+
+cat > "$out/run.sh" <<'RUN'
+#!/usr/bin/env bash
+set -uo pipefail
+cd "$(dirname "$0")"
+export FUSED_LOSS_REQUIRE_GPU=1
+failed=() log=log.txt
+run() { # name, command
+    local name=$1
+    shift
+    printf '\n== %s: %s\n' "$name" "$*" | tee -a "$log"
+    "$@" >> "$log" 2>&1 && echo ok || { echo FAILED && failed+=("$name"); }
+}
+{ cat version.txt && date -u && nvidia-smi --query-gpu=name,driver_version,compute_cap --format=csv,noheader; } 2>&1 | tee "$log"
+run gpu ./gpu --test-threads 1
+run battery ./battery
+run golden ./golden
+run determinism ./determinism
+run train ./train --short --check --out train-out
+for word in "$@"; do
+    case $word in
+        bench) run bench ./losses --bench && grep -E 'GB/s|share' "$log" || true ;;
+        sanitize)
+            for tool in memcheck racecheck initcheck synccheck; do
+                run "$tool" compute-sanitizer --tool $tool --error-exitcode 1 ./gpu --test-threads 1
+            done
+            ;;
+        *) echo "unknown: $word" && exit 2 ;;
+    esac
+done
+if [ ${#failed[@]} -eq 0 ]; then
+    echo && echo "VERDICT: all passed"
+else
+    echo && echo "VERDICT: failed: ${failed[*]} (see $PWD/$log)" && exit 1
+fi
+RUN
+chmod +x "$out/run.sh"
+echo "bundled in $out: $(ls "$out" | tr '\n' ' ')"

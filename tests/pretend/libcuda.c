@@ -1,0 +1,154 @@
+// A CUDA driver that is none: device memory is the host's, streams do everything at once, and kernels are those that the tests have
+// compiled for the host (PRETEND_KERNELS names the library). It lets the whole host side run, from the probe to graphs, where there is
+// no GPU. It knows the calls that this crate and cudarc make, and no others.
+//
+// A captured stream refuses what a real one does: to wait for an event from outside, allocations, copies and waiting.
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "fused_loss_params.h"
+
+typedef int R;
+enum { OK = 0, INVALID = 1, NO_MEMORY = 2, NOT_FOUND = 500, UNSUPPORTED_PTX = 222, CAPTURING = 900, ISOLATION = 905 };
+
+typedef struct { char name[64]; } Function;
+typedef struct {
+    Function* f;
+    uint32_t grid[3], block[3], cluster, shared;
+    LaunchArgs args;
+    uint32_t params[8];
+} Launch;
+typedef struct { size_t count; Launch launches[64]; } Graph;
+typedef struct { int recorded, captured; } Event;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static void* captured_stream;
+static Graph* captured;
+static __thread void* context;
+static int context_of_device;
+
+static int setting(const char* name, int otherwise) { return getenv(name) ? atoi(getenv(name)) : otherwise; }
+
+R cuInit(unsigned flags) { return setting("PRETEND_DEVICES", 1) ? OK : 100; }
+R cuDriverGetVersion(int* version) { return *version = 12040, OK; }
+R cuDeviceGetCount(int* n) { return *n = setting("PRETEND_DEVICES", 1), OK; }
+R cuDeviceGet(int* device, int ordinal) { return *device = ordinal, OK; }
+R cuDeviceGetName(char* name, int length, int device) { return snprintf(name, length, "pretended"), OK; }
+R cuDeviceGetAttribute(int* value, int attribute, int device) {
+    const int capability = setting("PRETEND_CAPABILITY", 90);
+    *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : attribute == 97 ? 227 << 10 : attribute == 115;
+    return OK;
+}
+R cuDevicePrimaryCtxRetain(void** c, int device) { return *c = &context_of_device, OK; }
+R cuDevicePrimaryCtxRelease_v2(int device) { return OK; }
+R cuCtxGetCurrent(void** c) { return *c = context, OK; }
+R cuCtxSetCurrent(void* c) { return context = c, OK; }
+R cuCtxSynchronize(void) { return captured_stream ? CAPTURING : OK; }
+R cuGetErrorName(R code, const char** name) { return *name = "pretended", OK; }
+R cuGetErrorString(R code, const char** name) { return *name = "pretended", OK; }
+
+// Memory.
+R cuMemAlloc_v2(uint64_t* address, size_t bytes) {
+    if (captured_stream) return CAPTURING;
+    if (bytes == 0) return INVALID;
+    void* memory = bytes > (size_t)1 << 33 ? NULL : aligned_alloc(256, (bytes + 255) / 256 * 256);
+    if (!memory) return NO_MEMORY;
+    memset(memory, 0xff, bytes);
+    return *address = (uint64_t)memory, OK;
+}
+R cuMemAllocAsync(uint64_t* address, size_t bytes, void* stream) { return cuMemAlloc_v2(address, bytes); }
+R cuMemFree_v2(uint64_t address) { return free((void*)address), OK; }
+R cuMemFreeAsync(uint64_t address, void* stream) { return cuMemFree_v2(address); }
+R cuMemsetD8_v2(uint64_t address, unsigned char value, size_t n) { return memset((void*)address, value, n), OK; }
+R cuMemsetD8Async(uint64_t address, unsigned char value, size_t n, void* stream) {
+    return stream == captured_stream && stream ? CAPTURING : cuMemsetD8_v2(address, value, n);
+}
+R cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t n, void* stream) { return memcpy((void*)to, from, n), OK; }
+R cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t n, void* stream) { return memcpy(to, (void*)from, n), OK; }
+R cuMemcpyDtoH_v2(void* to, uint64_t from, size_t n) { return memcpy(to, (void*)from, n), OK; }
+R cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t n, void* stream) { return memcpy((void*)to, (void*)from, n), OK; }
+
+// Streams and events.
+R cuStreamCreate(void** stream, unsigned flags) { return *stream = malloc(1), OK; }
+R cuStreamDestroy_v2(void* stream) { return free(stream), OK; }
+R cuStreamSynchronize(void* stream) { return stream && stream == captured_stream ? CAPTURING : OK; }
+R cuEventCreate(Event** event, unsigned flags) { return *event = calloc(1, sizeof(Event)), OK; }
+R cuEventDestroy_v2(Event* event) { return free(event), OK; }
+R cuEventRecord(Event* event, void* stream) {
+    return event->recorded = 1, event->captured = stream && stream == captured_stream, OK;
+}
+R cuStreamWaitEvent(void* stream, Event* event, unsigned flags) {
+    const int inside = stream && stream == captured_stream;
+    return event->recorded && inside != event->captured ? ISOLATION : OK;
+}
+
+// Kernels.
+R cuModuleLoadData(void** module, const char* image) {
+    if (captured_stream) return CAPTURING;
+    if (setting("PRETEND_OLD", 0)) return UNSUPPORTED_PTX;
+    return *module = malloc(1), OK;
+}
+R cuModuleUnload(void* module) { return free(module), OK; }
+R cuModuleGetFunction(Function** function, void* module, const char* name) {
+    *function = calloc(1, sizeof(Function));
+    return strncpy((*function)->name, name, 63), OK;
+}
+R cuFuncSetAttribute(Function* function, int attribute, int value) { return attribute == 8 && value <= 224 << 10 ? OK : INVALID; }
+
+static R run(Launch* l) {
+    typedef int (*HostLaunch)(const char*, const uint32_t*, const uint32_t*, uint32_t, uint32_t, void**);
+    static HostLaunch launch;
+    void* args[2] = {&l->args, l->params};
+    pthread_mutex_lock(&lock);
+    if (!launch) {
+        void* library = dlopen(getenv("PRETEND_KERNELS"), RTLD_NOW);
+        if (!library) fprintf(stderr, "%s\n", dlerror()), exit(1);
+        launch = (HostLaunch)dlsym(library, "fl_host_launch");
+    }
+    const R code = launch(l->f->name, l->grid, l->block, l->cluster, l->shared, args) ? 719 : OK;
+    pthread_mutex_unlock(&lock);
+    return code;
+}
+static R enqueue(Launch launch, void* stream, void** args) {
+    memcpy(&launch.args, args[0], sizeof launch.args);
+    memcpy(launch.params, args[1], sizeof launch.params);
+    if (!stream || stream != captured_stream) return run(&launch);
+    if (captured->count == 64) return NO_MEMORY;
+    return captured->launches[captured->count++] = launch, OK;
+}
+R cuLaunchKernel(Function* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void* stream,
+                 void** args, void** extra) {
+    return enqueue((Launch){.f = f, .grid = {gx, gy, gz}, .block = {bx, by, bz}, .cluster = 1, .shared = shared}, stream, args);
+}
+typedef struct { uint32_t id, pad; uint32_t value[16]; } Attribute;
+typedef struct { uint32_t grid[3], block[3], shared; void* stream; Attribute* attributes; uint32_t count; } Config;
+R cuLaunchKernelEx(const Config* c, Function* f, void** args, void** extra) {
+    if (c->count != 1 || c->attributes->id != 4) return INVALID;
+    Launch launch = {.f = f, .cluster = c->attributes->value[0], .shared = c->shared};
+    memcpy(launch.grid, c->grid, sizeof launch.grid);
+    memcpy(launch.block, c->block, sizeof launch.block);
+    return enqueue(launch, c->stream, args);
+}
+
+// Graphs.
+R cuStreamIsCapturing(void* stream, int* status) { return *status = stream && stream == captured_stream, OK; }
+R cuStreamBeginCapture_v2(void* stream, int mode) {
+    captured_stream = stream;
+    return captured = calloc(1, sizeof(Graph)), OK;
+}
+R cuStreamEndCapture(void* stream, Graph** graph) {
+    captured_stream = NULL;
+    return *graph = captured, OK;
+}
+R cuGraphInstantiateWithFlags(Graph** executable, Graph* graph, unsigned long long flags) { return *executable = graph, OK; }
+R cuGraphLaunch(Graph* graph, void* stream) {
+    R code = OK;
+    for (size_t i = 0; i < graph->count && code == OK; ++i) code = run(&graph->launches[i]);
+    return code;
+}
+R cuGraphExecDestroy(Graph* graph) { return OK; }
+R cuGraphDestroy(Graph* graph) { return free(graph), OK; }

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Runs the tests that need a GPU without one: the CUDA host side on a driver that is pretended (libcuda.c), which executes the kernels
+# that the tests compile for the host. Arguments go to cargo test; without any it runs tests/gpu.rs.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/pretend NVCC="$PWD/tests/pretend/nvcc.sh" FUSED_LOSS_REQUIRE_NVCC=0
+# Compiles the kernels for the host, as a test does first of all.
+cargo test --test kernels_on_host -- --exact the_kernels_are_compiled_for_the_host
+kernels=$CARGO_TARGET_DIR/tmp/host_exec_plain/libkernels.so
+header=$(dirname "$(ls -t "$CARGO_TARGET_DIR"/debug/build/fused-loss-*/out/fused_loss_params.h | head -1)")
+mkdir -p "$CARGO_TARGET_DIR/driver"
+"${CC:-cc}" -O1 -shared -fPIC -Wall -Wno-unused-parameter -I "$header" tests/pretend/libcuda.c -o "$CARGO_TARGET_DIR/driver/libcuda.so.1" -ldl -lpthread
+ln -sf libcuda.so.1 "$CARGO_TARGET_DIR/driver/libcuda.so"
+export LD_LIBRARY_PATH="$CARGO_TARGET_DIR/driver" PRETEND_KERNELS="$kernels" FUSED_LOSS_REQUIRE_GPU=1
+if [ $# -eq 0 ]; then set -- --test gpu -- --test-threads 1; fi
+cargo test "$@"
