@@ -25,10 +25,6 @@ pub(crate) trait Pointwise: Copy + Send + Sync {
     /// It takes a target.
     const TARGET: bool = true;
 
-    /// Its gradients are often next to nothing. Those that the scale would make denormal become zero: each takes as
-    /// long as a hundred others.
-    const TINY: bool = false;
-
     /// Value and gradient for the input.
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> Point<S>;
 
@@ -123,18 +119,6 @@ pub(crate) fn run<T: Element, F: Pointwise>(loss: F, request: Request<'_, T>) ->
 /// of even a sum of equal values stays below 5e-7.
 const BLOCK: usize = 8 * LANES;
 
-/// `grad * scale`
-#[cfg_attr(optimized, inline(always))]
-fn scaled<F: Pointwise, S: Simd>(grad: F32s<S>, scale: F32s<S>) -> F32s<S> {
-    if F::TINY {
-        // A product is denormal at most where the exponents add up to that; NaN stays.
-        let floor = f32::MIN_POSITIVE / scale.abs();
-        grad.abs().lt(floor).pick(0.0, grad) * scale
-    } else {
-        grad * scale
-    }
-}
-
 impl<T> Clone for Plan<'_, T> {
     fn clone(&self) -> Self {
         *self
@@ -197,7 +181,7 @@ impl<T: Element, F: Pointwise> Kernel for Tile<'_, T, F> {
                         let x = pair.join(input.load(s, i), input.load(s, i + LANES));
                         let t = pair.join(target.load(s, i), target.load(s, i + LANES));
                         let point = self.loss.eval(x, t, pair.splat(1.0));
-                        let (low, high) = pair.split(scaled::<F, _>(point.grad, pair.splat(plan.scale)));
+                        let (low, high) = pair.split(point.grad * plan.scale);
                         grad.store(s, i, low, mode);
                         grad.store(s, i + LANES, high, mode);
                         let (v0, v1) = pair.split(point.value);
@@ -260,7 +244,7 @@ impl<T: Element, F: Pointwise> Tile<'_, T, F> {
             unsafe { out.store_upto(s, i, count, grad, plan.target_mode.at(out, i)) };
         }
         if let Some(out) = plan.grad_input {
-            unsafe { out.store_upto(s, i, count, scaled::<F, _>(point.grad, scale), mode) };
+            unsafe { out.store_upto(s, i, count, point.grad * scale, mode) };
         }
         // The padding has a value too.
         s.first(count).pick(value, 0.0)

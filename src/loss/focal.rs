@@ -99,7 +99,6 @@ struct Square(SigmoidFocalParams);
 
 impl Pointwise for Square {
     const NAME: &'static str = SigmoidFocal::NAME;
-    const TINY: bool = true;
 
     #[cfg_attr(optimized, inline(always))]
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
@@ -107,8 +106,6 @@ impl Pointwise for Square {
         let alpha = t.mul_add(self.0.alpha_pos, u * self.0.alpha_neg);
         let l = logistic(x);
         let m = wrong(&l, u, t);
-        // The cube of less is denormal, and would take as long as a hundred others.
-        let m = m.lt(1.0 / 1_099_511_627_776.0).pick(0.0, m);
         let (bce, slope) = (cost(&l, u, t), l.slope(u, t));
         let bend = 2.0 * (u - t) * l.variance();
         // Where the variance is 0 the cost may be infinite.
