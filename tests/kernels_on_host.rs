@@ -157,11 +157,13 @@ fn a_class_out_of_range_is_reported_and_hurts_nobody_else() {
         assert!(value.is_finite() && bad.is_none() && values[2] == 0.0);
         let (sound, sound_values) = (grad.clone(), values.clone());
         for stray in [-1, classes as i64, i64::MIN, i64::MAX] {
-            let (value, bad) = marshal::cross_entropy(&input, &[0, stray, -100, stray, 1], classes, &mut grad, &mut values);
+            let (value, bad) =
+                marshal::cross_entropy(&input, &[0, stray, -100, stray, 1], classes, &mut grad, &mut values);
             assert!(value.is_nan() && values[1].is_nan() && values[3].is_nan());
             assert_eq!(bad, Some(1));
             for row in 0..5 {
-                let (got, want) = (&grad[row * classes..(row + 1) * classes], &sound[row * classes..(row + 1) * classes]);
+                let (got, want) =
+                    (&grad[row * classes..(row + 1) * classes], &sound[row * classes..(row + 1) * classes]);
                 match row {
                     1 | 3 => assert!(got.iter().all(|&g| g == 0.0)),
                     _ => assert!(got == want && values[row] == sound_values[row]),
@@ -293,7 +295,9 @@ impl Sanitizer {
 fn sanitizers_find_nothing_in_the_kernels_and_what_is_planted() {
     let Some(clang) = clang() else { return };
     records();
-    let said = |run: &std::process::Output| format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    let said = |run: &std::process::Output| {
+        format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr))
+    };
     for sanitizer in &SANITIZERS {
         let run = sanitizer.run(&clang, "", &host_exec::sources(), "");
         assert!(run.status.success(), "{}:\n{}", sanitizer.name, said(&run));
