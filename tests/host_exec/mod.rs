@@ -122,6 +122,20 @@ pub struct Host {
     kernel: unsafe extern "C" fn(u32) -> *const c_char,
 }
 
+/// Whether the kernels can be executed here: it takes a C++ compiler (`CXX`, else `c++`) on 64-bit Linux. Says so where
+/// they cannot, and panics if `FUSED_LOSS_REQUIRE_HOST_EXEC` is set.
+#[allow(dead_code)]
+pub fn possible() -> bool {
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+    let there = std::process::Command::new(compiler).arg("--version").output().is_ok_and(|o| o.status.success());
+    let possible = there && cfg!(all(target_os = "linux", target_arch = "x86_64"));
+    if !possible {
+        assert!(std::env::var_os("FUSED_LOSS_REQUIRE_HOST_EXEC").is_none(), "the kernels cannot be executed here");
+        eprintln!("skipped: no C++ compiler on 64-bit Linux to execute the CUDA kernels with");
+    }
+    possible
+}
+
 impl Host {
     /// The kernels of this crate.
     pub fn get() -> &'static Host {
