@@ -93,7 +93,8 @@ fn find_nvcc() -> Option<PathBuf> {
         }
         return Some(nvcc);
     }
-    let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(std::env::var_os).map(|home| Path::new(&home).join("bin"));
+    let homes =
+        ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(std::env::var_os).map(|home| Path::new(&home).join("bin"));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/local/cuda/bin", "/opt/cuda/bin", "/usr/lib/cuda/bin"].map(PathBuf::from);
     // The wheels put it into site-packages/nvidia/*/bin.
@@ -127,7 +128,9 @@ const VIRTUAL: [u32; 2] = [75, 90];
 fn compile(nvcc: &Path, out: &Path) -> Vec<Module> {
     let native = std::env::var("FUSED_LOSS_CUBIN").unwrap_or_default();
     let native = native.split(',').filter(|c| !c.trim().is_empty()).map(|c| {
-        c.trim().parse().unwrap_or_else(|_| fail(&format!("FUSED_LOSS_CUBIN: `{c}` is no compute capability such as 90")))
+        c.trim()
+            .parse()
+            .unwrap_or_else(|_| fail(&format!("FUSED_LOSS_CUBIN: `{c}` is no compute capability such as 90")))
     });
     let kinds: Vec<(u32, &str)> = VIRTUAL.into_iter().map(|c| (c, "ptx")).chain(native.map(|c| (c, "cubin"))).collect();
     let mut modules = Vec::new();

@@ -63,7 +63,11 @@ fn both_architectures_have_every_kernel_with_the_arguments_that_rust_passes() {
     let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for module in modules() {
         for entry in &module.entries {
-            assert!(names.entry(module.virtual_arch.clone()).or_default().insert(entry.name.clone()), "{} twice", entry.name);
+            assert!(
+                names.entry(module.virtual_arch.clone()).or_default().insert(entry.name.clone()),
+                "{} twice",
+                entry.name
+            );
             let size = size_of::<params::LaunchArgs>();
             assert!(entry.text.contains(&format!("_param_0[{size}]")), "{} has other arguments", entry.name);
         }
@@ -97,8 +101,11 @@ fn main_loops_move_sixteen_bytes_and_compute_in_f32() {
             }
             // Sums in f64 are of what threads, rows and blocks have found: additions, never products of elements. A division gives
             // the value; regions and the norm of the gradient penalty have more arithmetic, once a region or row.
-            let few = name.contains("region_") || name.contains("gradient_penalty") || name.contains("relativistic_average");
-            let products = text.matches("mul.rn.f64").count() + text.matches("fma.rn.f64").count() + text.matches("mul.f64").count();
+            let few =
+                name.contains("region_") || name.contains("gradient_penalty") || name.contains("relativistic_average");
+            let products = text.matches("mul.rn.f64").count()
+                + text.matches("fma.rn.f64").count()
+                + text.matches("mul.f64").count();
             assert!(products <= if few { 24 } else { 2 }, "{name}: {products} products in f64");
             assert!(!text.contains(".local"), "{name}: local memory");
         }

@@ -77,7 +77,8 @@ pub fn rowwise(rows: u64, classes: u64, inner: u64, bytes: u64, tensors: u64, li
     let cluster = [1, 2, 4, 8].into_iter().filter(|&c| c <= limits.cluster);
     let share = |c: u32| row.div_ceil(16 * tensors * u64::from(c)) * 16 * tensors;
     let most = u64::from(limits.shared);
-    let cluster = cluster.clone().find(|&c| share(c) <= most.min(72 << 10)).or(cluster.clone().find(|&c| share(c) <= most));
+    let cluster =
+        cluster.clone().find(|&c| share(c) <= most.min(72 << 10)).or(cluster.clone().find(|&c| share(c) <= most));
     let (c, cached) = (cluster.unwrap_or(1), cluster.is_some());
     let threads = (wide / u64::from(c) / 4).next_power_of_two().clamp(128, 256);
     let tile = tile(1, c.into());

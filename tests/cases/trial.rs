@@ -172,7 +172,8 @@ impl<'a, T: Element> Trial<'a, T> {
             grad_target: with_target.then(|| out.grad_target.get_mut()),
             verb,
         };
-        out.value = (self.engine)(case.loss, job).unwrap_or_else(|error| panic!("{}, {way:?}: {error}", self.context()));
+        out.value =
+            (self.engine)(case.loss, job).unwrap_or_else(|error| panic!("{}, {way:?}: {error}", self.context()));
         let live = out.grad.canaries_live() && out.grad_target.canaries_live() && out.losses.canaries_live();
         assert!(live, "{}, {way:?}: wrote outside a buffer", self.context());
         out

@@ -101,7 +101,8 @@ fn must(command: &mut Command) {
 
 /// When the last header changed.
 fn newest_header() -> std::time::SystemTime {
-    let skeleton = root().join("kernels/skeleton").read_dir().unwrap().chain(root().join("kernels").read_dir().unwrap());
+    let skeleton =
+        root().join("kernels/skeleton").read_dir().unwrap().chain(root().join("kernels").read_dir().unwrap());
     let headers = skeleton.map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "cuh"));
     let own = ["shim.h", "half.h", "mod.rs"].map(|f| root().join("tests/host_exec").join(f));
     headers
@@ -163,7 +164,8 @@ impl Host {
     #[allow(dead_code)]
     pub fn kernels(&self) -> Vec<String> {
         // SAFETY: it returns names that live as long as the library, then null.
-        let name = |i| unsafe { (self.kernel)(i).as_ref().map(|name| CStr::from_ptr(name).to_str().unwrap().to_string()) };
+        let name =
+            |i| unsafe { (self.kernel)(i).as_ref().map(|name| CStr::from_ptr(name).to_str().unwrap().to_string()) };
         (0..).map_while(name).collect()
     }
 
@@ -176,7 +178,14 @@ impl Host {
         let (grid, block) = ([plan.grid, 1, 1], [plan.block.0, plan.block.1, 1]);
         // SAFETY: the caller's promise.
         unsafe {
-            match (self.launch)(name.as_ptr(), grid.as_ptr(), block.as_ptr(), plan.cluster, plan.shared, args.as_mut_ptr()) {
+            match (self.launch)(
+                name.as_ptr(),
+                grid.as_ptr(),
+                block.as_ptr(),
+                plan.cluster,
+                plan.shared,
+                args.as_mut_ptr(),
+            ) {
                 0 => Ok(()),
                 _ => Err(CStr::from_ptr((self.error)()).to_string_lossy().into_owned()),
             }

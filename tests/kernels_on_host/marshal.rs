@@ -86,9 +86,7 @@ impl Kernel {
                 let params = SmoothL1Params { beta: o.f32("beta"), inv_beta: o.f32("inv_beta") };
                 elements("smooth_l1", bytes(params))
             }
-            "Bce" => {
-                elements("bce", bytes(BceParams { epsilon: o.f32("epsilon"), smoothing: o.f32("smoothing") }))
-            }
+            "Bce" => elements("bce", bytes(BceParams { epsilon: o.f32("epsilon"), smoothing: o.f32("smoothing") })),
             "BceWithLogits" => {
                 let params = BceWithLogitsParams { pos_weight: o.f32("pos_weight"), smoothing: o.f32("smoothing") };
                 elements("bce_with_logits", bytes(params))
@@ -121,13 +119,9 @@ impl Kernel {
                 ignoring(by_class(rows("cross_entropy_probs", bytes(params))))
             }
             "Nll" => ignoring(by_class(rows("nll", none()))),
-            "SoftmaxFocal" => {
-                ignoring(rows("softmax_focal", bytes(SoftmaxFocalParams { gamma: o.f32("gamma") })))
-            }
+            "SoftmaxFocal" => ignoring(rows("softmax_focal", bytes(SoftmaxFocalParams { gamma: o.f32("gamma") }))),
             "CategoricalHinge" => rows("categorical_hinge", none()),
-            "MultiMargin" => {
-                rows("multi_margin", bytes(MultiMarginParams { margin: o.f32("margin"), p: o.u32("p") }))
-            }
+            "MultiMargin" => rows("multi_margin", bytes(MultiMarginParams { margin: o.f32("margin"), p: o.u32("p") })),
             "Distillation" => {
                 let t = o.f32("temperature");
                 let factor = if o.bool("squared") { t * t } else { 1.0 };
@@ -316,7 +310,8 @@ pub fn run<T: Element>(loss: AnyLoss, job: Job<'_, T>) -> Result<f32> {
         }
     };
     for name in launches {
-        let params = if name == "keras_labels" { super::marshal::bytes(NoParams { unused: 0 }) } else { kernel.params.clone() };
+        let params =
+            if name == "keras_labels" { super::marshal::bytes(NoParams { unused: 0 }) } else { kernel.params.clone() };
         let name = format!("fl_{name}_{}", dtype::<T>());
         let buffers = trace::Buffers {
             input: tensor,
@@ -329,12 +324,21 @@ pub fn run<T: Element>(loss: AnyLoss, job: Job<'_, T>) -> Result<f32> {
         launch(&name, &plan, args, params, buffers, turn);
     }
     // Nothing is left behind for the next launch.
-    assert!(workspace[..size_of::<Workspace>() / 8].iter().enumerate().all(|(i, &w)| w == 0 || i == 1), "{workspace:x?}");
+    assert!(
+        workspace[..size_of::<Workspace>() / 8].iter().enumerate().all(|(i, &w)| w == 0 || i == 1),
+        "{workspace:x?}"
+    );
     if reduction.is_some() { Ok(value) } else { Ok(0.0) }
 }
 
 /// A call of the relativistic average: `high`, `low`, their gradients; the value.
-pub fn relativistic_average<T: Element>(high: &[T], low: &[T], grads: [&mut [T]; 2], grad_output: f32, flags: u32) -> f32 {
+pub fn relativistic_average<T: Element>(
+    high: &[T],
+    low: &[T],
+    grads: [&mut [T]; 2],
+    grad_output: f32,
+    flags: u32,
+) -> f32 {
     let plan = plan::relativistic_average(high.len() as u64, low.len() as u64);
     let (mut workspace, mut scratch) = (vec![0u64; WORKSPACE_BYTES / 8], vec![u64::MAX; plan.scratch as usize / 8]);
     let mut value = f32::NAN;
@@ -367,7 +371,13 @@ pub fn relativistic_average<T: Element>(high: &[T], low: &[T], grads: [&mut [T];
 }
 
 /// Cross-entropy of `(rows, classes)`, whatever the indices are: the value, and the first bad row.
-pub fn cross_entropy(input: &[f32], target: &[i64], classes: usize, grad: &mut [f32], values: &mut [f32]) -> (f32, Option<u64>) {
+pub fn cross_entropy(
+    input: &[f32],
+    target: &[i64],
+    classes: usize,
+    grad: &mut [f32],
+    values: &mut [f32],
+) -> (f32, Option<u64>) {
     let plan = plan::rowwise(target.len() as u64, classes as u64, 1, 4, 1, LIMITS[0]);
     let mut workspace = vec![0u64; WORKSPACE_BYTES / 8];
     let mut value = 0f32;
@@ -389,11 +399,38 @@ pub fn cross_entropy(input: &[f32], target: &[i64], classes: usize, grad: &mut [
         scale: 1.0,
         ..nothing()
     };
-    let (tensor, name) = (size_of_val(input), if plan.columns { "fl_cross_entropy_columns_f32" } else { "fl_cross_entropy_f32" });
+    let (tensor, name) =
+        (size_of_val(input), if plan.columns { "fl_cross_entropy_columns_f32" } else { "fl_cross_entropy_f32" });
     let params = bytes(CrossEntropyParams { smoothing: 0.0, z_loss: 0.0, softcap: 0.0 });
-    let buffers = trace::Buffers { input: tensor, target: size_of_val(target), per_loss: target.len() * 4, ..Default::default() };
+    let buffers =
+        trace::Buffers { input: tensor, target: size_of_val(target), per_loss: target.len() * 4, ..Default::default() };
     launch(name, &plan, args, params, buffers, 6);
     (value, (workspace[0] != 0).then_some(!workspace[0]))
+}
+
+/// NLL by three blocks of 32 threads: few enough for ThreadSanitizer to tell all of them apart.
+pub fn few_threads() {
+    let (input, target, grad) = (vec![-0.5f32; 180], vec![1u8; 90], vec![f32::NAN; 180]);
+    let plan = Plan { grid: 3, block: (32, 1), tile: 32, ..plan::elementwise(0) };
+    let mut workspace = vec![0u64; WORKSPACE_BYTES / 8];
+    let mut value = 0f32;
+    let args = LaunchArgs {
+        input: input.as_ptr() as u64,
+        target: target.as_ptr() as u64,
+        grad_input: grad.as_ptr() as u64,
+        value: &raw mut value as u64,
+        workspace: workspace.as_mut_ptr() as u64,
+        elements: 180,
+        losses: 90,
+        classes: 2,
+        tile: 32,
+        target_kind: TARGET_U8,
+        scale: 1.0,
+        ..nothing()
+    };
+    let buffers = trace::Buffers { input: 720, target: 90, per_loss: 360, ..Default::default() };
+    launch("fl_nll_columns_f32", &plan, args, bytes(NoParams { unused: 0 }), buffers, 6);
+    assert_eq!(value, 45.0);
 }
 
 /// Arguments of a call of nothing.
@@ -419,4 +456,3 @@ fn dims_of(shape: fused_loss::Shape) -> [usize; 3] {
     let options = Options { text: format!("{shape:?}") };
     ["outer", "classes", "inner"].map(|name| options.word(name).parse().unwrap())
 }
-

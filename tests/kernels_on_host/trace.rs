@@ -118,7 +118,11 @@ impl Record {
             // SAFETY: the launch was given this buffer, and is not running.
             let bytes = unsafe { std::slice::from_raw_parts(buffer.address as *const u8, buffer.len) };
             // Of the workspace, what launches leave there for nobody is zero in the main.
-            let len = if buffer.argument == 11 { bytes.iter().rposition(|&b| b != 0).map_or(0, |i| i + 1) } else { bytes.len() };
+            let len = if buffer.argument == 11 {
+                bytes.iter().rposition(|&b| b != 0).map_or(0, |i| i + 1)
+            } else {
+                bytes.len()
+            };
             self.number(buffer.len as u64);
             self.blob(&bytes[..len]);
         }
