@@ -96,7 +96,7 @@ constants! {
 
 params! {
     /// What a launch of any kernel is told besides the options of its loss. Pointers are device addresses,
-    /// 0 where there is nothing.
+    /// 0 where there is nothing. A row has fewer than 2^31 classes; nothing else is that small.
     struct LaunchArgs {
         /// `elements` of the storage type.
         input: u64,

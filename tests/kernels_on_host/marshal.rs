@@ -35,6 +35,8 @@ pub struct OnHost {
     scratch: Vec<u64>,
     /// The bytes of the buffers.
     pub sizes: trace::Buffers,
+    /// Blocks of 32 threads, and no shared memory.
+    small_blocks: bool,
 }
 
 impl OnHost {
@@ -45,7 +47,14 @@ impl OnHost {
             *turn
         });
         let workspace = vec![0; WORKSPACE_BYTES / 8];
-        OnHost { turn, limits: LIMITS[machine % LIMITS.len()], workspace, scratch: Vec::new(), sizes }
+        OnHost {
+            turn,
+            limits: LIMITS[machine % LIMITS.len()],
+            workspace,
+            scratch: Vec::new(),
+            sizes,
+            small_blocks: false,
+        }
     }
 
     /// The error word; and nothing else is left behind for the next launch.
@@ -73,7 +82,19 @@ impl Launch for OnHost {
 
     unsafe fn launch(&mut self, file: &str, name: &str, plan: &Plan, args: &LaunchArgs, params: &Params) -> Result<()> {
         assert!(super::host_exec::root().join(format!("kernels/{file}.cu")).exists(), "{name} is of no file {file}");
-        let (host, mut args, mut params) = (Host::get(), *args, params.bytes().to_vec());
+        let (host, mut plan, mut args, mut params) = (Host::get(), *plan, *args, params.bytes().to_vec());
+        if self.small_blocks {
+            plan = Plan {
+                grid: args.losses.div_ceil(32) as u32,
+                block: (32, 1),
+                tile: 32,
+                shared: 0,
+                cached: false,
+                ..plan
+            };
+            (args.tile, args.flags) = (32, args.flags & !CACHED);
+        }
+        let plan = &plan;
         host.order(self.turn % 7);
         let record = trace::Record::before(name, plan, &args, &params, &self.sizes);
         let mut pointers = [(&raw mut args).cast::<c_void>(), params.as_mut_ptr().cast()];
@@ -210,6 +231,20 @@ pub fn relativistic_average<T: Element>(high: &[T], low: &[T], grads: [&mut [T];
     unsafe { launch::run_average(&call, &mut host).unwrap() };
     assert_eq!(host.finish(), 0);
     value[0]
+}
+
+/// NLL by three blocks of 32 threads: few enough for ThreadSanitizer to tell all of them apart.
+pub fn few_threads() {
+    let (input, target, mut grad, mut value) = ([-0.5f32; 180], [1u8; 90], [f32::NAN; 180], [f32::NAN]);
+    let mut request = Request::new::<f32>(memory(&input), Targets::U8(memory(&target)), Some((90, 2).into()));
+    request.output = Output::Reduced(Reduction::Sum, Some(memory_mut(&mut value)));
+    request.grad_input = Some(memory_mut(&mut grad));
+    let mut host = OnHost::new(0, trace::Buffers { input: 720, target: 90, ..Default::default() });
+    host.small_blocks = true;
+    // SAFETY: the buffers are as long as that, and live longer than this.
+    unsafe { launch::run(&fused_loss::Nll::new(), &request, &mut host).unwrap() };
+    host.finish();
+    assert_eq!(value, [45.0]);
 }
 
 /// Cross-entropy of `(rows, classes)`, whatever the indices are: its mean with the gradient, the values of the rows, and the first bad
