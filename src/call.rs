@@ -103,6 +103,16 @@ pub struct Request<'a, T> {
     pub(crate) output: Output<'a>,
 }
 
+impl<T: Element> Request<'_, T> {
+    fn run<L: Loss>(self, loss: &L) -> Result<f32> {
+        #[cfg(debug_assertions)]
+        if let Some(outcome) = crate::elsewhere::run(loss, &self) {
+            return outcome;
+        }
+        loss.run(T::erase(self))
+    }
+}
+
 /// What becomes of the losses.
 pub(crate) enum Output<'a> {
     Reduced(Reduction),
@@ -219,13 +229,14 @@ impl<'a, L: Loss, T: Element> Call<'a, L, T, &'a [T]> {
         if let Some(grad) = &grad_input {
             check_len("grad_input", self.input.len(), grad.len())?;
         }
-        self.loss.run(T::erase(Request {
+        let request = Request {
             input: Src::new(self.input),
             extras: self.extras,
             grad_input: grad_input.map(Dst::new),
             in_place: false,
             output,
-        }))
+        };
+        request.run(&self.loss)
     }
 }
 
@@ -247,13 +258,9 @@ impl<'a, L: Loss, T: Element> Call<'a, L, T, &'a mut [T]> {
             return Err(Error::Unsupported { loss: L::NAME, what: "accumulate in place, over the input," });
         }
         let grad = Dst::new(self.input);
-        self.loss.run(T::erase(Request {
-            input: grad.src(),
-            extras: self.extras,
-            grad_input: Some(grad),
-            in_place: true,
-            output,
-        }))
+        let request =
+            Request { input: grad.src(), extras: self.extras, grad_input: Some(grad), in_place: true, output };
+        request.run(&self.loss)
     }
 }
 

@@ -17,6 +17,15 @@ pub unsafe fn run<L: crate::Loss>(loss: &L, request: &Request, launcher: &mut dy
     unsafe { crate::cuda::marshal::run(&loss.kernel(), request, launcher) }
 }
 
+/// The same for a loss whose type is not known.
+///
+/// # Safety
+/// As for [`run`].
+pub unsafe fn run_kernel(kernel: &Kernel, request: &Request, launcher: &mut dyn Launch) -> crate::Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { crate::cuda::marshal::run(kernel, request, launcher) }
+}
+
 /// The same of the relativistic average.
 ///
 /// # Safety
@@ -48,4 +57,24 @@ pub fn call_in_place<'a, L: crate::Loss, T: crate::Element>(
     shape: Option<crate::Shape>,
 ) -> crate::CudaCall<'a, L, T, crate::DeviceMut<'a, T>> {
     crate::CudaCall::new(crate::OnCuda { loss, cuda }, input, target, shape)
+}
+
+/// [`run_kernel`] on a GPU.
+///
+/// # Safety
+/// As for [`run`], of memory of the handle's GPU.
+#[cfg(feature = "cuda")]
+pub unsafe fn run_on(cuda: &crate::Cuda, kernel: &Kernel, request: &Request) -> crate::Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { crate::cuda::marshal::run(kernel, request, &mut cuda.launcher()) }
+}
+
+/// [`run_average`] on a GPU.
+///
+/// # Safety
+/// As for [`run_on`].
+#[cfg(feature = "cuda")]
+pub unsafe fn run_average_on(cuda: &crate::Cuda, call: &Average) -> crate::Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { crate::cuda::marshal::run_average(call, ["grad_high", "grad_low"], &mut cuda.launcher()) }
 }

@@ -84,6 +84,9 @@ mod cpu;
 mod cuda;
 mod device;
 mod element;
+#[cfg(debug_assertions)]
+#[doc(hidden)]
+pub mod elsewhere;
 mod error;
 #[doc(hidden)]
 pub mod launch;

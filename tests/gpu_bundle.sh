@@ -19,9 +19,11 @@ take() { # program, name
     cp "$1" "$out/$2"
     strip "$out/$2"
 }
-for test in gpu battery determinism golden; do
+for test in gpu battery; do
     take "$(programs cargo test --release --no-run --test $test | tail -1)" "$test"
 done
+# The CPU's tests of edge cases, golden values and determinism by kernels: calls go there in builds with debug assertions only.
+take "$(CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true programs cargo test --release --no-run --test by_kernels | tail -1)" by_kernels
 take "$(programs cargo bench --no-run --bench losses | tail -1)" losses
 cargo build --release --example train
 take "${CARGO_TARGET_DIR:-target}/release/examples/train" train
@@ -45,8 +47,7 @@ run() { # name, command
 { cat version.txt && date -u && nvidia-smi --query-gpu=name,driver_version,compute_cap --format=csv,noheader; } 2>&1 | tee "$log"
 run gpu ./gpu --test-threads 1
 run battery ./battery
-run golden ./golden
-run determinism ./determinism
+run by_kernels ./by_kernels --test-threads 1
 run train ./train --short --check --out train-out
 for word in "$@"; do
     case $word in

@@ -9,6 +9,8 @@
 use std::marker::PhantomData;
 
 use super::simd::{F32s, LANES, Machine};
+#[cfg(debug_assertions)]
+use crate::cuda::request::Memory;
 use crate::element::Element;
 
 /// A buffer to read.
@@ -79,6 +81,11 @@ impl<'a, T: Element> Src<'a, T> {
 
     pub(crate) fn len(self) -> usize {
         self.len
+    }
+
+    #[cfg(debug_assertions)]
+    pub(crate) fn memory(self) -> Memory {
+        Memory { address: self.ptr as u64, len: self.len }
     }
 
     /// Elements `i..i + 16`.
@@ -169,6 +176,11 @@ impl<'a, T: Element> Dst<'a, T> {
     /// The same elements, to read.
     pub(crate) fn src(self) -> Src<'a, T> {
         Src { ptr: self.ptr, len: self.len, lifetime: PhantomData }
+    }
+
+    #[cfg(debug_assertions)]
+    pub(crate) fn memory(self) -> Memory {
+        self.src().memory()
     }
 
     pub(crate) fn len(self) -> usize {

@@ -133,7 +133,7 @@ impl Cuda {
     }
 
     /// What launches the kernels of one call.
-    pub(super) fn launcher(&self) -> OnStream<'_> {
+    pub(crate) fn launcher(&self) -> OnStream<'_> {
         OnStream { cuda: self, memory: self.memory() }
     }
 }
@@ -145,7 +145,7 @@ impl std::fmt::Debug for Cuda {
 }
 
 /// The stream, locked for one call.
-pub(super) struct OnStream<'a> {
+pub(crate) struct OnStream<'a> {
     cuda: &'a Cuda,
     memory: MutexGuard<'a, Memory>,
 }

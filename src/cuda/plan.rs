@@ -101,5 +101,5 @@ pub fn region(samples: u64, channels: u64, inner: u64, softmax: bool) -> Plan {
 pub fn relativistic_average(n_high: u64, n_low: u64) -> Plan {
     let tile = u64::from(BLOCK) * 16 * n_high.max(n_low).div_ceil(u64::from(BLOCK * 16 * MAX_PARTIALS / 2)).max(1);
     let blocks = n_high.div_ceil(tile) + n_low.div_ceil(tile);
-    Plan { scratch: (4 + 2 * blocks) * 8, ..Plan::new(blocks, (BLOCK, 1), tile) }
+    Plan { scratch: (4 + 2 * blocks.max(1)) * 8, ..Plan::new(blocks, (BLOCK, 1), tile) }
 }

@@ -1,6 +1,6 @@
 //! 18 to 23, 40, 42 to 44, 48, 50 and 51: losses of single elements.
 
-use crate::support::*;
+use super::support::*;
 use fused_loss::Reduction::{Mean, Sum};
 use fused_loss::*;
 

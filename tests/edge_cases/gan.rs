@@ -1,6 +1,6 @@
 //! 49 and 52: adversarial losses.
 
-use crate::support::*;
+use super::support::*;
 use fused_loss::Reduction::{Mean, Sum};
 use fused_loss::*;
 

@@ -1,6 +1,6 @@
 //! 38, 39, 41 and 53: sizes at which sums, counts and indices overflow.
 
-use crate::support::*;
+use super::support::*;
 use fused_loss::Reduction::{Mean, Sum};
 use fused_loss::*;
 use half::f16;

@@ -1,6 +1,6 @@
 //! 1 to 16: numbers that PyTorch, torchvision and MONAI gave in f64 for data that fit on a line.
 
-use crate::support::*;
+use super::support::*;
 use fused_loss::Reduction::{BatchMean, Mean, Sum};
 use fused_loss::*;
 

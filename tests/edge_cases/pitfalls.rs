@@ -1,6 +1,6 @@
 //! Mistakes of textbooks and tutorials, each with what this crate computes in its place.
 
-use crate::support::*;
+use super::support::*;
 use fused_loss::Reduction::{BatchMean, Mean, Sum};
 use fused_loss::*;
 use half::f16;

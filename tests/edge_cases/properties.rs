@@ -1,6 +1,6 @@
 //! 32, 34, 35, 37 and 54: what holds of every loss, on seeded random data.
 
-use crate::support::*;
+use super::support::*;
 use fused_loss::*;
 
 const DIMS: [usize; 3] = [4, 5, 7];
@@ -65,7 +65,7 @@ fn a_permutation_of_samples_permutes_gradients_to_the_bit() {
             if loss.form == Form::BatchRegion {
                 same(loss.name, &other_grad, &moved(&grad, &order), 1.0);
             } else {
-                assert_eq!(bits(&other_grad), bits(&moved(&grad, &order)), "{}", loss.name);
+                same_bits(loss.name, &other_grad, &moved(&grad, &order));
             }
         }
     }
@@ -229,7 +229,7 @@ fn one_nan_makes_the_value_nan() {
         for loss in losses::<T>() {
             let clean = loss.data(&mut random, [3, 21, 5]);
             let n = loss.losses(clean.dims);
-            for _ in 0..40 {
+            for _ in 0..times(40) {
                 let mut data = clean.clone();
                 let at = random.below(data.input.len());
                 match &mut data.target {

@@ -1,6 +1,6 @@
 //! 45 to 47: Dice and its kin.
 
-use crate::support::*;
+use super::support::*;
 use fused_loss::Reduction::{Mean, Sum};
 use fused_loss::*;
 

@@ -226,7 +226,6 @@ pub fn misaligned<T: Element>(loss: &AnyLoss<T>, data: &Data<T>, offset: usize) 
 }
 
 /// Runs a generic test on every storage type.
-#[macro_export]
 macro_rules! every_dtype {
     ($test:ident) => {{
         $test::<f32>();
@@ -241,6 +240,25 @@ pub fn to<T: Element>(x: &[f32]) -> Vec<T> {
 
 pub fn from<T: Element>(x: &[T]) -> Vec<f32> {
     x.iter().map(|x| x.to_f32()).collect()
+}
+
+/// Whether this is `tests/by_kernels.rs`, where calls go to CUDA kernels, perhaps executed on the host.
+pub const BY_KERNELS: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"by_kernels");
+
+/// How often to do what is done `n` times on the CPU: kernels that are executed on the host take their time.
+pub fn times(n: usize) -> usize {
+    if BY_KERNELS { n.div_ceil(10) } else { n }
+}
+
+/// The same bits, where it takes the same order of additions. The CPU's does not depend on where in memory a row or region begins;
+/// that of a kernel, whose threads take packs of 16 bytes, does.
+#[track_caller]
+pub fn same_bits<T: Element>(what: &str, got: &[T], want: &[T]) {
+    if BY_KERNELS {
+        same(what, got, want, 1.0);
+    } else {
+        assert!(bits(got) == bits(want), "{what}: expected {want:?}, got {got:?}");
+    }
 }
 
 /// Bit patterns, which tell -0 from 0 and NaN from nothing.
