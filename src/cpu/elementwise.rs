@@ -24,6 +24,8 @@ pub(crate) trait Pointwise: Copy + Send + Sync {
     const CLASS_WEIGHT: bool = false;
     /// It takes a target.
     const TARGET: bool = true;
+    /// Its gradients may be so small that, scaled, they are denormal numbers, with which processors take a hundred cycles.
+    const FAINT: bool = false;
 
     /// Value and gradient for the input.
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> Point<S>;
@@ -161,6 +163,8 @@ impl<T: Element, F: Pointwise> Kernel for Tile<'_, T, F> {
         };
         let mode = plan.grad_input.map_or(Mode::PLAIN, |grad| plan.mode.at(grad, self.start));
         let pair = Pair(s);
+        // What is smaller would be denormal after scaling.
+        let least = f32::MIN_POSITIVE / plan.scale.abs();
         let mut total = s.zero_wide();
         for block in (self.start..self.end).step_by(BLOCK) {
             let stop = self.end.min(block + BLOCK);
@@ -181,7 +185,11 @@ impl<T: Element, F: Pointwise> Kernel for Tile<'_, T, F> {
                         let x = pair.join(input.load(s, i), input.load(s, i + LANES));
                         let t = pair.join(target.load(s, i), target.load(s, i + LANES));
                         let point = self.loss.eval(x, t, pair.splat(1.0));
-                        let (low, high) = pair.split(point.grad * plan.scale);
+                        let mut grads = point.grad;
+                        if F::FAINT {
+                            grads = grads.abs().lt(least).pick(0.0, grads);
+                        }
+                        let (low, high) = pair.split(grads * plan.scale);
                         grad.store(s, i, low, mode);
                         grad.store(s, i + LANES, high, mode);
                         let (v0, v1) = pair.split(point.value);
@@ -244,7 +252,12 @@ impl<T: Element, F: Pointwise> Tile<'_, T, F> {
             unsafe { out.store_upto(s, i, count, grad, plan.target_mode.at(out, i)) };
         }
         if let Some(out) = plan.grad_input {
-            unsafe { out.store_upto(s, i, count, point.grad * scale, mode) };
+            let mut grad = point.grad;
+            if F::FAINT {
+                // As above: whatever else is asked for, the gradient has the same bits.
+                grad = grad.abs().lt(f32::MIN_POSITIVE / scale.abs()).pick(0.0, grad);
+            }
+            unsafe { out.store_upto(s, i, count, grad * scale, mode) };
         }
         // The padding has a value too.
         s.first(count).pick(value, 0.0)

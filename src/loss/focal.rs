@@ -99,6 +99,7 @@ struct Square(SigmoidFocalParams);
 
 impl Pointwise for Square {
     const NAME: &'static str = SigmoidFocal::NAME;
+    const FAINT: bool = true;
 
     #[cfg_attr(optimized, inline(always))]
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
@@ -106,6 +107,9 @@ impl Pointwise for Square {
         let alpha = t.mul_add(self.0.alpha_pos, u * self.0.alpha_neg);
         let l = logistic(x);
         let m = wrong(&l, u, t);
+        // Value and gradient go with the cube of m, which below 2^-42 f32 does not have as a normal number. (Where one logit in
+        // sixteen goes up to 32, this and FAINT make the loss 1.4 times as fast; where none goes beyond 5, 0.9 times.)
+        let m = m.lt(f32::from_bits(85 << 23)).pick(0.0, m);
         let (bce, slope) = (cost(&l, u, t), l.slope(u, t));
         let bend = 2.0 * (u - t) * l.variance();
         // Where the variance is 0 the cost may be infinite.
@@ -135,6 +139,7 @@ struct AnyGamma(SigmoidFocalParams);
 
 impl Pointwise for AnyGamma {
     const NAME: &'static str = SigmoidFocal::NAME;
+    const FAINT: bool = true;
 
     #[cfg_attr(optimized, inline(always))]
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
