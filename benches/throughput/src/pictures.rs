@@ -30,7 +30,7 @@ pub fn draw(record: &Record, out: &Path) -> Result<Vec<String>, Box<dyn std::err
         match *name {
             "n" => pictures.push(("cost", cost(record, rows))),
             "classes" => pictures.push(("classes", classes(record, rows))),
-            "threads" if rows.iter().any(|row| row.threads > 1) => pictures.push(("threads", threads(record, rows))),
+            "threads" if rows.iter().any(|row| row.threads > 2) => pictures.push(("threads", threads(record, rows))),
             _ => {}
         }
     }
@@ -54,7 +54,7 @@ fn power_of_two(n: f64) -> String {
 }
 
 fn size(row: &Row) -> String {
-    let number = |&n: &usize| if n >= 1 << 14 && n.is_power_of_two() { power_of_two(n as f64) } else { n.to_string() };
+    let number = |&n: &usize| if n >= 1 << 20 && n.is_power_of_two() { power_of_two(n as f64) } else { n.to_string() };
     row.shape.iter().map(number).collect::<Vec<_>>().join(" × ")
 }
 
@@ -66,9 +66,9 @@ fn shares(record: &Record) -> String {
     let (left, right) = (MARGIN + 262.0, WIDTH - MARGIN - 104.0);
     let most = record.rows.iter().map(Row::share).fold(1.0, f64::max) * 1.02;
     let x = |share: f64| left + (right - left) * share / most;
-    let (bar, gap, top) = (10.0, 15.0, TOP + 34.0);
+    let (bar, gap, top) = (12.0, 14.0, TOP + 34.0);
     let bottom = top + groups.iter().map(|rows| rows.len() as f64 * bar + gap).sum::<f64>();
-    let mut body = String::new();
+    let (mut body, mut labels) = (String::new(), String::new());
     let step = if most > 3.0 {
         1.0
     } else if most > 1.6 {
@@ -98,11 +98,11 @@ fn shares(record: &Record) -> String {
                 "<rect x=\"{left}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{}\" fill=\"{color}\"/>\n",
                 bar - 1.0
             );
-            // Beside the bar, or beside the copy's line if that would cross it.
-            let at = x(row.share()) + 5.0;
-            let at = if at < x(1.0) + 4.0 && at + 88.0 > x(1.0) { x(1.0) + 5.0 } else { at };
-            let label = format!("{:.2}   {:.1} GB/s", row.share(), row.gbs());
-            body += &text(at, y + 8.3, &format!("font-size=\"9.5\" fill=\"{GRAY}\""), &label);
+            let label = format!("{:.2} · {:.1} GB/s", row.share(), row.gbs());
+            // With a white edge, as it may cross the copy's line.
+            let attributes =
+                format!("font-size=\"10\" fill=\"{GRAY}\" stroke=\"white\" stroke-width=\"4\" paint-order=\"stroke\"");
+            labels += &text(x(row.share()) + 6.0, y + 9.3, &attributes, &label);
             y += bar;
         }
         y += gap;
@@ -110,6 +110,7 @@ fn shares(record: &Record) -> String {
     body += &line([x(1.0), top - 6.0], [x(1.0), bottom], &format!("stroke=\"{COPY}\" stroke-width=\"2\""));
     let attributes = format!("text-anchor=\"middle\" font-weight=\"600\" fill=\"{COPY}\"");
     body += &text(x(1.0), top - 12.0, &attributes, "copy");
+    body += &labels;
     for (i, &dtype) in dtypes.iter().enumerate() {
         let (x, y) = (left + 62.0 * i as f64, top - 22.0);
         body += &format!("<rect x=\"{x}\" y=\"{y}\" width=\"11\" height=\"11\" fill=\"{}\"/>\n", shade(dtype));
@@ -150,7 +151,8 @@ fn cost(record: &Record, rows: &[Row]) -> String {
         x_base: 4.0,
         y_base: 10.0,
     };
-    let subtitle = "Forward + backward: flat where a call itself costs, along the copy where memory does";
+    let subtitle =
+        "Forward + backward against a copy of the input: above it the call or its arithmetic costs, along it memory";
     svg::page("Time of a call against its size", subtitle, record, chart::HEIGHT, &chart::draw(&axes, &lines))
 }
 

@@ -49,21 +49,19 @@ pub fn run(device: &Device, table: &[Case], options: &Options, out: &mut Table) 
     }
     if !device.is_cuda() {
         let all = rayon::current_num_threads();
-        let counts: Vec<usize> = (0..).map(|power| 1 << power).take_while(|&n| n < all).chain([all]).collect();
-        out.say(&format!(
-            "\nagainst threads, {}:",
-            counts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        ))?;
-        out.expect(cases.len() * counts.len());
         let mut rows = Vec::new();
-        for case in cases {
-            for &threads in &counts {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+        for threads in (0..).map(|power| 1 << power).take_while(|&n| n < all).chain([all]) {
+            out.say(&format!("\non {threads} thread{}:", if threads == 1 { "" } else { "s" }))?;
+            out.expect(cases.len());
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+            for case in cases {
                 let dims = dims(case, ELEMENTS);
                 let measure = || pool.install(|| measure(device, case, dims, Dtype::F32, seconds));
                 rows.extend(out.row(case, dims, Dtype::F32, measure)?);
             }
         }
+        // Pictures and readers want the rows of a loss together.
+        rows.sort_by_key(|row| LOSSES.iter().position(|&loss| loss == row.loss));
         series.push(("threads", rows));
     }
     Ok(series)

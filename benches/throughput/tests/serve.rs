@@ -65,18 +65,52 @@ fn a_small_run_writes_table_pictures_json_and_csv() {
     let json = out.join("record.json");
     std::fs::create_dir_all(&out).unwrap();
     let run = Command::new(PROGRAM)
-        .args(["--device", "cpu", "--loss", "mse,nll", "--seconds", "0.001", "--csv", "-", "--dtype", "f32,bf16"])
+        .args([
+            "--device",
+            "cpu",
+            "--loss",
+            "cross_entropy,nll",
+            "--size",
+            "300x10",
+            "--seconds",
+            "0.001",
+            "--csv",
+            "-",
+            "--dtype",
+            "f32,bf16",
+        ])
         .args([std::ffi::OsStr::new("--out"), out.as_os_str(), "--json".as_ref(), json.as_os_str()])
         .output()
         .unwrap();
     let [stdout, stderr] = [&run.stdout, &run.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
     assert!(run.status.success(), "{stderr}");
     assert_eq!(stdout.lines().count(), 5, "{stdout}");
-    assert!(stderr.contains("of copy") && stderr.contains("16384x1000"), "{stderr}");
+    assert!(stderr.contains("of copy") && stderr.contains("300x10"), "{stderr}");
     let record: Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
     assert_eq!(record["rows"].as_array().unwrap().len(), 4);
     assert!(std::fs::read_to_string(out.join("shares.svg")).unwrap().contains("nll"));
     assert!(std::fs::read(out.join("shares.png")).unwrap().starts_with(b"\x89PNG"));
+}
+
+/// On a GPU, or a pretended one; where there is none, that is said.
+#[test]
+fn a_gpu_is_measured_as_the_cpu_is() {
+    let run =
+        |args: &[&str]| Command::new(PROGRAM).args(args).args(["--out", env!("CARGO_TARGET_TMPDIR")]).output().unwrap();
+    for (loss, size, launches) in [("mse", "4096", 1), ("dice[sigmoid]", "2x3x70", 2), ("cross_entropy", "9x100", 1)] {
+        let ran = run(&["--device", "cuda", "--loss", loss, "--size", size, "--seconds", "0.001", "--json", "-"]);
+        if fused_loss::Device::cuda(0).is_err() {
+            let required = std::env::var("FUSED_LOSS_REQUIRE_GPU").is_ok_and(|v| v == "1");
+            assert!(!required && !ran.status.success() && ran.stdout.is_empty());
+            continue;
+        }
+        let (stdout, stderr) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+        assert!(ran.status.success(), "{stderr}");
+        let record: Value = serde_json::from_str(&stdout).unwrap();
+        let rows = record["rows"].as_array().unwrap();
+        assert!(rows.len() == 3 && rows.iter().all(|row| row["launches"] == launches), "{record}");
+        assert!(rows.iter().all(|row| row["ns"].as_f64().unwrap() > 0.0), "{record}");
+    }
 }
 
 #[test]
