@@ -71,9 +71,13 @@ fn run(options: &Options) -> Result<(), Error> {
         return Ok(serve::serve(&device, &table, std::io::stdin().lock(), std::io::stdout())?);
     }
     let wanted = rows::choose(&table, options)?;
-    // Before the work, so that a file that cannot be written does not cost it.
+    // Before the work, so that a file that cannot be written does not cost it; what is in it stays until there is something new.
     for file in [&options.json, &options.csv].into_iter().flatten().filter(|file| file.as_os_str() != "-") {
-        std::fs::File::create(file).map_err(|error| format!("{}: {error}", file.display()))?;
+        std::fs::File::options()
+            .append(true)
+            .create(true)
+            .open(file)
+            .map_err(|error| format!("{}: {error}", file.display()))?;
     }
     std::fs::create_dir_all(&options.out).map_err(|error| format!("{}: {error}", options.out.display()))?;
 
