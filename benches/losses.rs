@@ -1,81 +1,23 @@
-//! Throughput of every loss: GB/s of the fewest bytes it can move, and its share of a parallel copy.
+//! Throughput of every loss: GB/s of the fewest bytes it can move, and its share of a copy.
 //!
 //! ```text
-//! cargo bench                    # everything
-//! cargo bench -- f32/mse         # what matches
+//! cargo bench                    # everything, on the CPU and on a GPU where there is one
+//! cargo bench -- ^f32/mse        # what matches
+//! cargo bench -- ^cuda/          # the GPU alone
 //! cargo bench -- --test          # everything once: results are checked, nothing is timed
 //! ```
 //!
-//! One fused call, forward + backward with mean reduction into a gradient buffer that is used again, takes turns with
-//! the copy of the same input into the same buffer by all threads, so that a machine that slows down slows both. Before
-//! a case is timed its value is compared with the textbook's.
+//! What is timed and how: [`timing`].
 
-#[path = "../tests/cases/mod.rs"]
-mod cases;
+mod timing;
 
-use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use cases::draw::{Dims, Labels, Problem};
-use cases::job::{Job, Verb, Weight};
-use cases::oracle::Oracle;
-use cases::{Case, Dense, Family, Targets};
 use criterion::Criterion;
-use fused_loss::{Element, Reduction};
-use rayon::prelude::*;
-
-/// The rows of the shared table that are timed, by (the beginning of) their name: element-wise ones at every size, ...
-const ELEMENTWISE: [&str; 17] = [
-    "mse",
-    "mae",
-    "huber[delta=1]",
-    "smooth_l1[beta=1]",
-    "hinge[signed]",
-    "squared_hinge[signed]",
-    "bce",
-    "bce_with_logits",
-    "sigmoid_focal[gamma=2",
-    "sigmoid_focal[gamma=0.5",
-    "kl_div",
-    "kl_div[log_target]",
-    "kl_div_probs[",
-    "gan[NonSaturating+generator]",
-    "gan[LeastSquares+real]",
-    "gan[Hinge+real]",
-    "relativistic_pair",
-];
-const SIZES: [usize; 4] = [1 << 12, 1 << 16, 1 << 20, 1 << 24];
-
-/// ... and those with classes at these shapes.
-const SHAPED: [(&str, &[OuterClassesInner]); 12] = [
-    (
-        "cross_entropy",
-        &[
-            (512, 10, 1),
-            (16384, 1000, 1),
-            (2048, 8192, 1),
-            (512, 32768, 1),
-            (128, 131_072, 1),
-            (4, 21, 512 * 512), // segmentation
-        ],
-    ),
-    ("cross_entropy[dense]", &[(2048, 8192, 1)]),
-    ("cross_entropy_probs", &[(16384, 1000, 1)]),
-    ("nll", &[(16384, 1000, 1)]),
-    ("softmax_focal[gamma=2", &[(16384, 1000, 1)]),
-    ("categorical_hinge", &[(16384, 1000, 1)]),
-    ("multi_margin", &[(16384, 1000, 1)]),
-    ("gradient_penalty[wgan-gp", &[(256, 65536, 1)]),
-    ("distillation[T=4", &[(2048, 8192, 1)]),
-    ("dice[index+sigmoid", &[(4, 4, 1 << 20)]),
-    ("dice[index+softmax", &[(4, 4, 1 << 20)]),
-    ("tversky[", &[(4, 4, 1 << 20)]),
-];
-
-type OuterClassesInner = (usize, usize, usize);
-
-/// Elements that are drawn and checked; larger problems repeat them.
-const DRAWN: usize = 1 << 14;
+use fused_loss::Device;
+use timing::cases::Case;
+use timing::cases::draw::Dims;
+use timing::{Dtype, Timed, Turn, list};
 
 fn main() {
     let mut criterion = Criterion::default()
@@ -83,148 +25,49 @@ fn main() {
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_millis(800))
         .configure_from_args();
-    let threads = rayon::current_num_threads();
-    println!("{} ({threads} rayon threads)", fused_loss::Device::cpu());
-    let table = cases::table();
-    let case = |name: &str| {
-        // A name without its closing bracket stands for the first that begins so.
-        let named = |c: &&Case| c.name == name || name.contains('[') && c.name.starts_with(name);
-        table.iter().find(named).unwrap_or_else(|| panic!("no case is named {name}"))
-    };
-    let mut problems: Vec<(&Case, Dims)> = Vec::new();
-    for name in ELEMENTWISE {
-        problems.extend(SIZES.iter().map(|&n| (case(name), Dims::new(n, 1, 1))));
+    let table = list::table();
+    let mut devices = vec![Device::cpu()];
+    println!("{}", devices[0]);
+    match Device::cuda(0) {
+        Ok(gpu) => {
+            println!("{gpu}: ids that begin with cuda/");
+            devices.push(gpu);
+        }
+        Err(why) => println!("no GPU: {why}"),
     }
-    // Dice with a target for every element, as it is most used: in the table the options of a case take turns.
-    let Family::Regions { draw, options } = &case("dice[index+sigmoid").family else { panic!("Dice has regions") };
-    let family = Family::Regions { draw: *draw, options: *options };
-    let dense = Case {
-        name: "dice[sigmoid]".into(),
-        family,
-        targets: Targets::Dense(Dense::Paired),
-        loss: case("dice[index+sigmoid").loss,
-        ..*case("dice[index+sigmoid")
-    };
-    problems.push((&dense, Dims::new(4, 4, 1 << 20)));
-    for (name, shapes) in SHAPED {
-        problems.extend(shapes.iter().map(|&(outer, classes, inner)| (case(name), Dims::new(outer, classes, inner))));
-    }
-    for (case, dims) in problems {
-        bench::<f32>(&mut criterion, case, dims);
-        bench::<half::f16>(&mut criterion, case, dims);
-        bench::<half::bf16>(&mut criterion, case, dims);
+    for device in &devices {
+        for (case, dims) in list::everything(&table) {
+            for dtype in Dtype::ALL {
+                bench(&mut criterion, device, case, dims, dtype);
+            }
+        }
     }
     criterion.final_summary();
 }
 
-fn bench<T: Element>(criterion: &mut Criterion, case: &Case, dims: Dims) {
-    let name = T::NAME.replace("float", "f");
-    let id = match case.family {
-        Family::Elements { .. } => format!("{name}/{}/{}", case.name, dims.outer),
-        _ => format!("{name}/{}/{}x{}x{}", case.name, dims.outer, dims.classes, dims.inner),
+fn bench(criterion: &mut Criterion, device: &Device, case: &Case, dims: Dims, dtype: Dtype) {
+    let place = if device.is_cuda() { "cuda/" } else { "" };
+    let size = match list::shape(case, dims)[..] {
+        [n] => n.to_string(),
+        _ => format!("{}x{}x{}", dims.outer, dims.classes, dims.inner),
     };
-    let (mut loss_time, mut copy_time, mut turns) = (Duration::ZERO, Duration::ZERO, 0u32);
+    let id = format!("{place}{}/{}/{size}", dtype.name(), case.name);
     // Drawn when it is first needed: criterion may have been asked for other cases only.
-    let mut drawn: Option<(Problem<T>, Vec<T>)> = None;
-    let mut bytes = 0;
+    let mut opened: Option<Box<dyn Timed + '_>> = None;
+    let mut taken: Vec<Turn> = Vec::new();
     criterion.bench_function(&id, |bencher| {
-        let (problem, grad) = drawn.get_or_insert_with(|| {
-            let small = Problem::<T>::draw(case, small(dims), 7);
-            check(case, &small);
-            let large = repeat(small, dims);
-            let grad = vec![T::default(); large.input.len()];
-            (large, grad)
-        });
-        bytes = problem.bytes();
+        let open = || timing::open(device, case, dims, dtype).unwrap_or_else(|why| panic!("{id}: {why}"));
+        let timed = opened.get_or_insert_with(open);
         bencher.iter_custom(|iterations| {
-            let mut measured = Duration::ZERO;
-            for _ in 0..iterations {
-                let started = Instant::now();
-                black_box(run(case, problem, grad));
-                let loss = started.elapsed();
-                let started = Instant::now();
-                copy(&problem.input, grad);
-                copy_time += started.elapsed();
-                loss_time += loss;
-                measured += loss;
-                turns += 1;
-            }
-            measured
+            let turns = timed.turns(iterations as usize).unwrap_or_else(|why| panic!("{id}: {why}"));
+            taken.extend(&turns);
+            turns.iter().map(|turn| turn.loss).sum()
         });
     });
-    if let (Some((problem, _)), true) = (&drawn, turns > 1) {
-        let gigabytes = |bytes: usize, time: Duration| bytes as f64 * f64::from(turns) / time.as_secs_f64() * 1e-9;
-        let (loss, copy) = (gigabytes(bytes, loss_time), gigabytes(2 * size_of_val(&problem.input[..]), copy_time));
+    if taken.len() > 1 {
+        let gigabytes = |bytes: usize, time: Duration| (bytes * taken.len()) as f64 / time.as_secs_f64() * 1e-9;
+        let loss = gigabytes(list::fewest_bytes(case, dims, dtype), taken.iter().map(|turn| turn.loss).sum());
+        let copy = gigabytes(2 * dims.elements() * dtype.bytes(), taken.iter().map(|turn| turn.copy).sum());
         println!("{id:44} {loss:7.1} GB/s, {:5.2} of the copy's {copy:.1}\n", loss / copy);
     }
-}
-
-/// One fused call.
-fn run<T: Element>(case: &Case, problem: &Problem<T>, grad: &mut [T]) -> f32 {
-    let job = Job {
-        input: &problem.input,
-        target: problem.labels.target(),
-        shape: problem.shape(case),
-        weight: Weight::None,
-        class_weight: problem.class_weight.as_deref(),
-        grad_output: 0.5,
-        accumulate: false,
-        grad_target: None,
-        verb: Verb::ForwardBackward(Reduction::Mean, grad),
-    };
-    case.loss.run(job).expect("the problem fits the loss")
-}
-
-/// The copy that the loss is compared with: every thread its share.
-fn copy<T: Element>(from: &[T], to: &mut [T]) {
-    if from.len() < 1 << 16 {
-        return to.copy_from_slice(from);
-    }
-    let share = from.len().div_ceil(rayon::current_num_threads());
-    to.par_chunks_mut(share).zip(from.par_chunks(share)).for_each(|(to, from)| to.copy_from_slice(from));
-}
-
-/// Few enough rows to check.
-fn small(dims: Dims) -> Dims {
-    match dims.inner {
-        1 => Dims { outer: dims.outer.min(DRAWN.div_ceil(dims.classes)), ..dims },
-        inner => Dims { outer: 1, inner: inner.min(DRAWN), ..dims },
-    }
-}
-
-/// The value must be the textbook's.
-fn check<T: Element>(case: &Case, problem: &Problem<T>) {
-    let mut grad = vec![T::default(); problem.input.len()];
-    let got = f64::from(run(case, problem, &mut grad));
-    let oracle = Oracle::new(case, problem, 0, 1);
-    let want = oracle.losses.iter().sum::<f64>() / oracle.counts.iter().sum::<f64>();
-    assert!((got - want).abs() <= 1e-6 * want.abs(), "{}: {got} where the textbook says {want}", case.name);
-    assert!(grad.iter().all(|g| g.to_f32().is_finite()), "{}: a gradient is not finite", case.name);
-}
-
-/// The problem over and over, up to the full shape.
-fn repeat<T: Element>(small: Problem<T>, dims: Dims) -> Problem<T> {
-    fn grow<U: Copy>(from: &[U], run: usize, full: usize, total: usize) -> Vec<U> {
-        // Each run of positions (or the whole, for rows) is repeated within itself.
-        let runs: Vec<U> = from.chunks(run).flat_map(|r| r.iter().copied().cycle().take(full)).collect();
-        runs.into_iter().cycle().take(total).collect()
-    }
-    let from = small.dims;
-    let (run, full) = if dims.inner == 1 { (from.elements(), from.elements()) } else { (from.inner, dims.inner) };
-    let elements = |x: &[T]| grow(x, run, full, dims.elements());
-    let (row_run, row_full) = if dims.inner == 1 { (from.rows(), from.rows()) } else { (from.inner, dims.inner) };
-    macro_rules! rows {
-        ($x:expr) => {
-            grow($x, row_run, row_full, dims.rows())
-        };
-    }
-    let labels = match &small.labels {
-        Labels::Nothing => Labels::Nothing,
-        Labels::Dense(t) => Labels::Dense(elements(t)),
-        Labels::I64(t) => Labels::I64(rows!(t)),
-        Labels::I32(t) => Labels::I32(rows!(t)),
-        Labels::U32(t) => Labels::U32(rows!(t)),
-        Labels::U8(t) => Labels::U8(rows!(t)),
-    };
-    Problem { dims, input: elements(&small.input), labels, class_weight: small.class_weight }
 }

@@ -5,7 +5,8 @@
 #     scp -r target/bundle gpu: && ssh gpu bundle/run.sh
 #
 # run.sh runs them, fails where there is no GPU, prints one verdict, and leaves everything they said in log.txt. With `run.sh sanitize`
-# it runs the small tests under compute-sanitizer too, if that is there; with `run.sh bench` the bench.
+# it runs the small tests under compute-sanitizer too, if that is there; with `run.sh bench` the benches, with `run.sh throughput` the
+# throughput command, whose pictures and JSON go to throughput-out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-target/bundle}
@@ -27,6 +28,8 @@ take "$(CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true programs cargo test --releas
 take "$(programs cargo bench --no-run --bench losses | tail -1)" losses
 cargo build --release --example train
 take "${CARGO_TARGET_DIR:-target}/release/examples/train" train
+cargo build --release -p throughput
+take "${CARGO_TARGET_DIR:-target}/release/throughput" throughput
 {
     echo "commit $(git rev-parse HEAD)$(git diff --quiet HEAD || echo ', changed since')"
     echo "built $(date -u +%Y-%m-%d)"
@@ -52,6 +55,10 @@ run train ./train --short --check --out train-out
 for word in "$@"; do
     case $word in
         bench) run bench ./losses --bench && grep -E 'GB/s|share' "$log" || true ;;
+        throughput)
+            mkdir -p throughput-out
+            run throughput ./throughput --device cuda --scaling --out throughput-out --json throughput-out/gpu.json
+            ;;
         sanitize)
             for tool in memcheck racecheck initcheck synccheck; do
                 run "$tool" compute-sanitizer --tool $tool --error-exitcode 1 ./gpu --test-threads 1

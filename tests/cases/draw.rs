@@ -190,17 +190,6 @@ impl<T: Element> Labels<T> {
         }
         if choice <= 2 { Labels::I32(indices.iter().map(|&i| i as i32).collect()) } else { Labels::I64(indices) }
     }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Labels::Nothing => 0,
-            Labels::Dense(t) => size_of_val(&t[..]),
-            Labels::I64(t) => size_of_val(&t[..]),
-            Labels::I32(t) => size_of_val(&t[..]),
-            Labels::U32(t) => size_of_val(&t[..]),
-            Labels::U8(t) => size_of_val(&t[..]),
-        }
-    }
 }
 
 /// The numbers of one case, drawn.
@@ -270,11 +259,5 @@ impl<T: Element> Problem<T> {
     /// The shape, if the loss has a class axis.
     pub fn shape(&self, case: &Case) -> Option<Shape> {
         (!matches!(case.family, Family::Elements { .. })).then(|| self.dims.shape())
-    }
-
-    /// The fewest bytes that value and gradient can move: input and targets are read once, the gradient
-    /// is written once.
-    pub fn bytes(&self) -> usize {
-        2 * size_of_val(&self.input[..]) + self.labels.bytes()
     }
 }

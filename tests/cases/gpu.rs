@@ -69,7 +69,7 @@ impl<X: DeviceRepr + ValidAsZeroBits + Copy + Default> Copied<X> {
 }
 
 /// Owned targets on the GPU.
-enum Targets<T> {
+pub enum Targets<T> {
     Nothing,
     Dense(Copied<T>),
     I64(Copied<i64>),
@@ -79,7 +79,7 @@ enum Targets<T> {
 }
 
 impl<T: Element> Targets<T> {
-    fn new(cuda: &Cuda, target: Target<'_, T>) -> Self {
+    pub fn new(cuda: &Cuda, target: Target<'_, T>) -> Self {
         match target {
             Target::Nothing => Targets::Nothing,
             Target::Dense(t) => Targets::Dense(Copied::new(cuda, t)),
@@ -91,7 +91,7 @@ impl<T: Element> Targets<T> {
         }
     }
 
-    fn get(&self) -> DeviceTarget<'_, T> {
+    pub fn get(&self) -> DeviceTarget<'_, T> {
         match self {
             Targets::Nothing => DeviceTarget::Nothing,
             Targets::Dense(t) => t.get().into(),

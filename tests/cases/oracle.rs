@@ -53,7 +53,7 @@ struct View<'a> {
 
 impl Oracle {
     /// Differentiates for every element if that takes at most `budget` looks at one, and otherwise for as
-    /// many as that allows, always with the first, the last and those where gradients are large.
+    /// many as that allows, always with the first, the last and those where gradients are large. For none with a budget of 0.
     pub fn new<T: Element>(case: &Case, problem: &Problem<T>, budget: usize, seed: u64) -> Self {
         let view = View::new(case, problem);
         let groups: Vec<Group> = view.groups();
@@ -204,7 +204,7 @@ impl<'a> View<'a> {
 
     /// Groups and elements in them to differentiate for.
     fn choose(&self, groups: &[Group], budget: usize, seed: u64) -> Vec<(usize, usize)> {
-        let Some(len) = groups.first().map(|group| group.len) else { return Vec::new() };
+        let Some(len) = groups.first().map(|group| group.len).filter(|_| budget > 0) else { return Vec::new() };
         let affordable = (budget / (4 * len.max(1))).max(8);
         if groups.len() * len <= affordable {
             return (0..groups.len()).flat_map(|g| (0..len).map(move |k| (g, k))).collect();

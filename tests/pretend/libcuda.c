@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include "fused_loss_params.h"
 
 typedef int R;
@@ -23,7 +24,7 @@ typedef struct {
     uint32_t params[8];
 } Launch;
 typedef struct { size_t count; Launch launches[64]; } Graph;
-typedef struct { int recorded, captured; } Event;
+typedef struct { int recorded, captured; struct timespec at; } Event;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static void* captured_stream;
@@ -40,7 +41,8 @@ R cuDeviceGet(int* device, int ordinal) { return *device = ordinal, OK; }
 R cuDeviceGetName(char* name, int length, int device) { return snprintf(name, length, "pretended"), OK; }
 R cuDeviceGetAttribute(int* value, int attribute, int device) {
     const int capability = setting("PRETEND_CAPABILITY", 90);
-    *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : attribute == 97 ? 227 << 10 : attribute == 115;
+    *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : attribute == 97 ? 227 << 10
+             : attribute == 38 ? 1 << 20 /* L2 */ : attribute == 115;
     return OK;
 }
 R cuDevicePrimaryCtxRetain(void** c, int device) { return *c = &context_of_device, OK; }
@@ -63,6 +65,7 @@ R cuMemAlloc_v2(uint64_t* address, size_t bytes) {
 R cuMemAllocAsync(uint64_t* address, size_t bytes, void* stream) { return cuMemAlloc_v2(address, bytes); }
 R cuMemFree_v2(uint64_t address) { return free((void*)address), OK; }
 R cuMemFreeAsync(uint64_t address, void* stream) { return cuMemFree_v2(address); }
+R cuMemGetInfo_v2(size_t* free, size_t* total) { return *free = *total = (size_t)1 << 33, OK; }
 R cuMemsetD8_v2(uint64_t address, unsigned char value, size_t n) { return memset((void*)address, value, n), OK; }
 R cuMemsetD8Async(uint64_t address, unsigned char value, size_t n, void* stream) {
     return stream == captured_stream && stream ? CAPTURING : cuMemsetD8_v2(address, value, n);
@@ -79,8 +82,15 @@ R cuStreamSynchronize(void* stream) { return stream && stream == captured_stream
 R cuEventCreate(Event** event, unsigned flags) { return *event = calloc(1, sizeof(Event)), OK; }
 R cuEventDestroy_v2(Event* event) { return free(event), OK; }
 R cuEventRecord(Event* event, void* stream) {
+    clock_gettime(CLOCK_MONOTONIC, &event->at);
     return event->recorded = 1, event->captured = stream && stream == captured_stream, OK;
 }
+R cuEventSynchronize(Event* event) { return OK; }
+R cuEventElapsedTime(float* ms, Event* from, Event* to) {
+    if (!from->recorded || !to->recorded) return 400;
+    return *ms = 1e3f * (to->at.tv_sec - from->at.tv_sec) + 1e-6f * (to->at.tv_nsec - from->at.tv_nsec), OK;
+}
+R cuEventElapsedTime_v2(float* ms, Event* from, Event* to) { return cuEventElapsedTime(ms, from, to); }
 R cuStreamWaitEvent(void* stream, Event* event, unsigned flags) {
     const int inside = stream && stream == captured_stream;
     return event->recorded && inside != event->captured ? ISOLATION : OK;

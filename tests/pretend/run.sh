@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Runs the tests that need a GPU without one: the CUDA host side on a driver that is pretended (libcuda.c), which executes the kernels
-# that the tests compile for the host. Arguments go to cargo test; without any it runs tests/gpu.rs.
+# that the tests compile for the host. Arguments go to cargo test; without any it runs tests/gpu.rs. Others of use:
+#   tests/pretend/run.sh -p throughput --test serve gpu
+#   tests/pretend/run.sh --bench losses -- ^cuda/.*/4096
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/pretend NVCC="$PWD/tests/pretend/nvcc.sh" FUSED_LOSS_REQUIRE_NVCC=0

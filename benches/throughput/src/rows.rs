@@ -1,0 +1,150 @@
+//! Which rows the table has.
+
+use crate::options::Options;
+use crate::timing::cases::draw::Dims;
+use crate::timing::cases::{Case, Family};
+use crate::timing::{Dtype, list};
+
+pub type Wanted<'a> = (&'a Case, Dims, Dtype);
+
+/// What the options ask for, or what they ask for that cannot be.
+pub fn choose<'a>(table: &'a [Case], options: &Options) -> Result<Vec<Wanted<'a>>, String> {
+    let mut problems: Vec<(&Case, Dims)> = Vec::new();
+    if options.losses.is_empty() {
+        problems = unnamed(table, options);
+        if problems.is_empty() {
+            return Err("no loss has a size of that kind".into());
+        }
+    }
+    for name in &options.losses {
+        let case = named(table, name)?;
+        match &options.size {
+            Some(size) => problems.push((case, list::fit(case, size)?)),
+            None => problems.extend(usual(table, case, options.full)),
+        }
+    }
+    let all = problems.into_iter().flat_map(|(case, dims)| options.dtypes.iter().map(move |&d| (case, dims, d)));
+    Ok(all.collect())
+}
+
+/// The loss of this name, or an error that lists what there is.
+pub fn named<'a>(table: &'a [Case], name: &str) -> Result<&'a Case, String> {
+    list::find(table, name).ok_or_else(|| {
+        let mut families: Vec<&str> = table.iter().map(|case| family(&case.name)).collect();
+        families.dedup();
+        families.sort_unstable();
+        families.dedup();
+        format!("no loss begins with '{name}'; there are {}", families.join(", "))
+    })
+}
+
+/// A name without its options.
+pub fn family(name: &str) -> &str {
+    name.split('[').next().unwrap_or(name)
+}
+
+fn unnamed<'a>(table: &'a [Case], options: &Options) -> Vec<(&'a Case, Dims)> {
+    let problems = if options.full { all(table) } else { representative(table) };
+    let Some(size) = &options.size else { return problems };
+    // Those that can have this size, once each.
+    let mut fitting: Vec<(&Case, Dims)> = Vec::new();
+    for (case, _) in problems {
+        if let (Ok(dims), false) = (list::fit(case, size), fitting.iter().any(|(c, _)| c.name == case.name)) {
+            fitting.push((case, dims));
+        }
+    }
+    fitting
+}
+
+fn representative(table: &[Case]) -> Vec<(&Case, Dims)> {
+    let case = |name| list::find(table, name).expect("a row of the case table");
+    list::REPRESENTATIVE.map(|(name, shape)| (case(name), list::dims(shape))).into()
+}
+
+/// Every loss that the benches time; of the element-wise ones at the largest size.
+fn all(table: &[Case]) -> Vec<(&Case, Dims)> {
+    let largest = list::SIZES[list::SIZES.len() - 1];
+    let flat = |case: &Case| matches!(case.family, Family::Elements { .. });
+    list::everything(table).into_iter().filter(|(case, dims)| !flat(case) || dims.outer == largest).collect()
+}
+
+/// The sizes that a loss is usually measured at.
+fn usual<'a>(table: &'a [Case], case: &'a Case, full: bool) -> Vec<(&'a Case, Dims)> {
+    let of = |problems: Vec<(&'a Case, Dims)>| -> Vec<_> {
+        problems.into_iter().filter(|(c, _)| c.name == case.name).collect()
+    };
+    let representative = of(representative(table));
+    if !full && !representative.is_empty() {
+        return representative;
+    }
+    match (of(all(table)), &case.family) {
+        (all, _) if !all.is_empty() => all,
+        (_, Family::Elements { .. }) => vec![(case, Dims::new(1 << 24, 1, 1))],
+        (_, Family::Rows { .. }) => vec![(case, Dims::new(16384, 1000, 1))],
+        (_, Family::Regions { .. }) => vec![(case, Dims::new(4, 4, 1 << 20))],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::timing::cases::draw::Problem;
+
+    fn names(line: &str) -> Result<Vec<String>, String> {
+        let options = Options::parse(line.split_whitespace().map(String::from)).unwrap().unwrap();
+        let table = list::table();
+        let rows = choose(&table, &options)?;
+        Ok(rows
+            .iter()
+            .map(|(case, dims, d)| format!("{} {:?} {}", case.name, list::shape(case, *dims), d.name()))
+            .collect())
+    }
+
+    #[test]
+    fn every_loss_of_the_case_table_is_timed() {
+        let table = list::table();
+        let timed: Vec<&str> = list::everything(&table).iter().map(|(case, _)| family(&case.name)).collect();
+        for case in &table {
+            assert!(timed.contains(&family(&case.name)), "{} is not timed", case.name);
+        }
+    }
+
+    #[test]
+    fn names_may_be_cut_short() {
+        assert_eq!(names("--loss huber --dtype f16").unwrap(), ["huber[delta=1] [16777216] f16"]);
+        assert_eq!(names("--loss bce --dtype f32 --size 8").unwrap(), ["bce [8] f32"]);
+        assert_eq!(names("--loss nll --dtype f32 --size 3x2x5").unwrap(), ["nll [3, 2, 5] f32"]);
+        assert_eq!(names("").unwrap().len(), 14 * 3);
+        assert!(names("--full").unwrap().len() > 100);
+        assert!(names("--size 32x8 --dtype f32").unwrap().iter().all(|name| name.contains("[32, 8]")));
+    }
+
+    #[test]
+    fn what_cannot_be_is_said_in_one_line() {
+        for (line, said) in [
+            ("--loss foo", "'foo'"),
+            ("--loss mse,", "''"),
+            ("--loss mse --size 3x4", "element-wise"),
+            ("--loss nll --size 3", "ROWSxCLASSES"),
+            ("--loss mse --size 2^47x2^47", "above zero"),
+        ] {
+            let error = names(line).unwrap_err();
+            assert!(error.contains(said) && !error.contains('\n'), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_fewest_bytes_are_those_of_the_buffers() {
+        for case in &list::table() {
+            let dims =
+                if matches!(case.family, Family::Elements { .. }) { Dims::new(6, 1, 1) } else { Dims::new(3, 2, 1) };
+            let problem = Problem::<half::f16>::draw(case, dims, 1);
+            let targets = match case.targets {
+                crate::timing::cases::Targets::Index => 8 * dims.rows(),
+                crate::timing::cases::Targets::Dense(_) => 2 * dims.elements(),
+                crate::timing::cases::Targets::Nothing => 0,
+            };
+            assert_eq!(list::fewest_bytes(case, dims, Dtype::F16), 4 * problem.input.len() + targets, "{}", case.name);
+        }
+    }
+}

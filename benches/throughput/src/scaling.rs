@@ -1,0 +1,68 @@
+//! Cost against size, classes, threads and storage type, of an element-wise loss that is bound by memory, one that is bound by
+//! arithmetic, and one with rows.
+
+use fused_loss::Device;
+
+use crate::Error;
+use crate::measure::{Row, Table, measure};
+use crate::options::Options;
+use crate::timing::cases::draw::Dims;
+use crate::timing::cases::{Case, Family};
+use crate::timing::{Dtype, list};
+
+const LOSSES: [&str; 3] = ["mse", "bce_with_logits", "cross_entropy"];
+/// Of the rows of cross-entropy, but where classes are what changes.
+const CLASSES: usize = 1024;
+/// Elements, but where these are what changes.
+const ELEMENTS: usize = 1 << 24;
+
+/// Rows by what changes in them.
+pub type Series = Vec<(&'static str, Vec<Row>)>;
+
+pub fn run(device: &Device, table: &[Case], options: &Options, out: &mut Table) -> Result<Series, Error> {
+    let seconds = options.seconds.min(0.2);
+    let cases = LOSSES.map(|name| list::find(table, name).expect("a row of the case table"));
+    let dims = |case: &Case, elements: usize| match case.family {
+        Family::Elements { .. } => Dims::new(elements, 1, 1),
+        _ => Dims::new(elements / CLASSES, CLASSES, 1),
+    };
+    let sizes = (10..=28).step_by(2).map(|power| 1usize << power);
+    let sized: Vec<_> =
+        cases.iter().flat_map(|&case| sizes.clone().map(move |n| (case, dims(case, n), Dtype::F32))).collect();
+    let powers = (1..=19).step_by(2).chain([20]);
+    let rows = |power: usize| Dims::new(ELEMENTS >> power, 1 << power, 1);
+    let classed: Vec<_> = powers.map(|power| (cases[2], rows(power), Dtype::F32)).collect();
+    let stored: Vec<_> =
+        cases.iter().flat_map(|&case| Dtype::ALL.map(move |dtype| (case, dims(case, ELEMENTS), dtype))).collect();
+
+    let mut series: Series = Vec::new();
+    for (name, title, problems) in
+        [("n", "size", sized), ("classes", "classes", classed), ("dtypes", "storage type", stored)]
+    {
+        out.say(&format!("\nagainst {title}:"))?;
+        out.expect(problems.len());
+        let mut rows = Vec::new();
+        for (case, dims, dtype) in problems {
+            rows.extend(out.measure(device, case, dims, dtype, seconds)?);
+        }
+        series.push((name, rows));
+    }
+    if !device.is_cuda() {
+        let all = rayon::current_num_threads();
+        let mut rows = Vec::new();
+        for threads in (0..).map(|power| 1 << power).take_while(|&n| n < all).chain([all]) {
+            out.say(&format!("\non {threads} thread{}:", if threads == 1 { "" } else { "s" }))?;
+            out.expect(cases.len());
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+            for case in cases {
+                let dims = dims(case, ELEMENTS);
+                let measure = || pool.install(|| measure(device, case, dims, Dtype::F32, seconds));
+                rows.extend(out.row(case, dims, Dtype::F32, measure)?);
+            }
+        }
+        // Pictures and readers want the rows of a loss together.
+        rows.sort_by_key(|row| LOSSES.iter().position(|&loss| loss == row.loss));
+        series.push(("threads", rows));
+    }
+    Ok(series)
+}

@@ -1,0 +1,151 @@
+//! The rows of the case table that are timed, their sizes, and the fewest bytes that they can move.
+
+use super::Dtype;
+use super::cases::draw::Dims;
+use super::cases::{self, Case, Dense, Family, Targets};
+
+/// By (the beginning of) their name: element-wise losses, at every size, ...
+pub const ELEMENTWISE: [&str; 22] = [
+    "mse",
+    "mae",
+    "huber[delta=1]",
+    "smooth_l1[beta=1]",
+    "hinge[signed]",
+    "squared_hinge[signed]",
+    "bce",
+    "bce_with_logits",
+    "sigmoid_focal[gamma=2",
+    "sigmoid_focal[gamma=0.5",
+    "kl_div",
+    "kl_div[log_target]",
+    "kl_div_probs[",
+    "gan[NonSaturating+generator]",
+    "gan[NonSaturating+real]",
+    "gan[NonSaturating+fake]",
+    "gan[Minimax+generator]",
+    "gan[LeastSquares+real]",
+    "gan[Wasserstein+real]",
+    "gan[Hinge+real]",
+    "gan[Probabilities+real]",
+    "relativistic_pair",
+];
+pub const SIZES: [usize; 4] = [1 << 12, 1 << 16, 1 << 20, 1 << 24];
+
+/// ... and those with classes, at these shapes.
+pub const SHAPED: [(&str, &[OuterClassesInner]); 14] = [
+    (
+        "cross_entropy",
+        &[
+            (512, 10, 1),
+            (16384, 1000, 1),
+            (2048, 8192, 1),
+            (512, 32768, 1),
+            (128, 131_072, 1),
+            (4, 21, 512 * 512), // segmentation
+        ],
+    ),
+    ("cross_entropy[dense]", &[(2048, 8192, 1)]),
+    ("cross_entropy_probs", &[(16384, 1000, 1)]),
+    ("nll", &[(16384, 1000, 1)]),
+    ("softmax_focal[gamma=2", &[(16384, 1000, 1)]),
+    ("categorical_hinge", &[(16384, 1000, 1)]),
+    ("multi_margin", &[(16384, 1000, 1)]),
+    ("gradient_penalty[wgan-gp", &[(256, 65536, 1)]),
+    ("gradient_penalty[r1", &[(256, 65536, 1)]),
+    ("distillation[T=4", &[(2048, 8192, 1)]),
+    (DENSE_DICE, &[(4, 4, 1 << 20)]),
+    ("dice[index+sigmoid", &[(4, 4, 1 << 20)]),
+    ("dice[index+softmax", &[(4, 4, 1 << 20)]),
+    ("tversky[", &[(4, 4, 1 << 20)]),
+];
+
+/// One a family, and cross-entropy from an image's classes to a language model's.
+pub const REPRESENTATIVE: [(&str, OuterClassesInner); 14] = [
+    ("mse", (1 << 24, 1, 1)),
+    ("mae", (1 << 24, 1, 1)),
+    ("huber[delta=1]", (1 << 24, 1, 1)),
+    ("hinge[signed]", (1 << 24, 1, 1)),
+    ("bce", (1 << 24, 1, 1)),
+    ("bce_with_logits", (1 << 24, 1, 1)),
+    ("sigmoid_focal[gamma=2", (1 << 24, 1, 1)),
+    ("kl_div", (1 << 24, 1, 1)),
+    ("gan[NonSaturating+generator]", (1 << 24, 1, 1)),
+    (DENSE_DICE, (4, 4, 1 << 20)),
+    ("cross_entropy", (16384, 1000, 1)),
+    ("cross_entropy", (2048, 8192, 1)),
+    ("cross_entropy", (512, 32768, 1)),
+    ("cross_entropy", (128, 131_072, 1)),
+];
+
+pub type OuterClassesInner = (usize, usize, usize);
+
+const DENSE_DICE: &str = "dice[sigmoid]";
+
+/// The case table, and Dice with a target for every element, as it is most used: in the table the options of a case take turns.
+pub fn table() -> Vec<Case> {
+    let mut table = cases::table();
+    let dice = table.iter().find(|c| c.name.starts_with("dice[index+sigmoid")).expect("Dice is there");
+    let Family::Regions { draw, options } = &dice.family else { panic!("Dice has regions") };
+    let family = Family::Regions { draw: *draw, options: *options };
+    let targets = Targets::Dense(Dense::Paired);
+    let dense = Case { name: DENSE_DICE.into(), family, targets, loss: dice.loss, ..*dice };
+    table.push(dense);
+    table
+}
+
+/// The case of this name; else the first that is timed and begins so; else the first that begins so.
+pub fn find<'a>(table: &'a [Case], name: &str) -> Option<&'a Case> {
+    let exactly = |name: &str| table.iter().find(|c| c.name == name);
+    let begins = |name: &str| table.iter().find(|c| c.name.starts_with(name));
+    let mut timed = ELEMENTWISE.into_iter().chain(SHAPED.map(|(name, _)| name));
+    let timed = || timed.find(|timed| timed.starts_with(name)).and_then(|timed| exactly(timed).or(begins(timed)));
+    if name.is_empty() { None } else { exactly(name).or_else(timed).or_else(|| begins(name)) }
+}
+
+/// Every loss at every size.
+pub fn everything(table: &[Case]) -> Vec<(&Case, Dims)> {
+    let case = |name| find(table, name).unwrap_or_else(|| panic!("no case is named {name}"));
+    let flat = ELEMENTWISE.iter().flat_map(|name| SIZES.map(|n| (case(name), Dims::new(n, 1, 1))));
+    flat.chain(SHAPED.iter().flat_map(|(name, shapes)| shapes.iter().map(|&s| (case(name), dims(s))))).collect()
+}
+
+pub fn dims((outer, classes, inner): OuterClassesInner) -> Dims {
+    Dims::new(outer, classes, inner)
+}
+
+/// A shape as users give it, `[n]`, `[rows, classes]` or `[n, classes, inner]`, if the loss has such.
+pub fn fit(case: &Case, shape: &[usize]) -> Result<Dims, String> {
+    let name = &case.name;
+    let elements = shape.iter().try_fold(1usize, |n, &x| n.checked_mul(x)).filter(|&n| n < 1 << 48);
+    if shape.contains(&0) || elements.is_none() {
+        return Err(format!("{name}: a size is above zero, and fits in memory"));
+    }
+    match (&case.family, shape) {
+        (Family::Elements { .. }, &[n]) => Ok(Dims::new(n, 1, 1)),
+        (Family::Elements { .. }, _) => Err(format!("{name} is element-wise: its size is one number")),
+        (_, &[rows, classes]) => Ok(Dims::new(rows, classes, 1)),
+        (_, &[n, classes, inner]) => Ok(Dims::new(n, classes, inner)),
+        _ => Err(format!("{name} has classes: its size is ROWSxCLASSES or NxCLASSESxINNER")),
+    }
+}
+
+/// The reverse of [`fit`].
+pub fn shape(case: &Case, dims: Dims) -> Vec<usize> {
+    match (&case.family, dims.inner) {
+        (Family::Elements { .. }, _) => vec![dims.outer],
+        (_, 1) => vec![dims.outer, dims.classes],
+        _ => vec![dims.outer, dims.classes, dims.inner],
+    }
+}
+
+/// The fewest bytes that value and gradient can move: input and targets are read once, the gradient is written once. Class indices
+/// are i64, as PyTorch's are.
+pub fn fewest_bytes(case: &Case, dims: Dims, dtype: Dtype) -> usize {
+    let tensor = dims.elements() * dtype.bytes();
+    let targets = match case.targets {
+        Targets::Nothing => 0,
+        Targets::Dense(_) => tensor,
+        Targets::Index => dims.rows() * size_of::<i64>(),
+    };
+    2 * tensor + targets
+}

@@ -1,0 +1,71 @@
+//! The numbers that losses are timed on: drawn and checked at a small size, and repeated up to the full one.
+
+use fused_loss::Element;
+
+use super::cases::Case;
+use super::cases::draw::{Dims, Labels, Problem};
+use super::cases::oracle::Oracle;
+
+/// Elements that are drawn and checked; larger problems repeat them.
+const DRAWN: usize = 1 << 14;
+
+/// Few enough rows of a problem to check.
+pub fn draw<T: Element>(case: &Case, dims: Dims) -> Problem<T> {
+    let small = match dims.inner {
+        1 => Dims { outer: dims.outer.min(DRAWN.div_ceil(dims.classes)), ..dims },
+        inner => Dims { outer: 1, inner: inner.min(DRAWN), ..dims },
+    };
+    let mut problem = Problem::<T>::draw(case, small, 7);
+    // The battery takes all integer types in turn; times are compared with PyTorch's, whose class indices are i64.
+    let wide = match &problem.labels {
+        Labels::I32(t) => Some(t.iter().map(|&t| t.into()).collect()),
+        Labels::U32(t) => Some(t.iter().map(|&t| t.into()).collect()),
+        Labels::U8(t) => Some(t.iter().map(|&t| t.into()).collect()),
+        Labels::Nothing | Labels::Dense(_) | Labels::I64(_) => None,
+    };
+    problem.labels = wide.map(Labels::I64).unwrap_or(problem.labels);
+    problem
+}
+
+/// The value must be the textbook's, and the gradient finite.
+pub fn check<T: Element>(case: &Case, problem: &Problem<T>, value: f32, grad: &[T]) -> Result<(), String> {
+    let oracle = Oracle::new(case, problem, 0, 1);
+    let want = oracle.losses.iter().sum::<f64>() / oracle.counts.iter().sum::<f64>();
+    let got = f64::from(value);
+    if (got - want).abs() <= 1e-6 * want.abs() {
+        let finite = grad.iter().all(|g| g.to_f32().is_finite());
+        return if finite { Ok(()) } else { Err(format!("{}: a gradient is not finite", case.name)) };
+    }
+    Err(format!("{}: {got} where the textbook says {want}", case.name))
+}
+
+/// The problem over and over, up to the full shape.
+pub fn repeat<T: Element>(small: Problem<T>, dims: Dims) -> Problem<T> {
+    let from = small.dims;
+    // Each run of positions (or the whole, for rows) is repeated within itself.
+    let positions = dims.inner > 1;
+    let (run, full) = if positions { (from.inner, dims.inner) } else { (from.elements(), dims.elements()) };
+    let elements = |x: &[T]| grow(x, run, full, dims.elements());
+    let (run, full) = if positions { (from.inner, dims.inner) } else { (from.rows(), dims.rows()) };
+    let labels = match &small.labels {
+        Labels::Nothing => Labels::Nothing,
+        Labels::Dense(t) => Labels::Dense(elements(t)),
+        Labels::I64(t) => Labels::I64(grow(t, run, full, dims.rows())),
+        _ => unreachable!("indices have been made i64"),
+    };
+    Problem { dims, input: elements(&small.input), labels, class_weight: small.class_weight }
+}
+
+/// Runs of `run` numbers, each repeated until it has `full`; and all of them until there are `total`.
+fn grow<U: Copy>(from: &[U], run: usize, full: usize, total: usize) -> Vec<U> {
+    let mut to = Vec::with_capacity(total);
+    while to.len() < total {
+        for run in from.chunks(run) {
+            let end = (to.len() + full).min(total);
+            while to.len() < end {
+                to.extend_from_slice(&run[..run.len().min(end - to.len())]);
+            }
+        }
+    }
+    to
+}
