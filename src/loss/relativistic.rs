@@ -137,7 +137,9 @@ impl RelativisticAverage {
     }
 
     /// `high` should be above the mean of `low`, and `low` below that of `high`.
-    fn run<T: Element>(&self, high: &[T], low: &[T], mut grads: Option<[&mut [T]; 2]>) -> f32 {
+    fn run<T: Element>(&self, high: &[T], low: &[T], grads: Option<[&mut [T]; 2]>) -> f32 {
+        #[cfg(debug_assertions)]
+        let mut grads = grads;
         #[cfg(debug_assertions)]
         if let Some(value) = crate::elsewhere::average((high, low), &mut grads, self.grad_output, self.accumulate) {
             return value;
