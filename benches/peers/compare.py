@@ -147,8 +147,9 @@ def race(contenders, problem, options, checked):
             try:
                 result.peak_bytes = contender.ask({**request, "turns": 1, "memory": True})["peak_bytes"]
             except Refused as error:
-                # Perhaps it only cannot tell: the turns will show.
+                # Perhaps it only cannot tell: the next turn will show.
                 tables.note(f"{contender.name}, {tables.title(problem)}, memory: {error}")
+            contender.ask({**request, "turns": 1})  # not counted: measuring memory may have given pages back
 
         attempt(contender, "warming up", memory)
     for turn in range(options.rounds):

@@ -28,10 +28,11 @@ def losses():
         return ((0.25 * t + 0.75 * (1 - t)) * loss).mean()
 
     def dice(x, t):
-        """As MONAI's DiceLoss(sigmoid=True, smooth_nr=1, smooth_dr=1) does it."""
+        """As MONAI's DiceLoss(sigmoid=True, smooth_nr=1, smooth_dr=1) does it, but for sums in f32: a region of 2^20
+        elements overflows f16."""
         p = torch.sigmoid(x)
-        overlap = torch.sum(t * p, dim=-1)
-        total = torch.sum(t, dim=-1) + torch.sum(p, dim=-1)
+        overlap, p, t = (torch.sum(x, dim=-1, dtype=torch.float32) for x in (t * p, p, t))
+        total = t + p
         return (1.0 - (2.0 * overlap + 1.0) / (total + 1.0)).mean()
 
     return {

@@ -93,5 +93,15 @@ def final(rows, names):
     markdown(header, peaks)
 
 
+    errors = {}
+    for (loss, dtype, _), results in rows:
+        for name, result in results.items():
+            if result.error:
+                errors.setdefault((name, result.error), []).append(f"{loss.split('[')[0]} {dtype}")
+    for (name, error), where in errors.items():
+        print(f"\n{name}, {', '.join(dict.fromkeys(where))}: {error}", end="")
+    print(flush=True)
+
+
 def cell_of_memory(result):
     return "-" if result.error or result.peak_bytes is None else memory(result.peak_bytes)
