@@ -102,7 +102,7 @@ class Result:
     """What one contender did with one problem."""
 
     def __init__(self):
-        self.ns, self.peak_bytes, self.error = [], None, None
+        self.ns, self.copy_ns, self.bytes, self.peak_bytes, self.error = [], [], None, None, None
 
 
 def check(contender, loss, dtype, checked):
@@ -158,7 +158,11 @@ def race(contenders, problem, options, checked):
             time.sleep(0.02)
 
             def timed(result):
-                result.ns.append(contender.ask({**request, "turns": options.turns})["ns"])
+                answer = contender.ask({**request, "turns": options.turns})
+                result.ns.append(answer["ns"])
+                # fused-loss's server also times a copy of the same buffers, and tells the fewest bytes to be moved.
+                result.copy_ns.append(answer.get("copy_ns"))
+                result.bytes = answer.get("bytes")
 
             attempt(contender, f"round {turn + 1} of {options.rounds}", timed)
     return results
@@ -167,6 +171,8 @@ def race(contenders, problem, options, checked):
 def main(arguments=None):
     options = parse(arguments)
     started = record.now_and_load()
+    if started["load"] > 0.5:
+        print(f"the machine is busy (load {started['load']}): these times will be worth little, the peers' least of all")
     contenders = start(options)
     if not contenders:
         sys.exit("no contender is left")

@@ -57,6 +57,7 @@ def write(options, started, contenders, rows):
                 "times_fused_loss": tables.ratio(result, ours),
                 "peak_bytes": result.peak_bytes,
                 "ns": result.ns,  # by round
+                **({"copy_ns": result.copy_ns, "bytes": result.bytes} if result.bytes else {}),
             }
         results.append(row)
     whole = {
