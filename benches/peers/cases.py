@@ -84,7 +84,7 @@ def family(loss):
 
 
 def shapes(loss, sizes=()):
-    """The shapes that a loss is timed at; `sizes` are (elements,) or (rows, classes) and bind the losses that they fit."""
+    """The shapes that a loss is timed at; `sizes` are (elements,) or (rows, classes) and bind what they fit."""
     elements = [size[0] for size in sizes if len(size) == 1]
     rows = [size for size in sizes if len(size) == 2]
     if family(loss) == "rows":

@@ -172,7 +172,8 @@ def main(arguments=None):
     options = parse(arguments)
     started = record.now_and_load()
     if started["load"] > 0.5:
-        print(f"the machine is busy (load {started['load']}): these times will be worth little, the peers' least of all")
+        # Most of all for peers that wait for their threads in spinning loops: they lose whole time slices.
+        print(f"the machine is busy (load {started['load']}): these times will be worth little")
     contenders = start(options)
     if not contenders:
         sys.exit("no contender is left")

@@ -26,7 +26,8 @@ def gradient(loss, x, t):
 if how == "absent":
     say({"error": "ModuleNotFoundError: No module named 'fake'"})
     sys.exit()
-say({"program": f"fake {how}".strip(), "version": os.environ.get("OMP_NUM_THREADS", "?"), "device": "cpu", "threads": 1})
+threads = os.environ.get("OMP_NUM_THREADS", "?")
+say({"program": f"fake {how}".strip(), "version": threads, "device": "cpu", "threads": 1})
 for line in sys.stdin:
     request = json.loads(line)
     given = request.get("check")

@@ -2,7 +2,8 @@
 
 Its cross-entropy writes the gradient over the logits: they are put back before every turn, untimed. It scales that
 gradient by an upstream gradient other than 1 in another pass, which is what a training step with a loss scale pays.
-Not yet run on a GPU.
+Not yet run on a GPU. In Triton's interpreter on a CPU the cross-entropy passes the check; the KL divergence does not
+run there (the interpreter gives its kernel `eps` as a plain number): that call is only read from the source.
 """
 
 import importlib.metadata

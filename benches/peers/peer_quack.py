@@ -1,9 +1,9 @@
 """quack as a contender, on a GPU: `peer_quack.py dx|autograd`, its cross-entropy.
 
-`dx` is its one-pass kernel, which gives the losses of rows and their gradients at once, into buffers that are kept here.
-It has neither mean nor upstream scale, so the gradient that is timed is not divided by the rows and not halved: less than
-what the others do, and the best that quack has. (The check scales it afterwards, untimed.) `autograd` is the function that
-users call, the same computation as the others', in two kernels and the mean.
+`dx` is its one-pass kernel, which gives the losses of rows and their gradients at once, into buffers that are kept
+here. It has neither mean nor upstream scale, so the gradient that is timed is not divided by the rows and not halved:
+less than what the others do, and the best that quack has. (The check scales it afterwards, untimed.) `autograd` is the
+function that users call, the same computation as the others', in two kernels and the mean.
 Not yet run on a GPU.
 """
 
@@ -35,7 +35,7 @@ class OnePass(peer_torch.TorchProblem):
 
 
 def autograd(loss, dtype, shape, given):
-    from quack import cross_entropy
+    from quack.cross_entropy import cross_entropy
 
     only_cross_entropy(loss)
     value_of = lambda x, t: cross_entropy(x, t, reduction="mean")

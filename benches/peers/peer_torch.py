@@ -131,7 +131,8 @@ def hello(program, device, version=None):
     if device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("PyTorch finds no CUDA device")
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-    return {"program": program, "version": version or torch.__version__, "device": name, "threads": torch.get_num_threads()}
+    threads = torch.get_num_threads()
+    return {"program": program, "version": version or torch.__version__, "device": name, "threads": threads}
 
 
 def main(mode, device):
