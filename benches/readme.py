@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Remakes the README's throughput table from a record of `cargo run --release -p throughput -- --json FILE`.
+"""Remakes the tables of the README from the records of `cargo run --release -p throughput -- --json FILE` and of
+`benches/peers/compare.py --json FILE`.
 
-    benches/readme.py                            # from the record that the README names
-    benches/readme.py benches/results/FILE.json  # from another, which the README names from then on
-    benches/readme.py --check                    # fails if the README is not what its record gives
+    benches/readme.py                     # from the records that the README names
+    benches/readme.py throughput FILE     # that one from another record, which the README names from then on
+    benches/readme.py peers FILE
+    benches/readme.py --check             # fails if the README is not what its records give
 """
 
 import json
@@ -13,7 +15,6 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-BLOCK = re.compile(r"<!-- throughput table: from (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 
 # The share of the copy that each row should have, in f32.
 GOALS = {
@@ -61,23 +62,50 @@ def table(name):
     return "\n".join(lines)
 
 
+def peers(name):
+    record = json.loads((ROOT / name).read_text())
+    others = [c for c in record["contenders"] if c != "fused-loss"]
+    label = lambda c: f"{record['contenders'][c]['program']} {record['contenders'][c]['version'].split('+')[0]}"
+    lines = [
+        "| loss, f32 | size | fused-loss | " + " | ".join(map(label, others)) + " |",
+        "|---|---|---|" + "---|" * len(others),
+    ]
+    for row in record["results"]:
+        if row["dtype"] != "f32":
+            continue
+        times = {c: r["median_ns"] * 1e-6 for c, r in row["contenders"].items() if "median_ns" in r}
+        memory = {c: (r.get("peak_bytes") or 0) >> 20 for c, r in row["contenders"].items()}
+        cell = lambda c: f"{times[c]:.0f} ms, {times[c] / times['fused-loss']:.1f}x" if c in times else "-"
+        cells = [cell(c) + (f", {memory[c]} MiB" if memory.get(c) else "") for c in others]
+        lines.append(f"| `{row['loss'].split('[')[0]}` | {size(row['shape'])} | {times['fused-loss']:.1f} ms | {' | '.join(cells)} |")
+    started, machine = record["started"], record["machine"]["processor"]
+    date, commit = started["date"][:16].replace("T", " "), record["commit"][:7]
+    lines += ["", f"Measured on {date} UTC, commit {commit}: {machine}, {record['threads']} threads, medians of {record['rounds']} rounds."]
+    return "\n".join(lines)
+
+
+# The name of a block in the README, and what makes it of its record.
+BLOCKS = {"throughput": table, "peers": peers}
+
+
 def main():
-    if len(sys.argv) > 2 or sys.argv[1:] in (["-h"], ["--help"]):
+    if len(sys.argv) not in (1, 2, 3) or sys.argv[1:2] in (["-h"], ["--help"]):
         sys.exit(__doc__)
-    argument = sys.argv[1] if len(sys.argv) == 2 else None
-    text = README.read_text()
-    found = BLOCK.search(text)
-    if not found:
-        sys.exit("README.md has no throughput table between its two marks")
-    name = found[1]
-    if argument and argument != "--check":
-        name = pathlib.Path(argument).resolve().relative_to(ROOT).as_posix()
-    made = f"<!-- throughput table: from {name} -->\n{table(name)}\n<!-- end -->"
-    remade = text[: found.start()] + made + text[found.end() :]
-    if argument != "--check":
+    text = remade = README.read_text()
+    given = dict([sys.argv[1:]]) if len(sys.argv) == 3 else {}
+    for block, make in BLOCKS.items():
+        found = re.search(rf"<!-- {block} table: from (\S+) -->\n.*?<!-- end -->", remade, re.DOTALL)
+        if not found:
+            sys.exit(f"README.md has no {block} table between its two marks")
+        name = found[1]
+        if block in given:
+            name = pathlib.Path(given[block]).resolve().relative_to(ROOT).as_posix()
+        made = f"<!-- {block} table: from {name} -->\n{make(name)}\n<!-- end -->"
+        remade = remade[: found.start()] + made + remade[found.end() :]
+    if sys.argv[1:] != ["--check"]:
         README.write_text(remade)
     elif remade != text:
-        sys.exit(f"README.md is not what {name} gives: run benches/readme.py")
+        sys.exit("README.md is not what its records give: run benches/readme.py")
 
 
 if __name__ == "__main__":

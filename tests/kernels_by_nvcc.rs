@@ -1,8 +1,9 @@
 //! What nvcc makes of the kernels, looked at without a GPU: the very PTX that the crate carries is assembled for every generation,
-//! and no kernel may spill, use local memory, miss its 16-byte accesses, or compute in f64 wherever there are elements.
+//! and no kernel may spill, use local memory, miss its 16-byte accesses, compute in f64 wherever there are elements, or need more
+//! registers than it did (`kernels/registers.txt`).
 //!
 //! Runs where build.rs found an nvcc, and says so where it did not; FUSED_LOSS_REQUIRE_NVCC=1 makes that an error of the build.
-//! `PTXAS_REGISTERS=1 cargo test --test kernels_by_nvcc -- --nocapture` prints the registers of every kernel.
+//! `FUSED_LOSS_WRITE_REGISTERS=1 cargo test --test kernels_by_nvcc` writes that file anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -139,7 +140,7 @@ fn no_kernel_spills_on_any_generation() {
             });
         }
     });
-    let (mut bad, mut registers) = (Vec::new(), BTreeMap::<String, Vec<String>>::new());
+    let (mut bad, mut registers) = (Vec::new(), Registers::new());
     for (sm, said) in found.into_inner().unwrap() {
         let mut kernel = "";
         for line in said.lines() {
@@ -150,16 +151,49 @@ fn no_kernel_spills_on_any_generation() {
                     bad.push(format!("{kernel} on sm_{sm}: {}", line.trim()));
                 }
             } else if let Some(rest) = line.split("Used ").nth(1) {
-                registers.entry(kernel.into()).or_default().push(format!("{sm}: {}", rest.split(' ').next().unwrap()));
+                let most: &mut u32 = registers.entry(kernel.into()).or_default();
+                *most = rest.split(' ').next().unwrap().parse::<u32>().unwrap().max(*most);
             }
         }
     }
-    if std::env::var_os("PTXAS_REGISTERS").is_some() {
-        for (kernel, mut registers) in registers {
-            registers.sort();
-            println!("{kernel} {}", registers.join(", "));
-        }
+    let baseline = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/registers.txt");
+    if std::env::var_os("FUSED_LOSS_WRITE_REGISTERS").is_some() {
+        let lines: String = registers.iter().map(|(kernel, most)| format!("{kernel} {most}\n")).collect();
+        std::fs::write(&baseline, lines).unwrap();
     }
+    let baseline = std::fs::read_to_string(baseline).unwrap();
+    let line = |line: &str| line.split_once(' ').map(|(kernel, most)| (kernel.to_string(), most.parse().unwrap()));
+    bad.extend(more_registers(&registers, &baseline.lines().filter_map(line).collect()));
     bad.sort();
     assert!(bad.is_empty(), "{}", bad.join("\n"));
+}
+
+/// The most registers of each kernel, over all generations.
+type Registers = BTreeMap<String, u32>;
+
+/// Which kernels need clearly more registers than they did, or are not those of the baseline. (ptxas allots them by eights: a few more
+/// may mean fewer blocks at once.)
+fn more_registers(now: &Registers, baseline: &Registers) -> Vec<String> {
+    let mut bad = Vec::new();
+    for (kernel, most) in now {
+        match baseline.get(kernel) {
+            Some(then) if *most <= then + 4 => {}
+            Some(then) => bad.push(format!("{kernel}: {most} registers, {then} before")),
+            None => {
+                bad.push(format!("{kernel} is not in kernels/registers.txt: FUSED_LOSS_WRITE_REGISTERS=1 writes it"))
+            }
+        }
+    }
+    let gone = baseline.keys().filter(|kernel| !now.contains_key(*kernel));
+    bad.extend(gone.map(|kernel| format!("{kernel} of kernels/registers.txt is gone")));
+    bad
+}
+
+#[test]
+fn a_kernel_that_needs_more_registers_is_noticed() {
+    let registers = |most| Registers::from([("fl_mse_f32".to_string(), most)]);
+    assert_eq!(more_registers(&registers(44), &registers(40)), [""; 0]);
+    assert_eq!(more_registers(&registers(48), &registers(40)), ["fl_mse_f32: 48 registers, 40 before"]);
+    assert_eq!(more_registers(&registers(40), &Registers::new()).len(), 1);
+    assert_eq!(more_registers(&Registers::new(), &registers(40)).len(), 1);
 }

@@ -73,7 +73,7 @@ def environment(name, options):
         "JAX_PLATFORMS": "cpu",
     }
     # ... and, for peers that allocate in every call, memory that stays with the process. Otherwise each call pays for
-    # fresh pages, which doubles the time of PyTorch's cheap losses. fused-loss allocates nothing and gets no such help.
+    # fresh pages, which take much of the time of PyTorch's cheap losses. fused-loss allocates nothing and gets no such help.
     if name != "fused-loss" and not options.fresh_pages:
         variables.update({
             "MALLOC_MMAP_MAX_": "0",
