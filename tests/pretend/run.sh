@@ -5,7 +5,9 @@
 #   tests/pretend/run.sh --bench losses -- ^cuda/.*/4096
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/pretend NVCC="$PWD/tests/pretend/nvcc.sh" FUSED_LOSS_REQUIRE_NVCC=0
+# Absolute, for tests run in the folder of their package.
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+export CARGO_TARGET_DIR=$target/pretend NVCC="$PWD/tests/pretend/nvcc.sh" FUSED_LOSS_REQUIRE_NVCC=0
 # Compiles the kernels for the host, as a test does first of all.
 cargo test --test kernels_on_host -- --exact the_kernels_are_compiled_for_the_host
 kernels=$CARGO_TARGET_DIR/tmp/host_exec_plain/libkernels.so
