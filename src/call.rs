@@ -70,9 +70,9 @@ pub(crate) use for_request;
 /// ```
 #[must_use = "a call does nothing until one of its verbs runs it"]
 pub struct Call<'a, L, T, I = &'a [T]> {
-    loss: L,
-    input: I,
-    extras: Extras<'a, T>,
+    pub(crate) loss: L,
+    pub(crate) input: I,
+    pub(crate) extras: Extras<'a, T>,
 }
 
 /// What a call may carry besides its input.
@@ -104,7 +104,7 @@ pub struct Request<'a, T> {
 }
 
 impl<T: Element> Request<'_, T> {
-    fn run<L: Loss>(self, loss: &L) -> Result<f32> {
+    pub(crate) fn run<L: Loss>(self, loss: &L) -> Result<f32> {
         #[cfg(debug_assertions)]
         if let Some(outcome) = crate::elsewhere::run(loss, &self) {
             return outcome;

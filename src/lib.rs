@@ -78,6 +78,8 @@
 #![deny(unsafe_code, missing_docs)]
 
 mod call;
+#[cfg(feature = "candle")]
+pub mod candle;
 #[allow(unsafe_code)] // SIMD, and disjoint writes from several threads; each with its contract
 mod cpu;
 #[allow(unsafe_code)] // launches and what they are given; each with its contract
@@ -88,6 +90,9 @@ mod element;
 #[doc(hidden)]
 pub mod elsewhere;
 mod error;
+#[cfg(feature = "candle")]
+#[allow(unsafe_code)] // memory that a call has filled
+mod fresh;
 #[doc(hidden)]
 pub mod launch;
 mod loss;

@@ -173,6 +173,12 @@ impl<'a, T: Element> Dst<'a, T> {
         Dst { ptr: x.as_mut_ptr(), len: x.len(), lifetime: PhantomData }
     }
 
+    /// Memory that holds nothing yet: to be written before it is read.
+    #[cfg(feature = "candle")]
+    pub(crate) fn spare(x: &'a mut [std::mem::MaybeUninit<T>]) -> Self {
+        Dst { ptr: x.as_mut_ptr().cast(), len: x.len(), lifetime: PhantomData }
+    }
+
     /// The same elements, to read.
     pub(crate) fn src(self) -> Src<'a, T> {
         Src { ptr: self.ptr, len: self.len, lifetime: PhantomData }

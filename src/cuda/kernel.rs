@@ -36,11 +36,11 @@ pub(super) enum Family {
 
 /// What may be asked of a loss.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Takes {
-    pub(super) index: bool,
-    pub(super) dense: bool,
+pub(crate) struct Takes {
+    pub(crate) index: bool,
+    pub(crate) dense: bool,
     pub(super) class_weight: bool,
-    pub(super) grad_target: bool,
+    pub(crate) grad_target: bool,
     /// The mean over class indices divides by the class weights of the targets.
     pub(super) mean_by_class_weight: bool,
 }
@@ -159,6 +159,37 @@ impl Kernel {
                 mean_by_class_weight: false,
             },
         }
+    }
+}
+
+/// What a loss is a loss of, for doors that know the shapes of their tensors.
+#[cfg(feature = "candle")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Losses {
+    Elements,
+    Rows,
+    /// Of `classes - left_out` channels, of each sample or of the whole batch.
+    Regions {
+        batch: bool,
+        left_out: usize,
+    },
+}
+
+#[cfg(feature = "candle")]
+impl Kernel {
+    pub(crate) fn losses(&self) -> Losses {
+        match self.family {
+            Family::Elements => Losses::Elements,
+            Family::Rows => Losses::Rows,
+            Family::Regions { .. } => Losses::Regions {
+                batch: self.flags & params::BATCH != 0,
+                left_out: usize::from(self.flags & params::NO_BACKGROUND != 0),
+            },
+        }
+    }
+
+    pub(crate) fn takes(&self) -> Takes {
+        self.takes
     }
 }
 

@@ -1,0 +1,121 @@
+//! Losses on [candle](https://docs.rs/candle-core)'s tensors.
+//!
+//! To be written.
+use candle_core::{Error, Result, Tensor};
+
+mod check;
+mod cpu;
+#[cfg(feature = "candle-cuda")]
+mod cuda;
+mod op;
+
+use check::Checked;
+use op::{Ask, tensor};
+
+use crate::call::Loss;
+use crate::reduction::Reduction;
+
+/// Losses on tensors: what `call` is on slices. Every [`Loss`] has it.
+pub trait OnTensors: Loss {
+    /// A call with these tensors: an input of f32, f16 or bf16, and a target, which is dense, of the input's type and shape, or of class
+    /// indices (u8, u32, i32 or i64), of the input's shape without the class axis.
+    fn tensors(&self, input: &Tensor, target: &Tensor) -> TensorCall<Self> {
+        TensorCall::new(*self, input, Some(target))
+    }
+
+    /// The same for a loss without targets: a GAN term, or a gradient penalty.
+    fn tensor(&self, input: &Tensor) -> TensorCall<Self> {
+        TensorCall::new(*self, input, None)
+    }
+}
+
+impl<L: Loss> OnTensors for L {}
+
+/// A call with its tensors, to which weights are added before one of the verbs runs it. [`OnTensors`] makes one. The words are those of
+/// [`Call`](crate::Call).
+///
+/// | verb | value | gradient |
+/// |---|---|---|
+/// | [`forward`](Self::forward) | an f32 scalar | by candle's `backward` |
+/// | [`forward_unreduced`](Self::forward_unreduced) | f32, one per element or row | by candle's `backward` |
+/// | [`forward_backward`](Self::forward_backward) | an f32 scalar | beside it, of the input's type and shape |
+#[derive(Clone, Debug)]
+#[must_use = "a call does nothing until one of its verbs runs it"]
+pub struct TensorCall<L> {
+    loss: L,
+    input: Tensor,
+    target: Option<Tensor>,
+    /// And whether it is of samples.
+    weight: Option<(Tensor, bool)>,
+    class_weight: Option<Tensor>,
+    classes_last: bool,
+    grad_output: Option<f32>,
+}
+
+impl<L: Loss> TensorCall<L> {
+    fn new(loss: L, input: &Tensor, target: Option<&Tensor>) -> Self {
+        let (input, target) = (input.clone(), target.cloned());
+        TensorCall { loss, input, target, weight: None, class_weight: None, classes_last: false, grad_output: None }
+    }
+
+    /// One f32 weight for each loss, in the shape of [`forward_unreduced`](Self::forward_unreduced). See
+    /// [`Call::weight`](crate::Call::weight).
+    pub fn weight(mut self, weight: &Tensor) -> Self {
+        self.weight = Some((weight.clone(), false));
+        self
+    }
+
+    /// One f32 weight for each sample, in one axis. See [`Call::sample_weight`](crate::Call::sample_weight).
+    pub fn sample_weight(mut self, weight: &Tensor) -> Self {
+        self.weight = Some((weight.clone(), true));
+        self
+    }
+
+    /// One f32 weight for each class, in one axis; `pos_weight` of binary cross-entropy may have the input's last axes. See
+    /// [`Call::class_weight`](crate::Call::class_weight).
+    pub fn class_weight(mut self, weight: &Tensor) -> Self {
+        self.class_weight = Some(weight.clone());
+        self
+    }
+
+    /// The classes are on the last axis, and not on axis 1: `(batch, tokens, vocabulary)`. For losses of rows.
+    pub fn classes_last(mut self) -> Self {
+        self.classes_last = true;
+        self
+    }
+
+    /// What [`forward_backward`](Self::forward_backward) multiplies its gradient by before it is rounded, such as an AMP loss scale.
+    /// The other verbs refuse it: there it is candle's to say, as in `(loss * 1024.0)?.backward()`.
+    pub fn grad_output(mut self, grad_output: f32) -> Self {
+        self.grad_output = Some(grad_output);
+        self
+    }
+
+    /// The value, on candle's graph.
+    pub fn forward(self, reduction: Reduction) -> Result<Tensor> {
+        self.on_graph(Some(reduction))
+    }
+
+    /// The value of each element or row, on candle's graph: in the shape of the input for element-wise losses, of class-index targets
+    /// for those of rows, `(samples, classes)` for overlap losses (`(classes)` if they are of the batch).
+    pub fn forward_unreduced(self) -> Result<Tensor> {
+        self.on_graph(None)
+    }
+
+    /// The value and its gradient for the input, computed in one pass, without a graph.
+    pub fn forward_backward(self, reduction: Reduction) -> Result<(Tensor, Tensor)> {
+        let Checked { plan, input, target, .. } = self.check(Some(reduction))?;
+        let ask = Ask { values: true, grads: [true, false], upstream: None };
+        let op::Made { values, grads: [grad, _] } = plan.run(&input, target.as_ref(), ask)?;
+        let both = tensor(values, ()).zip(tensor(grad, input.shape()));
+        both.ok_or_else(|| Error::msg(format!("{}: there is no gradient", L::NAME)))
+    }
+
+    fn on_graph(self, reduction: Option<Reduction>) -> Result<Tensor> {
+        if self.grad_output.is_some() {
+            check::refuse!("{}: grad_output: multiply the loss, or call `forward_backward`", L::NAME);
+        }
+        let Checked { plan, input, target, tracked } = self.check(reduction)?;
+        plan.apply(&input, target.as_ref(), tracked)
+    }
+}
