@@ -119,3 +119,14 @@ impl<L: Loss> TensorCall<L> {
         plan.apply(&input, target.as_ref(), tracked)
     }
 }
+
+/// Waits for a GPU, and fails if any call on it since the last check met a class index that is neither a class nor the ignored one: the
+/// GPU sees the indices only when it runs, and then gives that row a gradient of zero and the call the value NaN. On the CPU, where such
+/// a call is refused, this does nothing.
+pub fn check(device: &candle_core::Device) -> Result<()> {
+    match device {
+        #[cfg(feature = "candle-cuda")]
+        candle_core::Device::Cuda(device) => cuda::handle(&device.cuda_stream())?.check().map_err(Error::wrap),
+        _ => Ok(()),
+    }
+}
