@@ -51,7 +51,11 @@ fn place(device: &Device) -> String {
 /// That two tensors of a call are on one device.
 pub(super) fn same_device(loss: &str, input: &Tensor, what: &str, x: &Tensor) -> Result<()> {
     if x.device().location() != input.device().location() {
-        refuse!("{loss}: {what}: expected a tensor on {}, where the input is, got {}", place(input.device()), place(x.device()));
+        refuse!(
+            "{loss}: {what}: expected a tensor on {}, where the input is, got {}",
+            place(input.device()),
+            place(x.device())
+        );
     }
     Ok(())
 }
@@ -86,7 +90,9 @@ fn anatomy<L: Loss>(call: &TensorCall<L>, losses: Losses, penalty: bool) -> Resu
     let losses = match (losses, dims) {
         (_, []) => vec![],
         (Losses::Regions { .. }, dims) if call.classes_last && dims.len() > 2 => {
-            refuse!("{name}: classes_last: regions of more than two axes have their classes on axis 1: permute the input")
+            refuse!(
+                "{name}: classes_last: regions of more than two axes have their classes on axis 1: permute the input"
+            )
         }
         (Losses::Regions { batch, left_out }, dims) => {
             let counted = shape.classes().saturating_sub(left_out);

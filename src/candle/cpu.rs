@@ -56,7 +56,7 @@ fn typed<T: Element + WithDType, L: Loss>(
 }
 
 /// The elements of a contiguous tensor, whose offset need not be zero.
-fn slice<'a, T: WithDType>((storage, layout): View<'a>) -> Result<&'a [T]> {
+pub(super) fn slice<'a, T: WithDType>((storage, layout): View<'a>) -> Result<&'a [T]> {
     let Some((start, end)) = layout.contiguous_offsets() else {
         return Err(Error::RequiresContiguous { op: "fused-loss" }.bt());
     };

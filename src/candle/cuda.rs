@@ -9,8 +9,9 @@ use half::{bf16, f16};
 
 use super::op::{Ask, Made, Plan};
 use crate::call::Loss;
-use crate::cuda::{Cuda, CudaCall, DeviceRef, DeviceTarget, OnCuda};
+use crate::cuda::{Cuda, CudaCall, DeviceRef, DeviceScalar, DeviceTarget, OnCuda};
 use crate::element::Element;
+use crate::loss::RelativisticAverage;
 
 /// A storage and where in it a tensor is.
 pub(super) type View<'a> = (&'a CudaStorage, &'a Layout);
@@ -131,4 +132,46 @@ pub(super) fn handle(stream: &Arc<CudaStream>) -> Result<Arc<Cuda>> {
     let cuda = Arc::new(Cuda::new(stream).map_err(Error::wrap)?);
     handles.push(cuda.clone());
     Ok(cuda)
+}
+
+/// The relativistic average: its value if `value`, and both gradients if there is an upstream one, 1 where that is `None`.
+pub(super) fn average(
+    high: View,
+    low: View,
+    value: bool,
+    grads: Option<Option<&Tensor>>,
+) -> Result<(Option<CudaStorage>, Option<[CudaStorage; 2]>)> {
+    match &high.0.slice {
+        CudaStorageSlice::F16(_) => average_of::<f16>(high, low, value, grads),
+        CudaStorageSlice::BF16(_) => average_of::<bf16>(high, low, value, grads),
+        _ => average_of::<f32>(high, low, value, grads),
+    }
+}
+
+fn average_of<T: Element + CudaDType>(
+    high: View,
+    low: View,
+    value: bool,
+    grads: Option<Option<&Tensor>>,
+) -> Result<(Option<CudaStorage>, Option<[CudaStorage; 2]>)> {
+    let device = &high.0.device;
+    let cuda = handle(&device.cuda_stream())?;
+    let sides = [slice::<T>(high)?, slice::<T>(low)?];
+    let mut value = value.then(|| fresh::<f32>(device, 1)).transpose()?;
+    let mut both = match grads {
+        Some(_) => Some([fresh::<T>(device, sides[0].len())?, fresh::<T>(device, sides[1].len())?]),
+        None => None,
+    };
+    let upstream = grads.flatten().map(Tensor::storage_and_layout);
+    let scalar = match &upstream {
+        Some(upstream) => DeviceScalar::Device(slice_of(upstream)?),
+        None => DeviceScalar::Host(1.0),
+    };
+    let on = RelativisticAverage::new().on(&*cuda);
+    let outputs = both.as_mut().map(|both| both.each_mut().map(Into::into));
+    let done =
+        on.enqueue(["grad_real", "grad_fake"], sides.map(Into::into), value.as_mut().map(Into::into), outputs, scalar);
+    done.map_err(Error::wrap)?;
+    let wrap = |grad: CudaSlice<T>| CudaStorage::wrap_cuda_slice(grad, device.clone());
+    Ok((value.map(|v| CudaStorage::wrap_cuda_slice(v, device.clone())), both.map(|both| both.map(wrap))))
 }

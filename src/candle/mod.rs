@@ -7,9 +7,11 @@ mod check;
 mod cpu;
 #[cfg(feature = "candle-cuda")]
 mod cuda;
+mod gan;
 mod op;
 
 use check::Checked;
+pub use gan::TensorPair;
 use op::{Ask, tensor};
 
 use crate::call::Loss;

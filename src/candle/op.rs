@@ -134,11 +134,7 @@ impl<L: Loss> Fused<L> {
     }
 
     #[cfg(feature = "candle-cuda")]
-    fn on_cuda(
-        &self,
-        input: super::cuda::View,
-        target: Option<super::cuda::View>,
-    ) -> Result<(CudaStorage, Dims)> {
+    fn on_cuda(&self, input: super::cuda::View, target: Option<super::cuda::View>) -> Result<(CudaStorage, Dims)> {
         self.keep(super::cuda::run(&self.plan, input, target, self.ask())?, Storage::Cuda)
     }
 
@@ -206,13 +202,7 @@ impl<L: Loss> CustomOp2 for Fused<L> {
         self.on_cpu((x, of_x), Some((t, of_t)))
     }
 
-    fn cuda_fwd(
-        &self,
-        x: &CudaStorage,
-        of_x: &Layout,
-        t: &CudaStorage,
-        of_t: &Layout,
-    ) -> Result<(CudaStorage, Dims)> {
+    fn cuda_fwd(&self, x: &CudaStorage, of_x: &Layout, t: &CudaStorage, of_t: &Layout) -> Result<(CudaStorage, Dims)> {
         self.on_cuda((x, of_x), Some((t, of_t)))
     }
 

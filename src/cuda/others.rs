@@ -1,9 +1,9 @@
 //! GAN losses on a GPU, which are of no kind.
 
-use super::buffers::{DeviceMut, DeviceRef, Lender};
+use super::buffers::{DeviceMut, DeviceRef, DeviceScalar, Lender};
 use super::call::{CudaCall, OnCuda};
 use super::marshal;
-use super::request::{Average, Dtype, Scalar};
+use super::request::{Average, Dtype};
 use crate::element::Element;
 use crate::error::{Result, check_len};
 use crate::loss::{GanLoss, GanTerm, GradientPenalty, RelativisticAverage};
@@ -77,7 +77,7 @@ impl OnCuda<'_, RelativisticAverage> {
         grad_fake: impl Into<DeviceMut<'a, T>>,
     ) -> Result<()> {
         let grads = Some([grad_real.into(), grad_fake.into()]);
-        self.enqueue(["grad_real", "grad_fake"], [real.into(), fake.into()], value.into(), grads)
+        self.enqueue(["grad_real", "grad_fake"], [real.into(), fake.into()], Some(value.into()), grads, self.upstream())
     }
 
     /// The discriminator's value alone.
@@ -87,7 +87,7 @@ impl OnCuda<'_, RelativisticAverage> {
         fake: impl Into<DeviceRef<'a, T>>,
         value: impl Into<DeviceMut<'a, f32>>,
     ) -> Result<()> {
-        self.enqueue(["grad_real", "grad_fake"], [real.into(), fake.into()], value.into(), None)
+        self.enqueue(["grad_real", "grad_fake"], [real.into(), fake.into()], Some(value.into()), None, self.upstream())
     }
 
     /// The generator's value into `value`, and its gradients for both batches.
@@ -100,7 +100,7 @@ impl OnCuda<'_, RelativisticAverage> {
         grad_fake: impl Into<DeviceMut<'a, T>>,
     ) -> Result<()> {
         let grads = Some([grad_fake.into(), grad_real.into()]);
-        self.enqueue(["grad_fake", "grad_real"], [fake.into(), real.into()], value.into(), grads)
+        self.enqueue(["grad_fake", "grad_real"], [fake.into(), real.into()], Some(value.into()), grads, self.upstream())
     }
 
     /// The generator's value alone.
@@ -110,16 +110,21 @@ impl OnCuda<'_, RelativisticAverage> {
         fake: impl Into<DeviceRef<'a, T>>,
         value: impl Into<DeviceMut<'a, f32>>,
     ) -> Result<()> {
-        self.enqueue(["grad_fake", "grad_real"], [fake.into(), real.into()], value.into(), None)
+        self.enqueue(["grad_fake", "grad_real"], [fake.into(), real.into()], Some(value.into()), None, self.upstream())
+    }
+
+    fn upstream<'a>(&self) -> DeviceScalar<'a> {
+        DeviceScalar::Host(self.loss.upstream())
     }
 
     /// The first side should be above the mean of the second.
-    fn enqueue<T: Element>(
+    pub(crate) fn enqueue<T: Element>(
         &self,
         names: [&'static str; 2],
         sides: [DeviceRef<'_, T>; 2],
-        mut value: DeviceMut<'_, f32>,
+        mut value: Option<DeviceMut<'_, f32>>,
         mut grads: Option<[DeviceMut<'_, T>; 2]>,
+        grad_output: DeviceScalar<'_>,
     ) -> Result<()> {
         let mut lender = Lender::new(self.cuda)?;
         let call = Average {
@@ -130,8 +135,8 @@ impl OnCuda<'_, RelativisticAverage> {
                 Some([high, low]) => Some([lender.write(high)?, lender.write(low)?]),
                 None => None,
             },
-            value: Some(lender.write(&mut value)?),
-            grad_output: Scalar::Host(self.loss.upstream()),
+            value: value.as_mut().map(|v| lender.write(v)).transpose()?,
+            grad_output: lender.scalar(&grad_output)?,
             accumulate: self.loss.accumulates(),
         };
         // SAFETY: as in `CudaCall::enqueue`.

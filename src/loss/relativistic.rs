@@ -298,7 +298,7 @@ impl RelativisticAverage {
     }
 
     /// Whether gradients are added to what is there.
-    #[cfg(feature = "cuda")]
+    #[cfg(any(feature = "cuda", feature = "candle"))]
     pub(crate) fn accumulates(&self) -> bool {
         self.accumulate
     }
