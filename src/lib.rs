@@ -75,6 +75,9 @@
 //!
 //! * `cuda` (default): the CUDA backend. Builds and runs without CUDA installed: kernels are compiled where `build.rs` finds an
 //!   nvcc, the driver is looked for at run time, and where either is missing [`Device::auto`] takes the CPU and says why.
+//! * `candle`: losses on candle's tensors, with `backward`, in the module `candle`. On the CPU; needs nothing but candle.
+//! * `candle-cuda`: the same on candle's GPUs. It turns on candle's own CUDA, which wants nvcc to build and links libcuda: such a
+//!   program does not start where there is no driver.
 #![deny(unsafe_code, missing_docs)]
 
 mod call;

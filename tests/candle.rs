@@ -32,3 +32,18 @@ pub fn numbers<X: WithDType>(x: &Tensor) -> Vec<X> {
 pub fn gradient<X: WithDType>(value: &Tensor, of: &Tensor) -> Result<Vec<X>> {
     Ok(numbers(value.backward()?.get(of).expect("it has a gradient")))
 }
+
+#[test]
+fn the_readmes_program_is_the_one_that_is_compiled() {
+    let readme = include_str!("../README.md");
+    let section = readme.split("## candle\n").nth(1).expect("the section");
+    let program = section.split("```rust,ignore\n").nth(1).and_then(|p| p.split("```").next()).expect("a program");
+    let module = include_str!("../src/candle/mod.rs");
+    let docs: String = module
+        .lines()
+        .map_while(|l| l.strip_prefix("//!"))
+        .map(|l| format!("{}\n", l.strip_prefix(' ').unwrap_or(l)))
+        .collect();
+    let example = docs.split("```\n").nth(1).expect("an example");
+    assert_eq!(program, example);
+}

@@ -1,6 +1,71 @@
-//! Losses on [candle](https://docs.rs/candle-core)'s tensors.
+//! Losses on [candle](https://docs.rs/candle-core)'s tensors, on the CPU and on GPUs, with `backward`.
 //!
-//! To be written.
+//! ```
+//! use candle_core::{DType, Device, Tensor, Var};
+//! use fused_loss::candle::OnTensors;
+//! use fused_loss::{CrossEntropy, Reduction};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let pixels = Tensor::randn(0f32, 1.0, (32, 64), &Device::Cpu)?;
+//!     let digits = Tensor::zeros(32, DType::U32, &Device::Cpu)?;
+//!     let weights = Var::randn(0f32, 0.1, (64, 10), &Device::Cpu)?;
+//!
+//!     let loss = CrossEntropy::new()
+//!         .label_smoothing(0.1)?
+//!         .tensors(&pixels.matmul(&weights)?, &digits)
+//!         .forward(Reduction::Mean)?; // a scalar; its gradient has been computed in the same pass
+//!     let grads = loss.backward()?;
+//!     println!("{loss} {:?}", grads.get(&weights));
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Every [`Loss`] has [`tensors`](OnTensors::tensors), GAN terms and gradient penalties have [`tensor`](OnTensors::tensor), and
+//! [`GanLoss`](crate::GanLoss) and [`RelativisticAverage`](crate::RelativisticAverage) have `tensors` of a real and a fake batch.
+//! Formulas, options and edge cases are on the page of each loss. [`TensorCall`] has weights, and the verbs.
+//!
+//! # Tensors
+//!
+//! | | type | shape |
+//! |---|---|---|
+//! | input | f32, f16 or bf16 | any of an element-wise loss; with classes `(rows, classes)`, `(n, classes, d1, ...)`, one row as `(classes)`, or [`classes_last`](TensorCall::classes_last) |
+//! | dense target | the input's | the input's |
+//! | class indices | u8, u32, i32 or i64 | the input's without its class axis |
+//! | a gradient penalty's input | as above | `(samples, ...)`: a sample is all that follows the first axis |
+//! | value | f32 | a scalar, or one number a loss |
+//! | gradient | the input's | the input's |
+//!
+//! All of them are on one device. Contiguous tensors are taken as they are, at any offset in their storage, others are made contiguous
+//! first, which is a copy. On a GPU everything runs on candle's own stream: nothing waits, and nothing is copied to the host.
+//!
+//! # Gradients
+//!
+//! Where input or target is on candle's graph, `forward` computes value and gradient in one pass and keeps the gradient, as large as
+//! the input, until `backward` takes it, multiplied by what comes from above (on the CPU not even that, if it is 1). A second
+//! `backward` of the same value computes it anew, from what the tensors hold by then. Where neither is on a graph only the value is
+//! computed.
+//!
+//! **f16** gradients are not kept but computed in `backward`, so that what comes from above, an AMP loss scale, is multiplied in before
+//! they are rounded: the gradient of a mean may be too small for f16 before it. The same is true of bf16 on GPUs, where candle
+//! would round the scale itself, and of [`forward_unreduced`](TensorCall::forward_unreduced).
+//!
+//! Targets that are on the graph get their gradient too, where the loss has one: MSE, MAE, Huber, SmoothL1, binary cross-entropy,
+//! cross-entropy with dense targets, KL divergence, distillation, relativistic pairs. Other losses refuse them, as all refuse weights
+//! on the graph, rather than lose a gradient in silence: pass `target.detach()`. There are no second derivatives.
+//!
+//! candle's `backward` adds every gradient that it is given to zeros of its own, which takes several times as long as the loss. A
+//! training loop that does not need the graph uses [`forward_backward`](TensorCall::forward_backward).
+//!
+//! # Errors
+//!
+//! They are candle's, and say which tensor, what was expected and what came: a wrong type, shape or device, a class out of range.
+//! On a GPU the classes are seen only when the call runs: see [`check`].
+//!
+//! # Features
+//!
+//! `candle` is for the CPU and needs nothing else. GPUs need `candle-cuda`, which turns on candle's own CUDA: that wants nvcc to
+//! build, and links libcuda, so that such a program does not start where there is no driver.
+
 use candle_core::{Error, Result, Tensor};
 
 mod check;
