@@ -104,7 +104,7 @@ pub struct Request<'a, T> {
 }
 
 impl<T: Element> Request<'_, T> {
-    fn run<L: Loss>(self, loss: &L) -> Result<f32> {
+    pub(crate) fn run<L: Loss>(self, loss: &L) -> Result<f32> {
         #[cfg(debug_assertions)]
         if let Some(outcome) = crate::elsewhere::run(loss, &self) {
             return outcome;
