@@ -69,6 +69,8 @@ pub enum Error {
         /// Where the buffer lives.
         got: &'static str,
     },
+    /// A stream is of another GPU, or another context of it, than the handle.
+    WrongStream,
     /// A buffer does not fit into memory.
     OutOfMemory {
         /// Its size.
@@ -130,6 +132,9 @@ impl fmt::Display for Error {
             }
             Error::Unsupported { loss, what } => write!(f, "{loss}: {what} is not supported"),
             Error::WrongDevice { expected, got } => write!(f, "expected a buffer on {expected}, got one on {got}"),
+            Error::WrongStream => {
+                write!(f, "the stream is of another GPU, or of another context than the GPU's primary one")
+            }
             Error::OutOfMemory { bytes } => write!(f, "a buffer of {bytes} bytes does not fit into memory"),
             Error::CudaUnavailable(why) => write!(f, "CUDA is not available: {why}"),
             Error::NoDriver => write!(f, "no NVIDIA driver: libcuda could not be loaded"),

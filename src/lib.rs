@@ -102,6 +102,8 @@ mod loss;
 mod on;
 #[doc(hidden)]
 pub mod params;
+#[doc(hidden)]
+pub mod raw;
 mod reduction;
 mod shape;
 mod target;

@@ -9,7 +9,6 @@
 use std::marker::PhantomData;
 
 use super::simd::{F32s, LANES, Machine};
-#[cfg(debug_assertions)]
 use crate::cuda::request::Memory;
 use crate::element::Element;
 
@@ -77,6 +76,12 @@ impl Mode {
 impl<'a, T: Element> Src<'a, T> {
     pub(crate) fn new(x: &'a [T]) -> Self {
         Src { ptr: x.as_ptr(), len: x.len(), lifetime: PhantomData }
+    }
+
+    /// # Safety
+    /// The memory is host memory that stands for a `&[T]` of this lifetime.
+    pub(crate) unsafe fn of(memory: Memory) -> Self {
+        Src { ptr: memory.address as *const T, len: memory.len, lifetime: PhantomData }
     }
 
     pub(crate) fn len(self) -> usize {
@@ -177,6 +182,12 @@ impl<'a, T: Element> Dst<'a, T> {
     #[cfg(feature = "candle")]
     pub(crate) fn spare(x: &'a mut [std::mem::MaybeUninit<T>]) -> Self {
         Dst { ptr: x.as_mut_ptr().cast(), len: x.len(), lifetime: PhantomData }
+    }
+
+    /// # Safety
+    /// The memory is host memory that stands for a `&mut [T]` of this lifetime, but that it may be the input's.
+    pub(crate) unsafe fn of(memory: Memory) -> Self {
+        Dst { ptr: memory.address as *mut T, len: memory.len, lifetime: PhantomData }
     }
 
     /// The same elements, to read.

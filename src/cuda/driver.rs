@@ -35,6 +35,19 @@ pub(super) fn no_memory(bytes: usize, error: DriverError) -> Error {
     }
 }
 
+/// Whether a GPU can reach this address, as far as the driver knows.
+pub(super) fn check_address(address: u64, ordinal: usize) -> Result<()> {
+    let expected = "the GPU of the call";
+    let (mut owner, attribute) = (-1i32, sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL);
+    // SAFETY: the driver writes one int.
+    match unsafe { sys::cuPointerGetAttribute((&raw mut owner).cast(), attribute, address) } {
+        sys::CUresult::CUDA_SUCCESS if owner as usize == ordinal => Ok(()),
+        sys::CUresult::CUDA_SUCCESS => Err(Error::WrongDevice { expected, got: "another GPU" }),
+        sys::CUresult::CUDA_ERROR_INVALID_VALUE => Err(Error::WrongDevice { expected, got: "the host" }),
+        code => Err(failed("asking whose memory a buffer is", DriverError(code))),
+    }
+}
+
 /// The newest CUDA that the driver is for, such as 13.0.
 pub(super) fn version() -> String {
     let mut version = 0;

@@ -11,6 +11,7 @@ use super::marshal::Launch;
 use super::modules::Kernels;
 use super::params::LaunchArgs;
 use super::plan::{Limits, Plan, WORKSPACE_BYTES};
+use super::request;
 use crate::error::{Error, Result};
 
 /// The GPU backend on one stream: the kernels, and the little memory that they need between themselves.
@@ -82,7 +83,29 @@ impl Cuda {
     /// The stream is of this context, and outlives the handle.
     pub unsafe fn from_raw(context: &Arc<CudaContext>, stream: *mut c_void) -> Result<Self> {
         // SAFETY: the caller's promise.
-        Cuda::new(&unsafe { context.wrap_borrowed_stream(stream as sys::CUstream) })
+        Cuda::new(&unsafe { borrow(context, stream) }?)
+    }
+
+    /// The same in the primary context of the GPU of this number, which is the one that the CUDA runtime, and with it PyTorch, uses.
+    ///
+    /// # Safety
+    /// The stream outlives the handle.
+    pub unsafe fn on_stream(ordinal: usize, stream: *mut c_void) -> Result<Self> {
+        driver::probe(ordinal)?;
+        let context = CudaContext::new(ordinal).map_err(|e| failed("making a context", e))?;
+        // SAFETY: the caller's promise.
+        unsafe { Cuda::from_raw(&context, stream) }
+    }
+
+    /// Goes on on another stream of the same context; nothing is allocated, so that a stream that is being captured can have a handle
+    /// that was made before.
+    ///
+    /// # Safety
+    /// The stream outlives the handle, and begins what comes now after what the handle has enqueued before.
+    pub unsafe fn set_stream(&mut self, stream: *mut c_void) -> Result<()> {
+        // SAFETY: the caller's promise.
+        self.stream = unsafe { borrow(self.stream.context(), stream) }?;
+        Ok(())
     }
 
     /// The stream.
@@ -118,7 +141,14 @@ impl Cuda {
         Err(Error::ClassIndexOnDevice { row: !error[0] as usize })
     }
 
-    pub(super) fn bind(&self) -> Result<()> {
+    /// Whether all of this is memory that the GPU can reach, as far as the driver knows: memory of the host or of another GPU would
+    /// end the context.
+    pub(crate) fn check_addresses<'m>(&self, all: impl Iterator<Item = &'m request::Memory>) -> Result<()> {
+        let here = self.stream.context().ordinal();
+        all.filter(|memory| memory.len != 0).try_for_each(|memory| driver::check_address(memory.address, here))
+    }
+
+    pub(crate) fn bind(&self) -> Result<()> {
         self.stream.context().bind_to_thread().map_err(|e| failed("using the context", e))
     }
 
@@ -142,6 +172,27 @@ impl std::fmt::Debug for Cuda {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Cuda").field("device", &self.stream.context().ordinal()).finish_non_exhaustive()
     }
+}
+
+/// A stream of another library, if it is of this context.
+///
+/// # Safety
+/// The stream outlives what is returned.
+unsafe fn borrow(context: &Arc<CudaContext>, stream: *mut c_void) -> Result<Arc<CudaStream>> {
+    let stream = stream as sys::CUstream;
+    // The first addresses name the default streams of whatever context is current.
+    if stream.addr() > 2 {
+        context.bind_to_thread().map_err(|e| failed("using the context", e))?;
+        let mut of = std::ptr::null_mut();
+        // SAFETY: it is a stream, as the caller says; its context is written to a local.
+        let asked = unsafe { sys::cuStreamGetCtx(stream, &raw mut of) };
+        asked.result().map_err(|e| failed("asking for the stream's context", e))?;
+        if of != context.cu_ctx() {
+            return Err(Error::WrongStream);
+        }
+    }
+    // SAFETY: the caller's promise.
+    Ok(unsafe { context.wrap_borrowed_stream(stream) })
 }
 
 /// The stream, locked for one call.

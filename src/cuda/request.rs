@@ -58,6 +58,11 @@ impl Targets {
         }
     }
 
+    /// Where they are; nowhere if there are none.
+    pub fn memory(self) -> Memory {
+        self.parts().1
+    }
+
     pub(super) fn indices(self) -> Option<Memory> {
         match self {
             Targets::Nothing | Targets::Dense(_) => None,
@@ -137,8 +142,13 @@ pub(super) struct Sizes {
 impl Request {
     /// A call without anything but its input and targets.
     pub fn new<T: Element>(input: Memory, targets: Targets, shape: Option<Shape>) -> Self {
+        Self::of(Dtype::of::<T>(), input, targets, shape)
+    }
+
+    /// The same of a storage type that is not known before.
+    pub fn of(dtype: Dtype, input: Memory, targets: Targets, shape: Option<Shape>) -> Self {
         Request {
-            dtype: Dtype::of::<T>(),
+            dtype,
             input,
             targets,
             shape,

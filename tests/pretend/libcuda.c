@@ -53,6 +53,37 @@ R cuCtxSynchronize(void) { return captured_stream ? CAPTURING : OK; }
 R cuGetErrorName(R code, const char** name) { return *name = "pretended", OK; }
 R cuGetErrorString(R code, const char** name) { return *name = "pretended", OK; }
 
+// What has been handed out: streams, and memory.
+typedef struct Known { struct Known* next; uint64_t start, bytes; } Known;
+static Known* known;
+static Known** find(uint64_t address) {
+    Known** k = &known;
+    while (*k && address - (*k)->start >= (*k)->bytes) k = &(*k)->next;
+    return k;
+}
+static void* remember(void* start, size_t bytes) {
+    pthread_mutex_lock(&lock);
+    Known* k = malloc(sizeof *k);
+    *k = (Known){known, (uint64_t)start, bytes}, known = k;
+    pthread_mutex_unlock(&lock);
+    return start;
+}
+static R forget(uint64_t start) {
+    pthread_mutex_lock(&lock);
+    Known** k = find(start);
+    Known* found = *k;
+    if (found) *k = found->next;
+    pthread_mutex_unlock(&lock);
+    free(found), free((void*)start);
+    return found ? OK : INVALID;
+}
+static int is_known(uint64_t address) {
+    pthread_mutex_lock(&lock);
+    const int found = *find(address) != NULL;
+    pthread_mutex_unlock(&lock);
+    return found;
+}
+
 // Memory.
 R cuMemAlloc_v2(uint64_t* address, size_t bytes) {
     if (captured_stream) return CAPTURING;
@@ -60,10 +91,14 @@ R cuMemAlloc_v2(uint64_t* address, size_t bytes) {
     void* memory = bytes > (size_t)1 << 33 ? NULL : aligned_alloc(256, (bytes + 255) / 256 * 256);
     if (!memory) return NO_MEMORY;
     memset(memory, 0xff, bytes);
-    return *address = (uint64_t)memory, OK;
+    return *address = (uint64_t)remember(memory, bytes), OK;
+}
+R cuPointerGetAttribute(int* value, int attribute, uint64_t address) {
+    if (attribute != 9 || !is_known(address)) return INVALID;  // 9: the device
+    return *value = 0, OK;
 }
 R cuMemAllocAsync(uint64_t* address, size_t bytes, void* stream) { return cuMemAlloc_v2(address, bytes); }
-R cuMemFree_v2(uint64_t address) { return free((void*)address), OK; }
+R cuMemFree_v2(uint64_t address) { return forget(address); }
 R cuMemFreeAsync(uint64_t address, void* stream) { return cuMemFree_v2(address); }
 R cuMemGetInfo_v2(size_t* free, size_t* total) { return *free = *total = (size_t)1 << 33, OK; }
 R cuMemsetD8_v2(uint64_t address, unsigned char value, size_t n) { return memset((void*)address, value, n), OK; }
@@ -76,8 +111,10 @@ R cuMemcpyDtoH_v2(void* to, uint64_t from, size_t n) { return memcpy(to, (void*)
 R cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t n, void* stream) { return memcpy((void*)to, (void*)from, n), OK; }
 
 // Streams and events.
-R cuStreamCreate(void** stream, unsigned flags) { return *stream = malloc(1), OK; }
-R cuStreamDestroy_v2(void* stream) { return free(stream), OK; }
+R cuStreamCreate(void** stream, unsigned flags) { return *stream = remember(malloc(1), 1), OK; }
+R cuStreamDestroy_v2(void* stream) { return forget((uint64_t)stream); }
+// A stream that is not ours is another GPU's.
+R cuStreamGetCtx(void* stream, void** c) { return *c = is_known((uint64_t)stream) ? &context_of_device : NULL, OK; }
 R cuStreamSynchronize(void* stream) { return stream && stream == captured_stream ? CAPTURING : OK; }
 R cuEventCreate(Event** event, unsigned flags) { return *event = calloc(1, sizeof(Event)), OK; }
 R cuEventDestroy_v2(Event* event) { return free(event), OK; }

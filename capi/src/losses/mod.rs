@@ -1,0 +1,21 @@
+//! The losses: an options struct, its init function and a function each.
+
+pub(crate) mod classes;
+pub(crate) mod elementwise;
+pub(crate) mod gan;
+pub(crate) mod regions;
+
+/// What every option struct of C needs: that it can grow, and its init function's body.
+macro_rules! options {
+    ($name:ident { $($field:ident: $default:expr),* $(,)? }) => {
+        // SAFETY: numbers, of which any bytes are some; the size comes first.
+        unsafe impl $crate::structs::Versioned for $name {
+            const NAME: &'static str = stringify!($name);
+
+            fn defaults() -> Self {
+                $name { size: size_of::<$name>(), $($field: $default,)* }
+            }
+        }
+    };
+}
+pub(crate) use options;

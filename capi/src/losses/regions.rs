@@ -1,0 +1,150 @@
+//! Losses of regions: the call says where the channels are, by `outer` (samples), `classes` (channels) and `inner` (positions).
+
+use fl::{DiceLoss, TverskyLoss};
+
+use crate::call::{fl_call, flag, option, run};
+use crate::handle::fl_handle;
+use crate::losses::options;
+use crate::status::Outcome;
+use crate::status::{fl_status, guarded};
+use crate::structs::{init, read_or_default};
+
+/// What comes before a region loss.
+#[repr(C)]
+pub enum fl_activation {
+    /// The input is probabilities.
+    FL_ACTIVATION_NONE = 0,
+    /// The input is logits; a sigmoid each.
+    FL_ACTIVATION_SIGMOID = 1,
+    /// The input is logits; a softmax over the channels.
+    FL_ACTIVATION_SOFTMAX = 2,
+}
+
+fn activation(code: i32) -> Outcome<fl_activation> {
+    match code {
+        x if x == fl_activation::FL_ACTIVATION_NONE as i32 => Ok(fl_activation::FL_ACTIVATION_NONE),
+        x if x == fl_activation::FL_ACTIVATION_SIGMOID as i32 => Ok(fl_activation::FL_ACTIVATION_SIGMOID),
+        x if x == fl_activation::FL_ACTIVATION_SOFTMAX as i32 => Ok(fl_activation::FL_ACTIVATION_SOFTMAX),
+        x => Err(option(format!("activation: {x} is no fl_activation"))),
+    }
+}
+
+/// Options of `fl_dice`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fl_dice_options {
+    /// Set by `fl_dice_options_init`.
+    pub size: usize,
+    /// An `fl_activation`. `FL_ACTIVATION_NONE`.
+    pub activation: i32,
+    /// Added to the numerator; zero or above. 1.
+    pub smooth_nr: f32,
+    /// Added to the denominator; zero or above. 1.
+    pub smooth_dr: f32,
+    /// 1: a region is a channel of the whole batch; 0: of one sample.
+    pub batch: i32,
+    /// 1; 0: channel 0 has no loss.
+    pub include_background: i32,
+    /// 1: squares in the denominator; 0.
+    pub squared_pred: i32,
+    /// 1: Jaccard (intersection over union) in place of Dice; 0.
+    pub jaccard: i32,
+}
+options!(fl_dice_options {
+    activation: fl_activation::FL_ACTIVATION_NONE as i32,
+    smooth_nr: 1.0,
+    smooth_dr: 1.0,
+    batch: 0,
+    include_background: 1,
+    squared_pred: 0,
+    jaccard: 0,
+});
+
+/// Fills in the defaults.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fl_dice_options_init(options: *mut fl_dice_options) {
+    // SAFETY: the caller's promise.
+    guarded(|| unsafe { init(options) });
+}
+
+/// Dice loss of regions: a channel of a sample each, or of the batch. Targets are masks of the input's shape, or class indices.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fl_dice(
+    handle: *const fl_handle,
+    options: *const fl_dice_options,
+    call: *const fl_call,
+) -> fl_status {
+    // SAFETY: the caller's promise.
+    guarded(|| unsafe {
+        let o = read_or_default(options)?;
+        let loss =
+            DiceLoss::new().squared_pred(flag("squared_pred", o.squared_pred)?).jaccard(flag("jaccard", o.jaccard)?);
+        let loss = loss.smooth_nr(o.smooth_nr)?.smooth_dr(o.smooth_dr)?;
+        let loss =
+            loss.batch(flag("batch", o.batch)?).include_background(flag("include_background", o.include_background)?);
+        match activation(o.activation)? {
+            fl_activation::FL_ACTIVATION_NONE => run(handle, &loss, call),
+            fl_activation::FL_ACTIVATION_SIGMOID => run(handle, &loss.sigmoid(), call),
+            fl_activation::FL_ACTIVATION_SOFTMAX => run(handle, &loss.softmax(), call),
+        }
+    })
+}
+
+/// Options of `fl_tversky`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fl_tversky_options {
+    /// Set by `fl_tversky_options_init`.
+    pub size: usize,
+    /// The price of false positives; zero or above. 0.5.
+    pub alpha: f32,
+    /// The price of false negatives; zero or above. 0.5.
+    pub beta: f32,
+    /// An `fl_activation`. `FL_ACTIVATION_NONE`.
+    pub activation: i32,
+    /// Added to the numerator; zero or above. 1.
+    pub smooth_nr: f32,
+    /// Added to the denominator; zero or above. 1.
+    pub smooth_dr: f32,
+    /// 1: a region is a channel of the whole batch; 0: of one sample.
+    pub batch: i32,
+    /// 1; 0: channel 0 has no loss.
+    pub include_background: i32,
+}
+options!(fl_tversky_options {
+    alpha: 0.5,
+    beta: 0.5,
+    activation: fl_activation::FL_ACTIVATION_NONE as i32,
+    smooth_nr: 1.0,
+    smooth_dr: 1.0,
+    batch: 0,
+    include_background: 1,
+});
+
+/// Fills in the defaults.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fl_tversky_options_init(options: *mut fl_tversky_options) {
+    // SAFETY: the caller's promise.
+    guarded(|| unsafe { init(options) });
+}
+
+/// Tversky loss: Dice with a price each for false positives and false negatives.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fl_tversky(
+    handle: *const fl_handle,
+    options: *const fl_tversky_options,
+    call: *const fl_call,
+) -> fl_status {
+    // SAFETY: the caller's promise.
+    guarded(|| unsafe {
+        let o = read_or_default(options)?;
+        let loss = TverskyLoss::new(o.alpha, o.beta)?.smooth_nr(o.smooth_nr)?.smooth_dr(o.smooth_dr)?;
+        let loss =
+            loss.batch(flag("batch", o.batch)?).include_background(flag("include_background", o.include_background)?);
+        match activation(o.activation)? {
+            fl_activation::FL_ACTIVATION_NONE => run(handle, &loss, call),
+            fl_activation::FL_ACTIVATION_SIGMOID => run(handle, &loss.sigmoid(), call),
+            fl_activation::FL_ACTIVATION_SOFTMAX => run(handle, &loss.softmax(), call),
+        }
+    })
+}

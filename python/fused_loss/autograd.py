@@ -1,0 +1,116 @@
+"""One torch.autograd.Function for all losses."""
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from .library import ffi, handles, lib, raise_for
+
+DTYPES = {torch.float32: lib.FL_F32, torch.float16: lib.FL_F16, torch.bfloat16: lib.FL_BF16}
+INDICES = {torch.int64: lib.FL_TARGET_I64, torch.int32: lib.FL_TARGET_I32, torch.uint8: lib.FL_TARGET_U8}
+REDUCTIONS = {
+    "none": lib.FL_NONE,
+    "mean": lib.FL_MEAN,
+    "sum": lib.FL_SUM,
+    "batchmean": lib.FL_BATCH_MEAN,
+    "weighted_mean": lib.FL_WEIGHTED_MEAN,
+}
+
+
+class Spec:
+    """A call without its tensors: the loss, its options, and how it is reduced. Weights have no gradient, so they are here."""
+
+    __slots__ = ("batch", "both", "dims", "losses", "options", "reduction", "run", "weights")
+
+    def __init__(self, name, options, reduction, losses, dims=None, batch=0, both=False, **weights):
+        self.run = getattr(lib, f"fl_{name}")
+        self.options = None
+        if options is not None:
+            self.options = ffi.new(f"fl_{name}_options*")
+            getattr(lib, f"fl_{name}_options_init")(self.options)
+            for key, value in options.items():
+                setattr(self.options, key, value)
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"reduction: expected one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+        self.reduction = REDUCTIONS[reduction]
+        # The shape of the losses, and where the classes are.
+        self.losses, self.dims, self.batch = losses, dims, batch
+        # Whether gradients are to be had for both tensors or neither.
+        self.both = both
+        self.weights = {name: weight for name, weight in weights.items() if weight is not None}
+
+    def __call__(self, input, target, value=None, grads=(None, None), upstream=None):
+        call = ffi.new("fl_call*")
+        lib.fl_call_init(call)
+        call.dtype, call.reduction, call.batch = DTYPES[input.dtype], self.reduction, self.batch
+        if self.dims is not None:
+            call.outer, call.classes, call.inner = self.dims
+        fill(call.input, input)
+        if target is None:
+            call.target_kind = lib.FL_TARGET_NONE
+        else:
+            fill(call.target, target)
+            call.target_kind = INDICES.get(target.dtype, lib.FL_TARGET_DENSE)
+        for name, weight in self.weights.items():
+            fill(getattr(call, name), weight)
+        if value is not None:
+            fill(call.value, value)
+        for buffer, grad in zip((call.grad_input, call.grad_target), grads):
+            if grad is not None:
+                fill(buffer, grad)
+        if upstream is not None and self.reduction == lib.FL_NONE:
+            fill(call.grad_outputs, upstream)
+        elif upstream is not None:
+            call.grad_output_at = ffi.cast("float*", upstream.data_ptr())
+        handle = handles.of(input.device)
+        arguments = (handle, call) if self.options is None else (handle, self.options, call)
+        raise_for(self.run(*arguments))
+
+
+def fill(buffer, tensor):
+    buffer.data = ffi.cast("void*", tensor.data_ptr())
+    buffer.len = tensor.numel()
+
+
+class Loss(torch.autograd.Function):
+    """Value and gradient in one pass. The gradient waits for the backward call, which multiplies it by the upstream gradient.
+
+    It is computed there instead, with the upstream gradient in it, where that is as fast or more exact: unreduced; in float16, whose
+    gradients of a mean underflow before a loss scale arrives; in bfloat16 on a GPU; and when backward is called once more.
+    """
+
+    @staticmethod
+    def forward(ctx, spec, input, target):
+        value = torch.empty(spec.losses if spec.reduction == lib.FL_NONE else (), dtype=torch.float32, device=input.device)
+        ctx.spec, ctx.grads = spec, None
+        needed = ctx.needs_input_grad[1:]
+        if any(needed):
+            ctx.save_for_backward(input, target)
+        at_once = input.dtype == torch.float32 or (input.dtype == torch.bfloat16 and not input.is_cuda)
+        if any(needed) and at_once and spec.reduction != lib.FL_NONE:
+            ctx.grads = new_grads(spec, input, target, needed)
+            spec(input, target, value, ctx.grads)
+        else:
+            spec(input, target, value)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream):
+        input, target = ctx.saved_tensors
+        needed = ctx.needs_input_grad[1:]
+        grads, ctx.grads = ctx.grads, None
+        if grads is None:
+            grads = new_grads(ctx.spec, input, target, needed)
+            ctx.spec(input, target, None, grads, upstream.contiguous())
+        elif upstream.is_cuda:
+            for grad in grads:
+                grad is None or grad.mul_(upstream)
+        elif (factor := upstream.item()) != 1.0:
+            for grad in grads:
+                grad is None or grad.mul_(factor)
+        return None, grads[0] if needed[0] else None, grads[1] if needed[1] else None
+
+
+def new_grads(spec, input, target, needed):
+    """Where the gradients go; no loss has one for its target alone."""
+    return torch.empty_like(input), torch.empty_like(target) if needed[1] or spec.both else None

@@ -1,0 +1,323 @@
+"""Each loss beside PyTorch's, or beside its definition in PyTorch where there is none: values, gradients, options, bad input."""
+
+import unittest
+
+import torch
+import torch.nn.functional as P
+
+import fused_loss.functional as F
+
+CPU = torch.device("cpu")
+# One rounding to the type, and what PyTorch's own arithmetic in it adds; relative to the largest gradient.
+TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+
+
+def rand(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def run(loss, tensors, upstream=0.7):
+    """Value, and gradients of those tensors that are floating."""
+    leaves = [t.detach().clone().requires_grad_(t.is_floating_point()) for t in tensors]
+    value = loss(*leaves)
+    (value * upstream).sum().backward()
+    return value.detach(), [leaf.grad for leaf in leaves if leaf.is_floating_point()]
+
+
+class Compare(unittest.TestCase):
+    def same(self, ours, theirs, *tensors, dtypes=tuple(TOLERANCE), both=True):
+        """`ours(*tensors)` against `theirs` in float64; gradients for the input, and with `both` for the target."""
+        for dtype in dtypes:
+            given = [t.to(dtype) if t.is_floating_point() else t for t in tensors]
+            wide = [t.double() if t.is_floating_point() else t for t in given]
+            value, grads = run(lambda x, *t: ours(x, *(t if both else [u.detach() for u in t])), given)
+            expected, slopes = run(lambda x, *t: theirs(x, *(t if both else [u.detach() for u in t])), wide)
+            self.assertEqual(value.dtype, torch.float32)
+            self.assertEqual(value.shape, expected.shape)
+            torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
+            for grad, slope in zip(grads, slopes):
+                if slope is None:
+                    self.assertIsNone(grad)
+                    continue
+                self.assertEqual(grad.dtype, dtype)
+                scale = slope.abs().max().item() or 1.0
+                torch.testing.assert_close(grad.double() / scale, slope / scale, rtol=0, atol=TOLERANCE[dtype])
+
+    def reductions(self, ours, theirs, *tensors, names=("mean", "sum", "none"), **more):
+        for reduction in names:
+            with self.subTest(reduction=reduction):
+                self.same(
+                    lambda *t: ours(*t, reduction=reduction), lambda *t: theirs(*t, reduction=reduction), *tensors, **more
+                )
+
+
+class Elementwise(Compare):
+    x, t, w = rand(7, 5, seed=1), rand(7, 5, seed=2), rand(7, 5, seed=3).abs()
+    q = torch.sigmoid(rand(7, 5, seed=4))
+
+    def test_regression(self):
+        self.reductions(F.mse_loss, P.mse_loss, self.x, self.t)
+        self.reductions(F.l1_loss, P.l1_loss, self.x, self.t)
+        for delta in (0.3, 2.0):
+            both = lambda f: lambda x, t, reduction: f(x, t, reduction=reduction, delta=delta)
+            self.reductions(both(F.huber_loss), both(P.huber_loss), self.x, self.t)
+        for beta in (0.0, 0.7):
+            both = lambda f: lambda x, t, reduction: f(x, t, reduction=reduction, beta=beta)
+            self.reductions(both(F.smooth_l1_loss), both(P.smooth_l1_loss), self.x, self.t)
+
+    def test_weights(self):
+        ours = lambda x, t: F.mse_loss(x, t, weight=self.w)
+        self.same(ours, lambda x, t: ((x - t) ** 2 * self.w).sum() / self.w.double().sum(), self.x, self.t)
+        w = self.w[:1]
+        ours = lambda x, t: F.binary_cross_entropy_with_logits(x, t, w)
+        theirs = lambda x, t: P.binary_cross_entropy_with_logits(x, t, w.double())
+        self.same(ours, theirs, self.x, self.q, both=False)
+
+    def test_binary_cross_entropy(self):
+        p = torch.sigmoid(self.x) * 0.9 + 0.05
+        self.reductions(F.binary_cross_entropy, P.binary_cross_entropy, p, self.q, both=False)
+        logits = (F.binary_cross_entropy_with_logits, P.binary_cross_entropy_with_logits)
+        self.reductions(*logits, self.x, self.q)
+        for weight in (torch.tensor([0.5, 1.0, 2.0, 3.0, 4.0]), torch.tensor(3.0)):
+            wide = weight.double()
+            both = lambda f, w: lambda x, t, reduction: f(x, t, reduction=reduction, pos_weight=w)
+            self.reductions(both(logits[0], weight), both(logits[1], wide), self.x, self.q, both=False)
+
+    def test_kl_div(self):
+        logs = self.x.log_softmax(-1)
+        names = ("mean", "sum", "none", "batchmean")
+        self.reductions(F.kl_div, P.kl_div, logs, self.q, names=names)
+        both = lambda f: lambda x, t, reduction: f(x, t, reduction=reduction, log_target=True)
+        self.reductions(both(F.kl_div), both(P.kl_div), logs, self.t.log_softmax(-1), names=names)
+
+    def test_definitions(self):
+        hard = (self.t > 0).float()
+        signs = hard * 2 - 1
+        self.same(F.hinge_loss, lambda x, t: (1 - t * x).clamp(min=0).mean(), self.x, signs, both=False)
+        zero_one = lambda x, t: F.squared_hinge_loss(x, t, labels="zero_one")
+        self.same(zero_one, lambda x, t: ((1 - (2 * t - 1) * x).clamp(min=0) ** 2).mean(), self.x, hard, both=False)
+
+        def focal(x, t):
+            p = torch.sigmoid(x)
+            ce = P.binary_cross_entropy_with_logits(x, t, reduction="none")
+            pt = p * t + (1 - p) * (1 - t)
+            return (0.25 * t + 0.75 * (1 - t)) * ce * (1 - pt) ** 2
+
+        self.same(F.sigmoid_focal_loss, focal, self.x, hard, both=False)
+        probs = lambda p, t: F.kl_div_probs(p, t, reduction="sum")
+        self.same(probs, lambda p, t: (t * (t / p).log()).sum(), torch.sigmoid(self.x), self.q, both=False)
+
+
+class Classes(Compare):
+    x = rand(6, 5, seed=5)
+    index = torch.tensor([0, 4, 2, -100, 1, 3])
+    images, masks = rand(2, 3, 4, 5, seed=6), torch.randint(0, 3, (2, 4, 5), generator=torch.Generator().manual_seed(7))
+    soft = torch.softmax(rand(6, 5, seed=8), 1)
+    w = torch.tensor([0.5, 1.0, 2.0, 3.0, 4.0])
+
+    def test_cross_entropy(self):
+        for options in ({}, {"label_smoothing": 0.1}, {"weight": self.w}, {"weight": self.w, "label_smoothing": 0.2}):
+            wide = {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+            ours = lambda x, t, reduction: F.cross_entropy(x, t, reduction=reduction, **options)
+            theirs = lambda x, t, reduction: P.cross_entropy(x, t, reduction=reduction, **wide)
+            self.reductions(ours, theirs, self.x, self.index)
+            self.reductions(ours, theirs, self.x, self.soft)
+        self.reductions(F.cross_entropy, P.cross_entropy, self.images, self.masks)
+        self.same(F.cross_entropy, P.cross_entropy, self.x[0], torch.tensor(3))
+        both = lambda f: lambda x, t: f(x, t, ignore_index=2)
+        self.same(both(F.cross_entropy), both(P.cross_entropy), self.x[:3], torch.tensor([0, 2, 1]))
+
+    def test_index_types(self):
+        for dtype in (torch.int64, torch.int32, torch.uint8):
+            value = F.cross_entropy(self.x[:3], self.index[:3].to(dtype))
+            torch.testing.assert_close(value, P.cross_entropy(self.x[:3], self.index[:3]))
+
+    def test_options_of_our_own(self):
+        def theirs(x, t):
+            z = 3.0 * torch.tanh(x / 3.0)
+            return P.cross_entropy(z, t, reduction="none") + 0.01 * torch.logsumexp(z, 1) ** 2
+
+        ours = lambda x, t: F.cross_entropy(x, t, reduction="none", z_loss=0.01, softcap=3.0)
+        self.same(ours, theirs, self.x[:3], self.index[:3])
+
+    def test_others_of_pytorch(self):
+        logs, known = self.x.log_softmax(1), torch.tensor([0, 4, 2, 2, 1, 3])
+        self.reductions(F.nll_loss, P.nll_loss, logs, self.index)
+        self.reductions(F.nll_loss, P.nll_loss, self.images.log_softmax(1), self.masks)
+        for p in (1, 2):
+            both = lambda f: lambda x, t, reduction: f(x, t, p=p, margin=0.5, reduction=reduction)
+            self.reductions(both(F.multi_margin_loss), both(P.multi_margin_loss), self.x, known)
+
+    def test_definitions(self):
+        known = self.index[[0, 1, 2, 4, 5]]
+        x = self.x[[0, 1, 2, 4, 5]]
+
+        def focal(x, t):
+            log = x.log_softmax(1).gather(1, t[:, None])[:, 0]
+            return -((1 - log.exp()) ** 2 * log).mean()
+
+        self.same(F.softmax_focal_loss, focal, x, known)
+        teacher = rand(6, 5, seed=9)
+        ours = lambda x, t: F.distillation_loss(x, t, temperature=2.0)
+        theirs = lambda x, t: 4 * P.kl_div((x / 2).log_softmax(1), (t / 2).softmax(1), reduction="batchmean")
+        self.same(ours, theirs, self.x, teacher, both=False)
+        hard = P.one_hot(known, 5).float()
+        wrong = lambda x, t: (1 - (x * t).sum(1) + (x * (1 - t)).amax(1)).clamp(min=0).mean()
+        self.same(F.categorical_hinge_loss, wrong, x, hard, both=False)
+        p = torch.softmax(x, 1)
+        ours = lambda p, t: F.cross_entropy_probs(p, t)
+        self.same(ours, lambda p, t: P.nll_loss((p / p.sum(1, keepdim=True)).log(), t), p, known)
+
+
+class Regions(Compare):
+    def test_dice_and_tversky(self):
+        x, mask = rand(2, 3, 4, 5, seed=10), (rand(2, 3, 4, 5, seed=11) > 0).float()
+
+        def sums(x, t, activation):
+            p = torch.sigmoid(x) if activation == "sigmoid" else torch.softmax(x, 1)
+            return (p * t).sum((2, 3)), p.sum((2, 3)), t.sum((2, 3))
+
+        for activation in ("sigmoid", "softmax"):
+
+            def dice(x, t):
+                i, p, m = sums(x, t, activation)
+                return (1 - (2 * i + 1) / (p + m + 1)).mean()
+
+            def tversky(x, t):
+                i, p, m = sums(x, t, activation)
+                return (1 - (i + 1) / (i + 0.3 * (p - i) + 0.8 * (m - i) + 1)).mean()
+
+            self.same(lambda x, t: F.dice_loss(x, t, activation=activation), dice, x, mask, both=False)
+            ours = lambda x, t: F.tversky_loss(x, t, alpha=0.3, beta=0.8, activation=activation)
+            self.same(ours, tversky, x, mask, both=False)
+        index = torch.randint(0, 3, (2, 4, 5), generator=torch.Generator().manual_seed(12))
+        hot = P.one_hot(index, 3).permute(0, 3, 1, 2).float()
+        ours = lambda t: F.dice_loss(x, t, activation="softmax", include_background=False, batch=True, reduction="none")
+        self.assertEqual(ours(index).shape, (2,))
+        torch.testing.assert_close(ours(index), ours(hot))
+
+
+class Adversarial(Compare):
+    real, fake = rand(7, seed=13), rand(7, seed=14)
+
+    def test_terms(self):
+        terms = {
+            ("non_saturating", "real"): lambda x: P.softplus(-x),
+            ("non_saturating", "fake"): P.softplus,
+            ("non_saturating", "generator"): lambda x: P.softplus(-x),
+            ("minimax", "generator"): lambda x: -P.softplus(x),
+            ("least_squares", "real"): lambda x: (x - 1) ** 2,
+            ("wasserstein", "fake"): lambda x: x,
+            ("hinge", "fake"): lambda x: (1 + x).clamp(min=0),
+        }
+        for (mode, term), theirs in terms.items():
+            self.same(lambda x: F.gan_loss(x, term, mode=mode), lambda x: theirs(x).mean(), self.real)
+
+    def test_relativistic(self):
+        self.same(F.relativistic_pair_loss, lambda r, f: P.softplus(f - r).mean(), self.real, self.fake)
+        average = lambda r, f: (P.softplus(f.mean() - r).mean() + P.softplus(f - r.mean()).mean()) / 2
+        self.same(F.relativistic_average_loss, average, self.real, self.fake[:4])
+
+    def test_gradient_penalty(self):
+        grads = rand(3, 2, 4, seed=15)
+        theirs = lambda g: 10 * ((g.flatten(1).norm(dim=1) - 1) ** 2).mean()
+        self.same(F.gradient_penalty, theirs, grads)
+        ours = lambda g: F.gradient_penalty(g, kind="r1", weight=4.0)
+        self.same(ours, lambda g: 2 * (g.flatten(1) ** 2).sum(1).mean(), grads)
+
+
+class Autograd(unittest.TestCase):
+    x, t = rand(40, 30, seed=1), rand(40, 30, seed=2)
+
+    def test_upstream_of_one_twice_and_a_graph_above(self):
+        x = self.x.clone().requires_grad_()
+        loss = F.mse_loss(torch.tanh(x), self.t)
+        loss.backward(retain_graph=True)
+        first = x.grad.clone()
+        loss.backward()
+        torch.testing.assert_close(x.grad, 2 * first)
+        y = self.x.clone().requires_grad_()
+        P.mse_loss(torch.tanh(y), self.t).backward()
+        torch.testing.assert_close(first, y.grad)
+
+    def test_float16_gradients_do_not_underflow_before_the_loss_scale(self):
+        n = 1 << 20
+        x = torch.full((n,), 1.5, dtype=torch.float16, requires_grad=True)
+        (F.mse_loss(x, torch.zeros(n, dtype=torch.float16)) * 65536.0).backward()
+        self.assertEqual(x.grad[0].item(), 3.0 * 65536 / n)
+
+    def test_no_gradient_where_none_is_needed(self):
+        self.assertFalse(F.mse_loss(self.x, self.t).requires_grad)
+        x = self.x.clone().requires_grad_()
+        with torch.no_grad():
+            self.assertFalse(F.mse_loss(x, self.t).requires_grad)
+
+    def test_gradients_against_differences(self):
+        x = rand(3, 4, seed=3).requires_grad_()
+        index = torch.tensor([0, 3, 1])
+        F.cross_entropy(x, index, reduction="sum").backward()
+        for i in range(3):
+            for j in range(4):
+                with torch.no_grad():
+                    up, down = x.double(), x.double()
+                    up[i, j] += 1e-4
+                    down[i, j] -= 1e-4
+                    slope = (P.cross_entropy(up, index, reduction="sum") - P.cross_entropy(down, index, reduction="sum")) / 2e-4
+                self.assertAlmostEqual(x.grad[i, j].item(), slope.item(), places=5)
+
+    def test_views_and_layouts(self):
+        images = rand(2, 3, 4, 5, seed=4).to(memory_format=torch.channels_last)
+        index = torch.randint(0, 3, (2, 4, 5))
+        torch.testing.assert_close(F.cross_entropy(images, index), P.cross_entropy(images, index))
+        x, t = self.x.T[3:, 1::2], self.t.T[3:, 1::2]
+        torch.testing.assert_close(F.mse_loss(x, t), P.mse_loss(x, t))
+
+    def test_autocast(self):
+        x, w = rand(8, 6, seed=5), rand(6, 4, seed=6).requires_grad_()
+        index, dense = torch.randint(0, 4, (8,)), rand(8, 4, seed=7)
+        for ours, theirs, target in ((F.cross_entropy, P.cross_entropy, index), (F.mse_loss, P.mse_loss, dense)):
+            grads = []
+            for loss in (ours, theirs):
+                w.grad = None
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    value = loss(x @ w, target)
+                self.assertEqual(value.dtype, torch.float32)
+                value.backward()
+                grads.append(w.grad.clone())
+            torch.testing.assert_close(*grads, rtol=2e-2, atol=2e-3)
+
+    def test_empty(self):
+        self.assertTrue(F.mse_loss(torch.empty(0), torch.empty(0)).isnan())
+        self.assertEqual(F.mse_loss(torch.empty(0), torch.empty(0), reduction="sum"), 0)
+
+
+class BadInput(unittest.TestCase):
+    def refuse(self, error, says, call):
+        with self.assertRaisesRegex(error, says):
+            call()
+
+    def test_each_is_told(self):
+        x, t, index = rand(4, 3), rand(4, 3), torch.tensor([0, 1, 2, 0])
+        self.refuse(TypeError, "expected float32, float16 or bfloat16, got torch.float64", lambda: F.mse_loss(x.double(), t))
+        self.refuse(TypeError, "input: expected a tensor, got list", lambda: F.mse_loss([1.0], t))
+        self.refuse(ValueError, r"target: expected shape \(4, 3\), got \(3, 4\)", lambda: F.mse_loss(x, t.T))
+        self.refuse(ValueError, "reduction: expected one of", lambda: F.mse_loss(x, t, reduction="max"))
+        self.refuse(ValueError, "delta: expected", lambda: F.huber_loss(x, t, delta=-1.0))
+        self.refuse(ValueError, r"target: expected shape \(4,\), got \(3,\)", lambda: F.cross_entropy(x, index[:3]))
+        self.refuse(IndexError, "got 3 in row 1", lambda: F.cross_entropy(x, torch.tensor([0, 3, 2, 0])))
+        self.refuse(TypeError, "expected class indices", lambda: F.nll_loss(x, t))
+        self.refuse(TypeError, "expected class indices", lambda: F.cross_entropy(x, index.bool()))
+        self.refuse(ValueError, r"weight: expected shape \(3,\)", lambda: F.cross_entropy(x, index, torch.ones(4)))
+        self.refuse(ValueError, "labels: expected one of", lambda: F.hinge_loss(x, t, labels="both"))
+        self.refuse(ValueError, "expected a tensor on cpu, got one on meta", lambda: F.mse_loss(x, t.to("meta")))
+        self.refuse(TypeError, "expected tensors on the CPU or a CUDA", lambda: F.mse_loss(x.to("meta"), t.to("meta")))
+        self.refuse(RuntimeError, "differentiate twice|does not require grad", self.twice)
+
+    def twice(self):
+        x = rand(3).requires_grad_()
+        (grad,) = torch.autograd.grad(F.mse_loss(x, torch.zeros(3)), x, create_graph=True)
+        grad.sum().backward()
+
+
+if __name__ == "__main__":
+    unittest.main()
