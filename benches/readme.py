@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Remakes the tables of the README from the records of `cargo run --release -p throughput -- --json FILE` and of
-`benches/peers/compare.py --json FILE`.
+`benches/peers/compare.py --json FILE`, and of `benches/doors/compare.py --json FILE`.
 
     benches/readme.py                     # from the records that the README names
     benches/readme.py throughput FILE     # that one from another record, which the README names from then on
     benches/readme.py peers FILE
+    benches/readme.py doors FILE
     benches/readme.py --check             # fails if the README is not what its records give
 """
 
@@ -84,8 +85,18 @@ def peers(name):
     return "\n".join(lines)
 
 
+def doors(name):
+    record = json.loads((ROOT / name).read_text())
+    lines = ["| door | time of a call | over the first of its process |", "|---|---|---|"]
+    lines += [f"| {row['door']} | {row['us']:.0f} us | {row['over']:.2f} |" for row in record["rows"]]
+    started, machine = record["started"], record["machine"]["processor"]
+    date, commit = started["date"][:16].replace("T", " "), record["commit"][:7]
+    lines += ["", f"Measured on {date} UTC, commit {commit}: {machine}, medians of {record['rounds']} rounds."]
+    return "\n".join(lines)
+
+
 # The name of a block in the README, and what makes it of its record.
-BLOCKS = {"throughput": table, "peers": peers}
+BLOCKS = {"throughput": table, "peers": peers, "doors": doors}
 
 
 def main():

@@ -34,5 +34,10 @@ mod structs;
 #[cfg(test)]
 mod tests;
 
+pub use call::*;
+pub use handle::*;
+pub use losses::{classes::*, elementwise::*, gan::*, regions::*};
+pub use status::*;
+
 /// The version of the header; `fl_version` has that of the library.
 pub const FL_VERSION: u32 = 1000;

@@ -1,5 +1,7 @@
 """One torch.autograd.Function for all losses."""
 
+import struct
+
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -14,6 +16,10 @@ REDUCTIONS = {
     "batchmean": lib.FL_BATCH_MEAN,
     "weighted_mean": lib.FL_WEIGHTED_MEAN,
 }
+# A buffer of a call is a pointer and a length. Packed, they are written in a fifth of the time that cffi's fields take: a call
+# of 2^20 elements takes 300 us, and all that Python does for it counts.
+BUFFER = struct.Struct("@PN")
+OFFSETS = {name: ffi.offsetof("fl_call", name) for name, field in ffi.typeof("fl_call").fields if field.type.kind == "struct"}
 
 
 class Spec:
@@ -23,8 +29,9 @@ class Spec:
 
     def __init__(self, name, options, reduction, losses, dims=None, batch=0, both=False, **weights):
         self.run = getattr(lib, f"fl_{name}")
-        self.options = None
-        if options is not None:
+        # Null is what functions take for the defaults; those that have no options do not take it.
+        self.options = None if options is None else ffi.NULL
+        if options:
             self.options = ffi.new(f"fl_{name}_options*")
             getattr(lib, f"fl_{name}_options_init")(self.options)
             for key, value in options.items():
@@ -44,21 +51,22 @@ class Spec:
         call.dtype, call.reduction, call.batch = DTYPES[input.dtype], self.reduction, self.batch
         if self.dims is not None:
             call.outer, call.classes, call.inner = self.dims
-        fill(call.input, input)
+        memory = ffi.buffer(call)
+        fill(memory, "input", input)
         if target is None:
             call.target_kind = lib.FL_TARGET_NONE
         else:
-            fill(call.target, target)
+            fill(memory, "target", target)
             call.target_kind = INDICES.get(target.dtype, lib.FL_TARGET_DENSE)
         for name, weight in self.weights.items():
-            fill(getattr(call, name), weight)
+            fill(memory, name, weight)
         if value is not None:
-            fill(call.value, value)
-        for buffer, grad in zip((call.grad_input, call.grad_target), grads):
+            fill(memory, "value", value)
+        for name, grad in zip(("grad_input", "grad_target"), grads):
             if grad is not None:
-                fill(buffer, grad)
+                fill(memory, name, grad)
         if upstream is not None and self.reduction == lib.FL_NONE:
-            fill(call.grad_outputs, upstream)
+            fill(memory, "grad_outputs", upstream)
         elif upstream is not None:
             call.grad_output_at = ffi.cast("float*", upstream.data_ptr())
         handle = handles.of(input.device)
@@ -66,9 +74,8 @@ class Spec:
         raise_for(self.run(*arguments))
 
 
-def fill(buffer, tensor):
-    buffer.data = ffi.cast("void*", tensor.data_ptr())
-    buffer.len = tensor.numel()
+def fill(memory, name, tensor):
+    BUFFER.pack_into(memory, OFFSETS[name], tensor.data_ptr(), tensor.numel())
 
 
 class Loss(torch.autograd.Function):

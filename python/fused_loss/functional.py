@@ -63,12 +63,14 @@ def _pair(input, target, same_shape=True):
     """Input and dense targets in one type, contiguous."""
     _tensor("input", input)
     _tensor("target", target, input)
-    _dtype("input", input.dtype)
+    dtype = _dtype("input", input.dtype)
     _dtype("target", target.dtype)
     if same_shape and input.shape != target.shape:
         raise ValueError(f"target: expected shape {tuple(input.shape)}, got {tuple(target.shape)}")
-    dtype = torch.promote_types(input.dtype, target.dtype)
-    return input.to(dtype).contiguous(), target.to(dtype).contiguous()
+    if target.dtype != dtype:
+        dtype = torch.promote_types(dtype, target.dtype)
+        input, target = input.to(dtype), target.to(dtype)
+    return input.contiguous(), target.contiguous()
 
 
 def _weight(name, weight, shape, like):

@@ -4,8 +4,10 @@ use candle_core::{Device, Tensor, Var};
 use fused_loss::candle::OnTensors;
 use fused_loss::{Mse, Reduction};
 
+use super::draw;
+
 fn tensors(n: usize) -> (Var, Tensor) {
-    let draw = |step: usize| Tensor::from_iter((0..n).map(move |i| (i * step % 97) as f32 / 48.0 - 1.0), &Device::Cpu);
+    let draw = |step| Tensor::from_vec(draw(n, step), n, &Device::Cpu);
     let input = draw(31).and_then(|x| Var::from_tensor(&x)).expect("a variable");
     (input, draw(17).expect("a tensor"))
 }
