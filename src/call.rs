@@ -11,7 +11,7 @@ use crate::target::Target;
 /// A loss. Every loss of this crate has the methods it needs as its own, so this trait need not be
 /// imported; it is here to be named in bounds, and cannot be implemented outside.
 #[allow(private_bounds)]
-pub trait Loss: Run + HasKernel + Copy + Send + Sync + 'static {
+pub trait Loss: Run + HasKernel + Copy + std::fmt::Debug + Send + Sync + 'static {
     /// The name of the loss in error messages.
     const NAME: &'static str;
 }

@@ -75,11 +75,14 @@
 //!
 //! * `cuda` (default): the CUDA backend. Builds and runs without CUDA installed: kernels are compiled where `build.rs` finds an
 //!   nvcc, the driver is looked for at run time, and where either is missing [`Device::auto`] takes the CPU and says why.
+//! * `burn`: losses on burn's tensors of its CPU backend, Flex, with `backward`, in the module `burn`.
 //! * `candle`: losses on candle's tensors, with `backward`, in the module `candle`. On the CPU; needs nothing but candle.
 //! * `candle-cuda`: the same on candle's GPUs. It turns on candle's own CUDA, which wants nvcc to build and links libcuda: such a
 //!   program does not start where there is no driver.
 #![deny(unsafe_code, missing_docs)]
 
+#[cfg(feature = "burn")]
+pub mod burn;
 mod call;
 #[cfg(feature = "candle")]
 pub mod candle;
@@ -93,7 +96,7 @@ mod element;
 #[doc(hidden)]
 pub mod elsewhere;
 mod error;
-#[cfg(feature = "candle")]
+#[cfg(any(feature = "candle", feature = "burn"))]
 #[allow(unsafe_code)] // memory that a call has filled
 mod fresh;
 #[doc(hidden)]
@@ -107,6 +110,8 @@ pub mod raw;
 mod reduction;
 mod shape;
 mod target;
+#[cfg(any(feature = "candle", feature = "burn"))]
+mod tensors;
 
 pub use call::{Call, Loss};
 #[cfg(feature = "cuda")]

@@ -5,9 +5,8 @@ use candle_core::{DType, Device, Error, Result, Shape as Dims, Tensor};
 use super::TensorCall;
 use super::op::Plan;
 use crate::call::Loss;
-use crate::cuda::kernel::Losses;
 use crate::reduction::Reduction;
-use crate::shape::Shape;
+use crate::tensors::{Described, Tensors, check_input_dtype};
 
 /// A checked call: its tensors contiguous, and which of input and target have a history.
 pub(super) struct Checked<L> {
@@ -24,8 +23,13 @@ macro_rules! refuse {
 }
 pub(super) use refuse;
 
+/// The error for an input of a type that is none of ours.
 pub(super) fn input_dtype(loss: &str, got: DType) -> Error {
-    Error::Msg(format!("{loss}: input: expected f32, f16 or bf16, got {}", got.as_str())).bt()
+    refused(check_input_dtype(loss, got.as_str()).err().unwrap_or_default())
+}
+
+fn refused(words: String) -> Error {
+    Error::Msg(words).bt()
 }
 
 /// The error for a tensor on a device that is none of ours.
@@ -60,149 +64,47 @@ pub(super) fn same_device(loss: &str, input: &Tensor, what: &str, x: &Tensor) ->
     Ok(())
 }
 
-fn expect_dims(loss: &str, what: &str, expected: &[usize], got: &[usize]) -> Result<()> {
-    if expected != got {
-        refuse!("{loss}: {what}: expected shape {expected:?}, got {got:?}");
-    }
-    Ok(())
-}
-
-/// What the dimensions of an input mean: its shape, where it has a class axis, and the shape of its losses.
-fn anatomy<L: Loss>(call: &TensorCall<L>, losses: Losses, penalty: bool) -> Result<(Option<Shape>, Vec<usize>)> {
-    let (dims, name) = (call.input.dims(), L::NAME);
-    if losses == Losses::Elements || penalty {
-        if call.classes_last {
-            refuse!("{name}: classes_last: this loss has no class axis");
-        }
-        if losses == Losses::Elements {
-            return Ok((None, dims.to_vec()));
-        }
-    }
-    let shape = match dims {
-        [] => refuse!("{name}: input: expected at least one axis, got a scalar"),
-        [classes] => Ok((1, *classes).into()),
-        // A sample is all that follows the first axis.
-        [samples, rest @ ..] if penalty => Ok((*samples, rest.iter().product::<usize>()).into()),
-        dims if call.classes_last => Shape::last_axis(dims),
-        dims => Shape::channels_first(dims),
-    };
-    let shape = shape.map_err(Error::wrap)?;
-    let losses = match (losses, dims) {
-        (_, []) => vec![],
-        (Losses::Regions { .. }, dims) if call.classes_last && dims.len() > 2 => {
-            refuse!(
-                "{name}: classes_last: regions of more than two axes have their classes on axis 1: permute the input"
-            )
-        }
-        (Losses::Regions { batch, left_out }, dims) => {
-            let counted = shape.classes().saturating_sub(left_out);
-            if batch || dims.len() == 1 { vec![counted] } else { vec![dims[0], counted] }
-        }
-        (_, [_]) => vec![],
-        (_, [samples, ..]) if penalty => vec![*samples],
-        (_, [rest @ .., _]) if call.classes_last => rest.to_vec(),
-        (_, [samples, _, rest @ ..]) => [&[*samples], rest].concat(),
-    };
-    Ok((Some(shape), losses))
-}
-
 impl<L: Loss> TensorCall<L> {
     pub(super) fn check(self, reduction: Option<Reduction>) -> Result<Checked<L>> {
-        let (kernel, name) = (self.loss.kernel(), L::NAME);
-        let (takes, losses) = (kernel.takes(), kernel.losses());
-        let dtype = self.input.dtype();
-        if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
-            return Err(input_dtype(name, dtype));
+        let (input, dtype) = (&self.input, self.input.dtype());
+        check_input_dtype(L::NAME, dtype.as_str()).map_err(refused)?;
+        if !(input.device().is_cpu() || cfg!(feature = "candle-cuda") && input.device().is_cuda()) {
+            return Err(device(L::NAME, input));
         }
-        if !(self.input.device().is_cpu() || cfg!(feature = "candle-cuda") && self.input.device().is_cuda()) {
-            return Err(device(name, &self.input));
+        let weights =
+            self.weight.as_ref().map(|(w, per_sample)| (if *per_sample { "sample_weight" } else { "weight" }, w));
+        let others = [
+            self.target.as_ref().map(|t| ("target", t)),
+            weights,
+            self.class_weight.as_ref().map(|w| ("class_weight", w)),
+        ];
+        for (what, x) in others.into_iter().flatten() {
+            same_device(L::NAME, input, what, x)?;
         }
-        let penalty = losses == Losses::Rows && !takes.index && !takes.dense;
-        let (shape, mut dims) = anatomy(&self, losses, penalty)?;
-        let mut tracked = [self.input.track_op(), false];
-        match &self.target {
-            None if takes.dense || takes.index => refuse!("{name}: target: expected one, got none: call `tensors`"),
-            Some(_) if !(takes.dense || takes.index) => {
-                refuse!("{name}: target: expected none, got one: call `tensor`")
-            }
-            None => {}
-            Some(target) => {
-                same_device(name, &self.input, "target", target)?;
-                if target.dtype() == dtype && takes.dense {
-                    expect_dims(name, "target", self.input.dims(), target.dims())?;
-                    if target.track_op() && !takes.grad_target {
-                        refuse!("{name}: target: this loss has no gradient for its target: pass `target.detach()`");
-                    }
-                    tracked[1] = target.track_op();
-                } else if matches!(target.dtype(), DType::U8 | DType::U32 | DType::I32 | DType::I64) && takes.index {
-                    // The one row of a vector may have its index in a vector of one.
-                    if !(dims.is_empty() && target.dims() == [1]) {
-                        let got = target.dims();
-                        let per_row = if let Losses::Regions { .. } = losses { self.rows() } else { dims.clone() };
-                        expect_dims(name, "target", &per_row, got)?;
-                    } else {
-                        dims = vec![1];
-                    }
-                } else {
-                    let float = if takes.dense { Some(dtype.as_str()) } else { None };
-                    let index = takes.index.then_some("class indices (u8, u32, i32 or i64)");
-                    let expected: Vec<_> = float.into_iter().chain(index).collect();
-                    refuse!("{name}: target: expected {}, got {}", expected.join(" or "), target.dtype().as_str());
-                }
-            }
-        }
-        let weight = match &self.weight {
-            None => None,
-            Some((weight, per_sample)) => {
-                let what = if *per_sample { "sample_weight" } else { "weight" };
-                let weight = self.weights(what, weight)?;
-                if !per_sample {
-                    expect_dims(name, what, &dims, weight.dims())?;
-                } else if weight.rank() != 1 {
-                    refuse!("{name}: {what}: expected one axis, got shape {:?}", weight.dims());
-                }
-                Some((weight, *per_sample))
-            }
+        let tensors = Tensors {
+            input: described(input),
+            target: self.target.as_ref().map(described),
+            weight: self.weight.as_ref().map(|(w, per_sample)| (described(w), *per_sample)),
+            class_weight: self.class_weight.as_ref().map(described),
+            classes_last: self.classes_last,
+            detach: "detach",
         };
-        let class_weight = match &self.class_weight {
-            None => None,
-            Some(weight) => {
-                let weight = self.weights("class_weight", weight)?;
-                if losses == Losses::Elements && !self.input.dims().ends_with(weight.dims()) {
-                    let (last, got) = (self.input.dims(), weight.dims());
-                    refuse!("{name}: class_weight: expected the last axes of {last:?}, got shape {got:?}");
-                }
-                if losses != Losses::Elements && weight.rank() != 1 {
-                    refuse!("{name}: class_weight: expected one axis, got shape {:?}", weight.dims());
-                }
-                Some(weight)
-            }
+        let meaning = tensors.check(&self.loss).map_err(refused)?;
+        let tracked = [input.track_op(), meaning.target_tracked];
+        let contiguous = |x: &Option<Tensor>| x.as_ref().map(Tensor::contiguous).transpose();
+        let plan = Plan {
+            loss: self.loss,
+            shape: meaning.shape,
+            losses: Dims::from(meaning.losses),
+            weight: self.weight.as_ref().map(|(w, s)| Ok::<_, Error>((w.contiguous()?, *s))).transpose()?,
+            class_weight: contiguous(&self.class_weight)?,
+            reduction,
+            grad_output: self.grad_output.unwrap_or(1.0),
         };
-        let target = self.target.as_ref().map(Tensor::contiguous).transpose()?;
-        let input = self.input.contiguous()?;
-        let (loss, losses, grad_output) = (self.loss, Dims::from(dims), self.grad_output.unwrap_or(1.0));
-        let plan = Plan { loss, shape, losses, weight, class_weight, reduction, grad_output };
-        Ok(Checked { plan, input, target, tracked })
+        Ok(Checked { plan, input: input.contiguous()?, target: contiguous(&self.target)?, tracked })
     }
+}
 
-    /// The dimensions of class-index targets: those of the input but the classes'.
-    fn rows(&self) -> Vec<usize> {
-        let mut dims = self.input.dims().to_vec();
-        let axis = if self.classes_last { dims.len() - 1 } else { 1.min(dims.len() - 1) };
-        dims.remove(axis);
-        dims
-    }
-
-    /// Checks weights of any kind.
-    fn weights(&self, what: &str, weight: &Tensor) -> Result<Tensor> {
-        let name = L::NAME;
-        same_device(name, &self.input, what, weight)?;
-        if weight.dtype() != DType::F32 {
-            refuse!("{name}: {what}: expected f32, got {}", weight.dtype().as_str());
-        }
-        if weight.track_op() {
-            refuse!("{name}: {what}: weights get no gradient: pass `{what}.detach()`");
-        }
-        weight.contiguous()
-    }
+fn described(x: &Tensor) -> Described<'_> {
+    Described { dims: x.dims(), dtype: x.dtype().as_str(), tracked: x.track_op() }
 }

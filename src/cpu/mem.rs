@@ -179,7 +179,7 @@ impl<'a, T: Element> Dst<'a, T> {
     }
 
     /// Memory that holds nothing yet: to be written before it is read.
-    #[cfg(feature = "candle")]
+    #[cfg(any(feature = "candle", feature = "burn"))]
     pub(crate) fn spare(x: &'a mut [std::mem::MaybeUninit<T>]) -> Self {
         Dst { ptr: x.as_mut_ptr().cast(), len: x.len(), lifetime: PhantomData }
     }

@@ -163,7 +163,7 @@ impl Kernel {
 }
 
 /// What a loss is a loss of, for doors that know the shapes of their tensors.
-#[cfg(feature = "candle")]
+#[cfg(any(feature = "candle", feature = "burn"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Losses {
     Elements,
@@ -175,7 +175,7 @@ pub(crate) enum Losses {
     },
 }
 
-#[cfg(feature = "candle")]
+#[cfg(any(feature = "candle", feature = "burn"))]
 impl Kernel {
     pub(crate) fn losses(&self) -> Losses {
         match self.family {

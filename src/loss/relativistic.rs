@@ -298,7 +298,7 @@ impl RelativisticAverage {
     }
 
     /// Whether gradients are added to what is there.
-    #[cfg(any(feature = "cuda", feature = "candle"))]
+    #[cfg(any(feature = "cuda", feature = "candle", feature = "burn"))]
     pub(crate) fn accumulates(&self) -> bool {
         self.accumulate
     }

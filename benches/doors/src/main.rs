@@ -7,6 +7,7 @@
 //! In every round each door is called once, so that a machine that slows down slows all of them. What is printed is the median of
 //! their times, and the median over the rounds of each time through the time of the Rust call in the same round.
 
+mod burn;
 mod c;
 mod candle;
 mod rust;
@@ -33,6 +34,8 @@ fn main() -> ExitCode {
         ("C", Box::new(c::call(n))),
         ("candle, `forward_backward`", Box::new(candle::call(n))),
         ("candle, `forward` and candle's `backward`", Box::new(candle::autograd(n))),
+        ("burn, `forward_backward`", Box::new(burn::call(n))),
+        ("burn, `forward` and burn's `backward`", Box::new(burn::autograd(n))),
     ];
     let mut times = vec![Vec::with_capacity(rounds); doors.len()];
     for round in 0..rounds + rounds.div_ceil(10) {
