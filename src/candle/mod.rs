@@ -59,7 +59,7 @@
 //! # Errors
 //!
 //! They are candle's, and say which tensor, what was expected and what came: a wrong type, shape or device, a class out of range.
-//! On a GPU the classes are seen only when the call runs: see [`check`].
+//! On a GPU the classes are seen only when the call runs: see [`check()`].
 //!
 //! # Features
 //!

@@ -80,7 +80,7 @@ fn views() {
     close(&gradient(&first.mean(), &x), &gradient(&last.mean(), &x));
 
     // A part, which begins in the middle of its storage.
-    let part = x.clone().slice([1..3]);
+    let part = x.clone().slice_dim(0, 1..3);
     let zeros = tensor(&[0f32; 40], [2, 4, 5]);
     let loss = Mse::new().tensors(&part, &zeros).forward(Reduction::Sum).expect("a value");
     let want: Vec<f32> = data.iter().enumerate().map(|(i, x)| if i < 20 { 0.0 } else { 2.0 * x }).collect();
