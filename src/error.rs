@@ -76,6 +76,13 @@ pub enum Error {
         /// Its size.
         bytes: u128,
     },
+    /// The memory that a call may take is too little for one row of it.
+    Budget {
+        /// The least that is enough.
+        needed: u128,
+        /// What it may take.
+        budget: usize,
+    },
     /// CUDA cannot be used here; the text says why and what to do.
     CudaUnavailable(&'static str),
     /// There is no CUDA driver: libcuda could not be loaded.
@@ -136,6 +143,9 @@ impl fmt::Display for Error {
                 write!(f, "the stream is of another GPU, or of another context than the GPU's primary one")
             }
             Error::OutOfMemory { bytes } => write!(f, "a buffer of {bytes} bytes does not fit into memory"),
+            Error::Budget { needed, budget } => {
+                write!(f, "budget: one row takes {needed} bytes, more than the {budget} that the call may take")
+            }
             Error::CudaUnavailable(why) => write!(f, "CUDA is not available: {why}"),
             Error::NoDriver => write!(f, "no NVIDIA driver: libcuda could not be loaded"),
             Error::NoDevice { ordinal, devices } => write!(f, "no GPU {ordinal}: the NVIDIA driver finds {devices}"),

@@ -79,6 +79,7 @@
 //! * `candle`: losses on candle's tensors, with `backward`, in the module `candle`. On the CPU; needs nothing but candle.
 //! * `candle-cuda`: the same on candle's GPUs. It turns on candle's own CUDA, which wants nvcc to build and links libcuda: such a
 //!   program does not start where there is no driver.
+//! * `head`: the language-model head, linear layer and cross-entropy without the logits, in the module `head`. On the CPU.
 #![deny(unsafe_code, missing_docs)]
 
 #[cfg(feature = "burn")]
@@ -99,6 +100,8 @@ mod error;
 #[cfg(any(feature = "candle", feature = "burn"))]
 #[allow(unsafe_code)] // memory that a call has filled
 mod fresh;
+#[cfg(feature = "head")]
+pub mod head;
 #[doc(hidden)]
 pub mod launch;
 mod loss;

@@ -12,6 +12,7 @@ use super::tiles::{Tiles, sum_weights};
 use crate::call::{Output, Request};
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
+use crate::reduction::Reduction;
 use crate::shape::Shape;
 use crate::target::{Indices, Target};
 
@@ -109,23 +110,12 @@ pub(crate) fn run<T: Element, F: Rowwise>(loss: F, request: Request<'_, T>) -> R
         }
         None => rows,
     };
-    let mean = || match (&scan, class_weight) {
-        (Some(scan), Some(w)) if F::MEAN_BY_CLASS_WEIGHT => scan.sum(|_, class| f64::from(w[class])),
-        _ => counted as f64,
-    };
-    let weighted = || match (&scan, weight, class_weight) {
-        (None, Some((w, each)), _) => sum_weights(w) * each as f64,
-        (_, None, None) | (None, ..) => counted as f64,
-        (Some(scan), ..) => scan.sum(|row, class| {
-            let of_row = weight.map_or(1.0, |(w, each)| f64::from(w[row / each]));
-            of_row * class_weight.map_or(1.0, |w| f64::from(w[class]))
-        }),
-    };
     let (mut losses, mut grad_output, mut denominator) = (None, None, 1.0);
     match request.output {
         Output::Reduced(reduction) => {
             reduction.check(rows)?;
-            denominator = reduction.denominator(mean, weighted);
+            let rows = Counted { scan: scan.as_ref(), counted, class_weight, weight };
+            denominator = rows.denominator(reduction, F::MEAN_BY_CLASS_WEIGHT);
         }
         Output::Unreduced { losses: l, grad_output: g } => {
             if let Some(l) = l {
@@ -155,6 +145,36 @@ pub(crate) fn run<T: Element, F: Rowwise>(loss: F, request: Request<'_, T>) -> R
     let task = |start: usize, end: usize| isa.run(Tile { loss, plan: &plan, start, end });
     let total = Tiles::rows(rows, shape.classes).sum_weighing(rows, n, &task);
     Ok((total / denominator) as f32)
+}
+
+/// The rows of a call, to be counted.
+pub(crate) struct Counted<'r, 'a> {
+    pub(crate) scan: Option<&'r Scan<'a>>,
+    /// The rows that are not ignored.
+    pub(crate) counted: usize,
+    pub(crate) class_weight: Option<&'a [f32]>,
+    /// And how many consecutive rows share one.
+    pub(crate) weight: Option<(&'a [f32], usize)>,
+}
+
+impl Counted<'_, '_> {
+    /// What the sum of the losses is divided by.
+    pub(crate) fn denominator(&self, reduction: Reduction, mean_by_class_weight: bool) -> f64 {
+        let &Counted { scan, counted, class_weight, weight } = self;
+        let mean = || match (scan, class_weight) {
+            (Some(scan), Some(w)) if mean_by_class_weight => scan.sum(|_, class| f64::from(w[class])),
+            _ => counted as f64,
+        };
+        let weighted = || match (scan, weight, class_weight) {
+            (None, Some((w, each)), _) => sum_weights(w) * each as f64,
+            (_, None, None) | (None, ..) => counted as f64,
+            (Some(scan), ..) => scan.sum(|row, class| {
+                let of_row = weight.map_or(1.0, |(w, each)| f64::from(w[row / each]));
+                of_row * class_weight.map_or(1.0, |w| f64::from(w[class]))
+            }),
+        };
+        reduction.denominator(mean, weighted)
+    }
 }
 
 struct Tile<'p, 'a, T, F> {

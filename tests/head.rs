@@ -1,0 +1,433 @@
+//! The language-model head against f64 definitions, against the cross-entropy of its logits, and against PyTorch.
+
+use fused_loss::head::{LinearCrossEntropy, LinearGrads};
+use fused_loss::{CrossEntropy, Element, Error, Reduction};
+use half::{bf16, f16};
+
+#[allow(dead_code)] // of all losses
+#[path = "cases/textbook.rs"]
+mod textbook;
+
+use textbook::CrossEntropyOptions;
+
+/// A generator of numbers in -1..1.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) as f64 / (1u64 << 30) as f64 - 1.0
+    }
+    fn numbers<T: Element>(&mut self, n: usize, scale: f64) -> Vec<T> {
+        (0..n).map(|_| T::from_f32((self.next() * scale) as f32)).collect()
+    }
+}
+
+/// A problem with all it may have.
+struct Problem<T> {
+    shape: (usize, usize, usize),
+    input: Vec<T>,
+    weight: Vec<T>,
+    bias: Option<Vec<T>>,
+    target: Vec<i64>,
+    class_weight: Option<Vec<f32>>,
+    token_weight: Option<Vec<f32>>,
+    options: CrossEntropyOptions,
+}
+
+fn wide<T: Element>(x: &[T]) -> Vec<f64> {
+    x.iter().map(|x| f64::from(x.to_f32())).collect()
+}
+
+/// Value of each token, and the gradients of their sum times `scale`.
+struct Answer {
+    losses: Vec<f64>,
+    input: Vec<f64>,
+    weight: Vec<f64>,
+    bias: Vec<f64>,
+}
+
+impl<T: Element> Problem<T> {
+    fn new(shape: (usize, usize, usize), everything: bool) -> Self {
+        let (tokens, hidden, classes) = shape;
+        let mut random = Random(tokens as u64 * 31 + classes as u64);
+        let target = (0..tokens).map(|i| if i % 3 == 1 { -100 } else { (i * 7 % classes.max(1)) as i64 }).collect();
+        let weights = |random: &mut Random, n: usize| (0..n).map(|_| (random.next() * 0.5 + 1.0) as f32).collect();
+        let mut problem = Problem {
+            shape,
+            input: random.numbers(tokens * hidden, 1.0),
+            weight: random.numbers(classes * hidden, 1.0),
+            bias: None,
+            target,
+            class_weight: None,
+            token_weight: None,
+            options: CrossEntropyOptions { smoothing: 0.0, z_loss: 0.0, softcap: None },
+        };
+        if everything {
+            problem.bias = Some(random.numbers(classes, 1.0));
+            problem.class_weight = Some(weights(&mut random, classes));
+            problem.token_weight = Some(weights(&mut random, tokens));
+            let [smoothing, z_loss, softcap] = [0.1f32, 1e-3, 3.0].map(f64::from);
+            problem.options = CrossEntropyOptions { smoothing, z_loss, softcap: Some(softcap) };
+        }
+        problem
+    }
+
+    fn loss(&self) -> CrossEntropy {
+        let loss = CrossEntropy::new().label_smoothing(self.options.smoothing as f32).unwrap();
+        let loss = loss.z_loss(self.options.z_loss as f32).unwrap();
+        loss.softcap(self.options.softcap.map(|x| x as f32)).unwrap()
+    }
+
+    fn call<'a>(&'a self, head: &LinearCrossEntropy) -> fused_loss::head::LinearCall<'a, T> {
+        let mut call = head.call(&self.input, &self.weight, &self.target, self.shape);
+        if let Some(bias) = &self.bias {
+            call = call.bias(bias);
+        }
+        if let Some(weight) = &self.class_weight {
+            call = call.class_weight(weight);
+        }
+        if let Some(weight) = &self.token_weight {
+            call = call.token_weight(weight);
+        }
+        call
+    }
+
+    /// In f64, the gradient of the logits by central differences.
+    fn answer(&self, scale: f64) -> Answer {
+        let (tokens, hidden, classes) = self.shape;
+        let (input, weight) = (wide(&self.input), wide(&self.weight));
+        let class_weight = self.class_weight.as_ref().map_or(vec![1.0; classes], |w| wide(w));
+        let mut answer = Answer {
+            losses: vec![0.0; tokens],
+            input: vec![0.0; tokens * hidden],
+            weight: vec![0.0; classes * hidden],
+            bias: vec![0.0; classes],
+        };
+        for i in (0..tokens).filter(|&i| self.target[i] != -100) {
+            let x = &input[i * hidden..][..hidden];
+            let bias = |c: usize| self.bias.as_ref().map_or(0.0, |b| f64::from(b[c].to_f32()));
+            let row = |c: usize| &weight[c * hidden..][..hidden];
+            let mut z: Vec<f64> =
+                (0..classes).map(|c| bias(c) + x.iter().zip(row(c)).map(|(x, w)| x * w).sum::<f64>()).collect();
+            let mut q = vec![0.0; classes];
+            q[self.target[i] as usize] = 1.0;
+            let of_token = self.token_weight.as_ref().map_or(1.0, |w| f64::from(w[i]));
+            let value = |z: &[f64]| of_token * textbook::cross_entropy(z, &q, &class_weight, self.options);
+            answer.losses[i] = value(&z);
+            for c in 0..classes {
+                let (kept, h) = (z[c], 1e-4);
+                let mut at = |x: f64| {
+                    z[c] = x;
+                    value(&z)
+                };
+                // Of the fourth order.
+                let [a, b, c_, d] = [-2.0, -1.0, 1.0, 2.0].map(|k| at(kept + k * h));
+                let g = scale * (a - 8.0 * b + 8.0 * c_ - d) / (12.0 * h);
+                z[c] = kept;
+                answer.bias[c] += g;
+                for k in 0..hidden {
+                    answer.input[i * hidden + k] += g * weight[c * hidden + k];
+                    answer.weight[c * hidden + k] += g * x[k];
+                }
+            }
+        }
+        answer
+    }
+
+    fn denominator(&self) -> f64 {
+        let weight = |&t: &i64| self.class_weight.as_ref().map_or(1.0, |w| f64::from(w[t as usize]));
+        self.target.iter().filter(|&&t| t != -100).map(weight).sum()
+    }
+}
+
+/// To a share of the largest.
+#[track_caller]
+fn close<T: Element>(what: &str, want: &[f64], got: &[T], tolerance: f64) {
+    let largest = want.iter().fold(0f64, |a, x| a.max(x.abs()));
+    for (i, (want, got)) in want.iter().zip(got).enumerate() {
+        let got = f64::from(got.to_f32());
+        assert!((want - got).abs() <= tolerance * largest, "{what}[{i}]: expected {want}, got {got}, of {largest}");
+    }
+}
+
+struct Got<T> {
+    value: f32,
+    input: Vec<T>,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+fn backward<T: Element>(problem: &Problem<T>, head: &LinearCrossEntropy) -> Got<T> {
+    let (tokens, hidden, classes) = problem.shape;
+    // Full of what must not stay.
+    let mut got = Got {
+        value: 0.0,
+        input: vec![T::from_f32(f32::NAN); tokens * hidden],
+        weight: vec![f32::NAN; classes * hidden],
+        bias: vec![f32::NAN; classes],
+    };
+    let grads =
+        LinearGrads { input: Some(&mut got.input[..]), weight: Some(&mut got.weight), bias: Some(&mut got.bias) };
+    got.value = problem.call(head).grad_output(4.0).forward_backward(Reduction::Mean, grads).unwrap();
+    got
+}
+
+/// The least budget that is enough.
+fn least<T: Element>(problem: &Problem<T>) -> usize {
+    match problem.call(&LinearCrossEntropy::new(problem.loss()).budget(0)).forward(Reduction::Sum) {
+        Err(Error::Budget { needed, budget: 0 }) => needed as usize,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// `rounding`: of one rounding to the storage type.
+fn check<T: Element>(rounding: f64) {
+    for everything in [false, true] {
+        for shape in [(1, 1, 1), (7, 5, 3), (20, 16, 33), (33, 40, 130), (64, 3, 17)] {
+            let problem = Problem::<T>::new(shape, everything);
+            let denominator = problem.denominator();
+            let want = problem.answer(4.0 / denominator);
+            let total: f64 = want.losses.iter().sum();
+            let least = least(&problem);
+            for budget in [least, least + 1, 3 * least, 10 * least, 1 << 28] {
+                let head = LinearCrossEntropy::new(problem.loss()).budget(budget);
+                let got = backward(&problem, &head);
+                // Logits are sums in f32, and an error of a logit is one of the loss.
+                close("value", &[total / denominator], &[got.value], 2e-6);
+                close("grad_input", &want.input, &got.input, 3e-6 + rounding);
+                close("grad_weight", &want.weight, &got.weight, 3e-6);
+                close("grad_bias", &want.bias, &got.bias, 3e-6);
+                let mut losses = vec![f32::NAN; shape.0];
+                problem.call(&head).forward_unreduced(&mut losses).unwrap();
+                close("losses", &want.losses, &losses, 2e-6);
+                let value = problem.call(&head).forward(Reduction::Mean).unwrap();
+                assert_eq!(value, got.value, "forward alone");
+            }
+        }
+    }
+}
+
+#[test]
+fn f32_is_the_definition() {
+    check::<f32>(0.0);
+}
+
+#[test]
+fn f16_is_the_definition() {
+    check::<f16>(f64::powi(2.0, -11));
+}
+
+#[test]
+fn bf16_is_the_definition() {
+    check::<bf16>(f64::powi(2.0, -8));
+}
+
+#[test]
+fn each_reduction_divides_by_what_cross_entropy_divides_by() {
+    let problem = Problem::<f32>::new((20, 4, 5), true);
+    let (tokens, hidden, classes) = problem.shape;
+    let bias = problem.bias.as_ref().unwrap();
+    let logits: Vec<f32> = (0..tokens * classes)
+        .map(|i| {
+            let (x, w) = (&problem.input[i / classes * hidden..], &problem.weight[i % classes * hidden..]);
+            bias[i % classes] + x.iter().zip(w).take(hidden).map(|(x, w)| x * w).sum::<f32>()
+        })
+        .collect();
+    let head = LinearCrossEntropy::new(problem.loss());
+    let reductions =
+        [Reduction::Mean, Reduction::Sum, Reduction::BatchMean(10), Reduction::WeightedMean, Reduction::SumOver(3.5)];
+    for reduction in reductions {
+        let got = problem.call(&head).forward(reduction).unwrap();
+        let want = problem
+            .loss()
+            .call(&logits, &problem.target, (tokens, classes))
+            .class_weight(problem.class_weight.as_ref().unwrap())
+            .weight(problem.token_weight.as_ref().unwrap())
+            .forward(reduction)
+            .unwrap();
+        approx::assert_relative_eq!(got, want, max_relative = 1e-6);
+    }
+}
+
+/// `F.cross_entropy(F.linear(x, w, b), t, label_smoothing=0.1)` of PyTorch 2.15 in f64, as in its documentation of both.
+#[test]
+fn pytorch_gives_the_same() {
+    let input = [0.5f32, -1.0, 2.0, 1.5, 0.25, -0.75, -0.5, 1.0, 0.125];
+    let weight = [1.0f32, 0.5, -0.25, -1.5, 0.75, 1.25, 0.0, -0.5, 2.0, 0.375, 0.625, -1.0];
+    let bias = [0.1f32, -0.2, 0.3, 0.0];
+    let (mut grad_input, mut grad_weight, mut grad_bias) = ([0.0; 9], [0.0; 12], [0.0; 4]);
+    let head = LinearCrossEntropy::new(CrossEntropy::new().label_smoothing(0.1).unwrap());
+    let grads =
+        LinearGrads { input: Some(&mut grad_input), weight: Some(&mut grad_weight), bias: Some(&mut grad_bias) };
+    let call = head.call(&input, &weight, &[2i64, 0, -100], (3, 3, 4)).bias(&bias);
+    let value = call.forward_backward(Reduction::Mean, grads).unwrap();
+    close("value", &[PYTORCH_VALUE], &[value], 1e-6);
+    close("grad_input", &PYTORCH_INPUT, &grad_input, 1e-6);
+    close("grad_weight", &PYTORCH_WEIGHT, &grad_weight, 1e-6);
+    close("grad_bias", &PYTORCH_BIAS, &grad_bias, 1e-6);
+    assert_eq!(grad_input[6..], [0.0; 3]);
+}
+
+#[test]
+fn gradients_that_are_not_asked_for_change_nothing() {
+    let problem = Problem::<bf16>::new((20, 16, 33), true);
+    let head = LinearCrossEntropy::new(problem.loss()).budget(3 * least(&problem));
+    let all = backward(&problem, &head);
+    let call = problem.call(&head).grad_output(4.0);
+    let mut input = vec![bf16::NAN; all.input.len()];
+    let grads = LinearGrads { input: Some(&mut input[..]), ..LinearGrads::default() };
+    assert_eq!(call.forward_backward(Reduction::Mean, grads).unwrap(), all.value);
+    assert_eq!(input, all.input);
+    let mut weight = vec![f32::NAN; all.weight.len()];
+    let grads = LinearGrads { weight: Some(&mut weight), ..LinearGrads::default() };
+    call.forward_backward(Reduction::Mean, grads).unwrap();
+    assert_eq!(weight, all.weight);
+    let mut bias = vec![f32::NAN; all.bias.len()];
+    let grads = LinearGrads { bias: Some(&mut bias), ..LinearGrads::default() };
+    call.forward_backward(Reduction::Mean, grads).unwrap();
+    assert_eq!(bias, all.bias);
+}
+
+#[test]
+fn accumulation_adds() {
+    let problem = Problem::<f32>::new((20, 16, 33), true);
+    let head = LinearCrossEntropy::new(problem.loss()).budget(3 * least(&problem));
+    let once = backward(&problem, &head);
+    let (mut input, mut weight, mut bias) =
+        (vec![1.0f32; once.input.len()], vec![2.0; once.weight.len()], vec![3.0; once.bias.len()]);
+    let grads = LinearGrads { input: Some(&mut input[..]), weight: Some(&mut weight), bias: Some(&mut bias) };
+    problem.call(&head).grad_output(4.0).accumulate().forward_backward(Reduction::Mean, grads).unwrap();
+    for (from, once, twice) in [(1.0, &once.input, &input), (2.0, &once.weight, &weight), (3.0, &once.bias, &bias)] {
+        for (once, twice) in once.iter().zip(twice) {
+            approx::assert_relative_eq!(from + once, *twice, max_relative = 1e-6);
+        }
+    }
+}
+
+#[test]
+fn threads_change_no_bit() {
+    let problem = Problem::<f32>::new((300, 70, 513), true);
+    let head = LinearCrossEntropy::new(problem.loss()).budget(1 << 18);
+    let with = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| backward(&problem, &head))
+    };
+    let one = with(1);
+    for threads in [2, 7] {
+        let many = with(threads);
+        assert_eq!(one.value, many.value);
+        assert!(one.input == many.input && one.weight == many.weight && one.bias == many.bias, "{threads} threads");
+    }
+}
+
+#[test]
+fn ignored_tokens_may_hold_anything() {
+    let (mut input, weight) = ([1.0f32, 2.0, f32::NAN, f32::INFINITY, 3.0, 4.0], [0.5f32, -0.5, 0.25, 1.0]);
+    let head = LinearCrossEntropy::default();
+    let (mut grad_input, mut grad_weight) = ([9.0; 6], [9.0; 4]);
+    let grads = LinearGrads { input: Some(&mut grad_input), weight: Some(&mut grad_weight), bias: None };
+    let value = head.call(&input, &weight, &[1u8, 2, 0], (3, 2, 2));
+    assert_eq!(
+        value.forward(Reduction::Mean),
+        Err(Error::ClassIndex { row: 1, index: 2, classes: 2 }),
+        "that is no class"
+    );
+    let value = head.call(&input, &weight, &[1i64, -100, 0], (3, 2, 2)).forward_backward(Reduction::Mean, grads);
+    assert!(value.unwrap().is_finite() && grad_weight.iter().all(|g| g.is_finite()));
+    assert_eq!(grad_input[2..4], [0.0; 2]);
+    // NaN elsewhere is not swallowed.
+    input[0] = f32::NAN;
+    assert!(head.call(&input, &weight, &[1i64, -100, 0], (3, 2, 2)).forward(Reduction::Mean).unwrap().is_nan());
+}
+
+#[test]
+fn nothing_to_count_is_a_mean_of_nothing() {
+    let head = LinearCrossEntropy::default();
+    for (tokens, target) in [(0, &[][..]), (2, &[-100i64, -100][..])] {
+        let (input, weight) = (vec![1.0f32; 2 * tokens], [1.0f32; 6]);
+        let (mut grad_input, mut grad_weight, mut grad_bias) = (vec![9.0; 2 * tokens], [9.0; 6], [9.0; 3]);
+        let grads = LinearGrads {
+            input: Some(&mut grad_input[..]),
+            weight: Some(&mut grad_weight),
+            bias: Some(&mut grad_bias),
+        };
+        let call = head.call(&input, &weight, target, (tokens, 2, 3));
+        assert!(call.forward_backward(Reduction::Mean, grads).unwrap().is_nan());
+        assert_eq!(call.forward(Reduction::Sum), Ok(0.0));
+        assert!(grad_input.iter().all(|&g| g == 0.0));
+        assert_eq!((grad_weight, grad_bias), ([0.0; 6], [0.0; 3]));
+    }
+    // Without hidden numbers the logits are the bias.
+    let call = head.call(&[], &[], &[0i64], (1, 0, 2)).bias(&[1.0f32, 1.0]);
+    approx::assert_relative_eq!(call.forward(Reduction::Mean).unwrap(), 2f32.ln());
+    approx::assert_relative_eq!(
+        head.call(&[0.0f32; 0], &[], &[0i64], (1, 0, 2)).forward(Reduction::Mean).unwrap(),
+        2f32.ln()
+    );
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_nothing_is_written() {
+    let head = LinearCrossEntropy::default();
+    let (input, weight, target) = ([0.0f32; 6], [0.0f32; 8], [0i64, 1, 2]);
+    let length = |what, expected, got| Err(Error::Length { what, expected, got });
+    let sum = Reduction::Sum;
+    let shape = (3, 2, 4);
+    let call = head.call(&input, &weight, &target, shape);
+    assert_eq!(head.call(&input[1..], &weight, &target, shape).forward(sum), length("input", 6, 5));
+    assert_eq!(head.call(&input, &weight[1..], &target, shape).forward(sum), length("weight", 8, 7));
+    assert_eq!(head.call(&input, &weight, &target[1..], shape).forward(sum), length("target", 3, 2));
+    assert_eq!(call.bias(&[0.0; 3]).forward(sum), length("bias", 4, 3));
+    assert_eq!(call.class_weight(&[0.0; 3]).forward(sum), length("class_weight", 4, 3));
+    assert_eq!(call.token_weight(&[0.0; 4]).forward(sum), length("token_weight", 3, 4));
+    assert_eq!(call.forward_unreduced(&mut [0.0; 4]), Err(Error::Length { what: "losses", expected: 3, got: 4 }));
+    let (mut grad_input, mut grad_weight, mut grad_bias) = ([9.0; 6], [9.0; 7], [9.0; 5]);
+    let grads = LinearGrads { input: Some(&mut grad_input), weight: Some(&mut grad_weight), bias: None };
+    assert_eq!(call.forward_backward(sum, grads), length("grad_weight", 8, 7));
+    let grads = LinearGrads { input: Some(&mut grad_input), weight: None, bias: Some(&mut grad_bias) };
+    assert_eq!(call.forward_backward(sum, grads), length("grad_bias", 4, 5));
+    let grads = LinearGrads { input: Some(&mut grad_input[..5]), ..LinearGrads::default() };
+    assert_eq!(call.forward_backward(sum, grads), length("grad_input", 6, 5));
+    assert_eq!((grad_input, grad_weight, grad_bias), ([9.0; 6], [9.0; 7], [9.0; 5]));
+    assert_eq!(
+        head.call(&input, &weight, &[0.0f32; 3], shape).forward(sum),
+        Err(Error::Unsupported { loss: "linear cross-entropy", what: "a target of anything but class indices" })
+    );
+    assert_eq!(head.call::<f32>(&[], &[], &target, (3, usize::MAX, 4)).forward(sum), Err(Error::ShapeOverflow));
+    let nan = Reduction::SumOver(f64::NAN);
+    assert!(matches!(call.forward(nan), Err(Error::Option { name: "SumOver", .. })));
+    // One row: four logits, two numbers of input and as many of its gradient, and what goes with a token.
+    let needed = 4 * 4 + 2 * 2 * 4 + 20;
+    let with = |budget| head.budget(budget).call(&input, &weight, &target, shape).forward(sum);
+    assert_eq!(with(needed - 1), Err(Error::Budget { needed: needed as u128, budget: needed - 1 }));
+    assert!(with(needed).is_ok());
+}
+
+const PYTORCH_VALUE: f64 = 0.5889668701180006;
+const PYTORCH_INPUT: [f64; 9] = [
+    -0.009021268752157606,
+    -0.027927547015651318,
+    0.06118599281998721,
+    -0.08339755166484884,
+    0.020393664048645493,
+    -0.15127275234796225,
+    0.0,
+    0.0,
+    0.0,
+];
+const PYTORCH_WEIGHT: [f64; 12] = [
+    -0.25405368614302437,
+    -0.03171714844719777,
+    0.1049592600277222,
+    -0.017853872017539116,
+    0.0008827867174923338,
+    0.0009132694355988629,
+    0.011465114844927161,
+    -0.025734196561979096,
+    0.05168408288335241,
+    0.2604424433156363,
+    0.056568558291684445,
+    -0.15755661234667329,
+];
+const PYTORCH_BIAS: [f64; 4] = [-0.1759076672194355, -0.014277001070409986, 0.024655747765008028, 0.1655289205248375];
