@@ -398,7 +398,7 @@ fn what_cannot_be_is_refused_and_nothing_is_written() {
     let nan = Reduction::SumOver(f64::NAN);
     assert!(matches!(call.forward(nan), Err(Error::Option { name: "SumOver", .. })));
     // One row: four logits, two numbers of input and as many of its gradient, and what goes with a token.
-    let needed = 4 * 4 + 2 * 2 * 4 + 20;
+    let needed = 4 * 4 + 2 * 2 * 4 + 24;
     let with = |budget| head.budget(budget).call(&input, &weight, &target, shape).forward(sum);
     assert_eq!(with(needed - 1), Err(Error::Budget { needed: needed as u128, budget: needed - 1 }));
     assert!(with(needed).is_ok());
