@@ -66,7 +66,7 @@ fn bench(criterion: &mut Criterion, device: &Device, case: &Case, dims: Dims, dt
     });
     if taken.len() > 1 {
         let gigabytes = |bytes: usize, time: Duration| (bytes * taken.len()) as f64 / time.as_secs_f64() * 1e-9;
-        let loss = gigabytes(list::fewest_bytes(case, dims, dtype), taken.iter().map(|turn| turn.loss).sum());
+        let loss = gigabytes(list::fewest_bytes(case, dims, dtype.bytes()), taken.iter().map(|turn| turn.loss).sum());
         let copy = gigabytes(2 * dims.elements() * dtype.bytes(), taken.iter().map(|turn| turn.copy).sum());
         println!("{id:44} {loss:7.1} GB/s, {:5.2} of the copy's {copy:.1}\n", loss / copy);
     }

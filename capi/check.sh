@@ -41,4 +41,7 @@ if [ "${1:-cpu}" = cuda ]; then
     LEAKS=0 run cuda "-I $CUDA_HOME/include -L ${CUDA_LIB:-/usr/lib} -lcuda"
 else
     run cpu
+    say "the README's program, by the README's command"
+    .ci/block "From C, and C++" c > "$prefix/quick.c"
+    (cd "$prefix" && cc quick.c $(pkg-config --cflags --libs fused_loss) -o quick && ./quick)
 fi

@@ -66,11 +66,27 @@ impl Dtype {
 /// Draws a problem, checks the device's answer to it, and puts all of it there. Says why if that cannot be.
 pub fn open<'a>(device: &'a Device, case: &'a Case, dims: Dims, dtype: Dtype) -> Result<Box<dyn Timed + 'a>, String> {
     // Input, targets and gradient; what is drawn before it is repeated is little.
-    memory::check_host(list::fewest_bytes(case, dims, dtype) + (64 << 20))?;
+    let on_host = if device.is_cuda() { 0 } else { list::fewest_bytes(case, dims, dtype.bytes()) };
+    memory::check_host(on_host + (64 << 20))?;
     match dtype {
         Dtype::F32 => open_as::<f32>(device, case, dims),
         Dtype::F16 => open_as::<half::f16>(device, case, dims),
         Dtype::Bf16 => open_as::<half::bf16>(device, case, dims),
+    }
+}
+
+/// How long a call takes inside a CUDA graph, and a kernel that does nothing; `None` on the CPU.
+pub fn in_graph(device: &Device, case: &Case, dims: Dims, dtype: Dtype) -> Option<Result<[Duration; 2], String>> {
+    #[cfg(feature = "cuda")]
+    return device.handle().map(|cuda| match dtype {
+        Dtype::F32 => gpu::in_graph::<f32>(cuda, case, &problem::draw(case, dims), dims),
+        Dtype::F16 => gpu::in_graph::<half::f16>(cuda, case, &problem::draw(case, dims), dims),
+        Dtype::Bf16 => gpu::in_graph::<half::bf16>(cuda, case, &problem::draw(case, dims), dims),
+    });
+    #[cfg(not(feature = "cuda"))]
+    {
+        let _ = (device, case, dims, dtype);
+        None
     }
 }
 
@@ -87,9 +103,9 @@ fn open_as<'a, T: Stored>(device: &'a Device, case: &'a Case, dims: Dims) -> Res
     let small: Problem<T> = problem::draw(case, dims);
     #[cfg(feature = "cuda")]
     if let Some(cuda) = device.handle() {
-        let (value, grad) = gpu::Gpu::new(cuda, case, &small)?.answer()?;
+        let (value, grad) = gpu::Gpu::new(cuda, case, &small, small.dims)?.answer()?;
         problem::check(case, &small, value, &grad)?;
-        return Ok(Box::new(gpu::Gpu::new(cuda, case, &problem::repeat(small, dims))?));
+        return Ok(Box::new(gpu::Gpu::new(cuda, case, &small, dims)?));
     }
     let _ = device;
     let mut on_cpu = cpu::Cpu::new(case, small);

@@ -39,25 +39,42 @@ pub fn check<T: Element>(case: &Case, problem: &Problem<T>, value: f32, grad: &[
     Err(format!("{}: {got} where the textbook says {want}", case.name))
 }
 
-/// The problem over and over, up to the full shape.
-pub fn repeat<T: Element>(small: Problem<T>, dims: Dims) -> Problem<T> {
-    let from = small.dims;
-    // Each run of positions (or the whole, for rows) is repeated within itself.
-    let positions = dims.inner > 1;
-    let (run, full) = if positions { (from.inner, dims.inner) } else { (from.elements(), dims.elements()) };
-    let elements = |x: &[T]| grow(x, run, full, dims.elements());
-    let (run, full) = if positions { (from.inner, dims.inner) } else { (from.rows(), dims.rows()) };
-    let labels = match &small.labels {
-        Labels::Nothing => Labels::Nothing,
-        Labels::Dense(t) => Labels::Dense(elements(t)),
-        Labels::I64(t) => Labels::I64(grow(t, run, full, dims.rows())),
-        _ => unreachable!("indices have been made i64"),
-    };
-    Problem { dims, input: elements(&small.input), labels, class_weight: small.class_weight }
+/// How a small problem becomes a large one: each run of `run` numbers is repeated until it has `full`, and all of them until there
+/// are `total`.
+#[derive(Clone, Copy, Debug)]
+pub struct Repeat {
+    pub run: usize,
+    pub full: usize,
+    pub total: usize,
 }
 
-/// Runs of `run` numbers, each repeated until it has `full`; and all of them until there are `total`.
-fn grow<U: Copy>(from: &[U], run: usize, full: usize, total: usize) -> Vec<U> {
+impl Repeat {
+    /// Of numbers of each element. Each run of positions (or the whole, for rows) is repeated within itself.
+    pub fn of_elements(from: Dims, to: Dims) -> Self {
+        let (run, full) = if to.inner > 1 { (from.inner, to.inner) } else { (from.elements(), to.elements()) };
+        Repeat { run, full, total: to.elements() }
+    }
+
+    /// Of numbers of each row.
+    pub fn of_rows(from: Dims, to: Dims) -> Self {
+        let (run, full) = if to.inner > 1 { (from.inner, to.inner) } else { (from.rows(), to.rows()) };
+        Repeat { run, full, total: to.rows() }
+    }
+}
+
+/// The problem over and over, up to the full shape.
+pub fn repeat<T: Element>(small: Problem<T>, dims: Dims) -> Problem<T> {
+    let (elements, rows) = (Repeat::of_elements(small.dims, dims), Repeat::of_rows(small.dims, dims));
+    let labels = match &small.labels {
+        Labels::Nothing => Labels::Nothing,
+        Labels::Dense(t) => Labels::Dense(grow(t, elements)),
+        Labels::I64(t) => Labels::I64(grow(t, rows)),
+        _ => unreachable!("indices have been made i64"),
+    };
+    Problem { dims, input: grow(&small.input, elements), labels, class_weight: small.class_weight }
+}
+
+fn grow<U: Copy>(from: &[U], Repeat { run, full, total }: Repeat) -> Vec<U> {
     let mut to = Vec::with_capacity(total);
     while to.len() < total {
         for run in from.chunks(run) {

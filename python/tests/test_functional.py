@@ -1,19 +1,31 @@
-"""Each loss beside PyTorch's, or beside its definition in PyTorch where there is none: values, gradients, options, bad input."""
+"""Each loss beside PyTorch's, or beside its definition in PyTorch where there is none: values, gradients, options, bad input.
 
+On the CPU, or with FUSED_LOSS_TEST_DEVICE=cuda on a GPU."""
+
+import os
 import unittest
 
 import torch
 import torch.nn.functional as P
 
+import fused_loss
 import fused_loss.functional as F
 
 CPU = torch.device("cpu")
+DEVICE = torch.device(os.environ.get("FUSED_LOSS_TEST_DEVICE", "cpu"))
+torch.set_default_device(DEVICE)
 # One rounding to the type, and what PyTorch's own arithmetic in it adds; relative to the largest gradient.
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
 
 def rand(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn(*shape, generator=generator, device="cpu").to(DEVICE, dtype)
+
+
+def classes(count, *shape, seed=0):
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randint(0, count, shape, generator=generator, device="cpu").to(DEVICE)
 
 
 def run(loss, tensors, upstream=0.7):
@@ -111,7 +123,7 @@ class Elementwise(Compare):
 class Classes(Compare):
     x = rand(6, 5, seed=5)
     index = torch.tensor([0, 4, 2, -100, 1, 3])
-    images, masks = rand(2, 3, 4, 5, seed=6), torch.randint(0, 3, (2, 4, 5), generator=torch.Generator().manual_seed(7))
+    images, masks = rand(2, 3, 4, 5, seed=6), classes(3, 2, 4, 5, seed=7)
     soft = torch.softmax(rand(6, 5, seed=8), 1)
     w = torch.tensor([0.5, 1.0, 2.0, 3.0, 4.0])
 
@@ -190,7 +202,7 @@ class Regions(Compare):
             self.same(lambda x, t: F.dice_loss(x, t, activation=activation), dice, x, mask, both=False)
             ours = lambda x, t: F.tversky_loss(x, t, alpha=0.3, beta=0.8, activation=activation)
             self.same(ours, tversky, x, mask, both=False)
-        index = torch.randint(0, 3, (2, 4, 5), generator=torch.Generator().manual_seed(12))
+        index = classes(3, 2, 4, 5, seed=12)
         hot = P.one_hot(index, 3).permute(0, 3, 1, 2).float()
         ours = lambda t: F.dice_loss(x, t, activation="softmax", include_background=False, batch=True, reduction="none")
         self.assertEqual(ours(index).shape, (2,))
@@ -279,7 +291,7 @@ class Autograd(unittest.TestCase):
             grads = []
             for loss in (ours, theirs):
                 w.grad = None
-                with torch.autocast("cpu", dtype=torch.bfloat16):
+                with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
                     value = loss(x @ w, target)
                 self.assertEqual(value.dtype, torch.float32)
                 value.backward()
@@ -304,12 +316,13 @@ class BadInput(unittest.TestCase):
         self.refuse(ValueError, "reduction: expected one of", lambda: F.mse_loss(x, t, reduction="max"))
         self.refuse(ValueError, "delta: expected", lambda: F.huber_loss(x, t, delta=-1.0))
         self.refuse(ValueError, r"target: expected shape \(4,\), got \(3,\)", lambda: F.cross_entropy(x, index[:3]))
-        self.refuse(IndexError, "got 3 in row 1", lambda: F.cross_entropy(x, torch.tensor([0, 3, 2, 0])))
+        if DEVICE == CPU:
+            self.refuse(IndexError, "got 3 in row 1", lambda: F.cross_entropy(x, torch.tensor([0, 3, 2, 0])))
         self.refuse(TypeError, "expected class indices", lambda: F.nll_loss(x, t))
         self.refuse(TypeError, "expected class indices", lambda: F.cross_entropy(x, index.bool()))
         self.refuse(ValueError, r"weight: expected shape \(3,\)", lambda: F.cross_entropy(x, index, torch.ones(4)))
         self.refuse(ValueError, "labels: expected one of", lambda: F.hinge_loss(x, t, labels="both"))
-        self.refuse(ValueError, "expected a tensor on cpu, got one on meta", lambda: F.mse_loss(x, t.to("meta")))
+        self.refuse(ValueError, f"expected a tensor on {x.device}, got one on meta", lambda: F.mse_loss(x, t.to("meta")))
         self.refuse(TypeError, "expected tensors on the CPU or a CUDA", lambda: F.mse_loss(x.to("meta"), t.to("meta")))
         self.refuse(RuntimeError, "differentiate twice|does not require grad", self.twice)
 
@@ -317,6 +330,78 @@ class BadInput(unittest.TestCase):
         x = rand(3).requires_grad_()
         (grad,) = torch.autograd.grad(F.mse_loss(x, torch.zeros(3)), x, create_graph=True)
         grad.sum().backward()
+
+
+@unittest.skipUnless(DEVICE.type == "cuda", "FUSED_LOSS_TEST_DEVICE is not cuda")
+class Cuda(unittest.TestCase):
+    x, t, index = rand(64, 100, seed=1), rand(64, 100, seed=2), classes(100, 64, seed=3)
+
+    def test_a_graph_is_captured_and_replayed_on_a_stream_of_its_own(self):
+        x = self.x.clone().requires_grad_()
+        graph = torch.cuda.CUDAGraph()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # what is loaded and allocated on first use
+            for _ in range(3):
+                x.grad = None
+                (F.cross_entropy(x, self.index) + F.mse_loss(x, self.t)).backward()
+        torch.cuda.current_stream().wait_stream(side)
+        x.grad = None
+        with torch.cuda.graph(graph):
+            loss = F.cross_entropy(x, self.index) + F.mse_loss(x, self.t)
+            loss.backward()
+        for seed in (7, 8):
+            with torch.no_grad():
+                x.copy_(rand(64, 100, seed=seed))
+            graph.replay()
+            leaf = x.detach().double().requires_grad_()
+            want = P.cross_entropy(leaf, self.index) + P.mse_loss(leaf, self.t.double())
+            want.backward()
+            torch.testing.assert_close(loss.double(), want, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(x.grad.double(), leaf.grad, rtol=1e-4, atol=1e-8)
+
+    def test_streams_have_handles_of_their_own(self):
+        values = []
+        for _ in range(4):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                values.append(F.mse_loss(self.x, self.t))
+            torch.cuda.current_stream().wait_stream(stream)
+        want = P.mse_loss(self.x, self.t)
+        for value in values:
+            torch.testing.assert_close(value, want)
+
+    def test_a_bad_class_is_told_by_a_check(self):
+        bad = self.index.clone()
+        bad[5] = 100
+        x = self.x.clone().requires_grad_()
+        loss = F.cross_entropy(x, bad)
+        loss.backward()
+        self.assertTrue(loss.isnan())
+        self.assertEqual(x.grad[5].abs().max(), 0)
+        with self.assertRaisesRegex(IndexError, "row 5"):
+            fused_loss.check()
+        fused_loss.check()
+
+    def test_a_loss_scale_reaches_float16(self):
+        model = torch.nn.Linear(100, 100)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler("cuda")
+        losses = []
+        for _ in range(20):
+            optimizer.zero_grad()
+            with torch.autocast("cuda", dtype=torch.float16):
+                loss = F.cross_entropy(model(self.x), self.index)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            losses.append(loss.item())
+        self.assertLess(losses[-1], 0.8 * losses[0])
+
+    def test_tensors_of_two_devices_are_refused(self):
+        with self.assertRaisesRegex(ValueError, "expected a tensor on cuda:0, got one on cpu"):
+            F.mse_loss(self.x, self.t.cpu())
 
 
 if __name__ == "__main__":

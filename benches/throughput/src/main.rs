@@ -70,7 +70,7 @@ fn run(options: &Options) -> Result<(), Error> {
     if options.serve {
         return Ok(serve::serve(&device, &table, std::io::stdin().lock(), std::io::stdout())?);
     }
-    let wanted = rows::choose(&table, options)?;
+    let wanted = rows::choose(&table, options, device.is_cuda())?;
     // Before the work, so that a file that cannot be written does not cost it; what is in it stays until there is something new.
     for file in [&options.json, &options.csv].into_iter().flatten().filter(|file| file.as_os_str() != "-") {
         std::fs::File::options()
@@ -100,6 +100,7 @@ fn run(options: &Options) -> Result<(), Error> {
     }
     if options.scaling {
         record.scaling = scaling::run(&device, &table, options, &mut out)?;
+        record.in_graph = scaling::in_graph(&device, &table, &mut out)?;
     }
     out.end()?;
     write(&options.json, &record.json())?;

@@ -69,7 +69,7 @@ pub fn measure(device: &Device, case: &Case, dims: Dims, dtype: Dtype, seconds: 
         threads: if device.is_cuda() { 0 } else { rayon::current_num_threads() },
         ns: median(turns.iter().map(|turn| turn.loss)),
         copy_ns: median(turns.iter().map(|turn| turn.copy)),
-        bytes: list::fewest_bytes(case, dims, dtype),
+        bytes: list::fewest_bytes(case, dims, dtype.bytes()),
         copy_bytes: 2 * dims.elements() * dtype.bytes(),
         launches: timed.launches(),
     })

@@ -14,7 +14,7 @@ Measures fused-loss on this machine: GB/s of every loss, and its share of a copy
     --dtype f32,f16,bf16    these storage types only
     --size SIZE             N, ROWSxCLASSES or NxCLASSESxINNER; 2^24 is a number, too
     --full                  every loss at every shape, not one of each family
-    --scaling               also cost against size, classes and threads
+    --scaling               also cost against size, classes and threads, and inside a CUDA graph
     --seconds S             for each row (default: 0.5)
     --threads N             threads of the CPU (default: as many as it has)
     --out DIR               where the pictures go (default: out/throughput)

@@ -8,7 +8,7 @@ use fused_loss::Device;
 use serde_json::{Value, json};
 
 use crate::measure::Row;
-use crate::scaling::Series;
+use crate::scaling::{InGraph, Series};
 
 pub struct Record {
     pub machine: String,
@@ -20,6 +20,8 @@ pub struct Record {
     pub rows: Vec<Row>,
     /// What `--scaling` adds.
     pub scaling: Series,
+    /// The same, on a GPU.
+    pub in_graph: Vec<InGraph>,
 }
 
 impl Record {
@@ -36,6 +38,7 @@ impl Record {
             command: format!("cargo run --release -p throughput{dashes}{args}"),
             rows: Vec::new(),
             scaling: Vec::new(),
+            in_graph: Vec::new(),
         }
     }
 
@@ -64,6 +67,16 @@ impl Record {
             let series: Vec<String> = self.scaling.iter().map(|(name, rows)| list(name, rows, "    ")).collect();
             fields.push(format!("  \"scaling\": {{\n{}\n  }}", series.join(",\n")));
         }
+        if !self.in_graph.is_empty() {
+            let rows = self.in_graph.iter().map(|row| {
+                let InGraph { loss, dtype, shape, ns, empty_ns } = row;
+                let [ns, empty_ns] = [ns, empty_ns].map(|ns| round(*ns, 1));
+                let dtype = dtype.name();
+                json!({ "loss": loss, "dtype": dtype, "shape": shape, "ns": ns, "empty_ns": empty_ns })
+            });
+            let rows: Vec<String> = rows.map(|row| format!("    {row}")).collect();
+            fields.push(format!("  \"in_graph\": [\n{}\n  ]", rows.join(",\n")));
+        }
         format!("{{\n{}\n}}\n", fields.join(",\n"))
     }
 
@@ -81,8 +94,11 @@ impl Record {
     }
 }
 
+fn round(x: f64, digits: i32) -> f64 {
+    (x * 10f64.powi(digits)).round() / 10f64.powi(digits)
+}
+
 fn json_row(row: &Row) -> Value {
-    let round = |x: f64, digits: i32| (x * 10f64.powi(digits)).round() / 10f64.powi(digits);
     json!({
         "loss": row.loss, "dtype": row.dtype.name(), "shape": row.shape, "threads": row.threads,
         "ns": round(row.ns, 1), "gbs": round(row.gbs(), 2), "share": round(row.share(), 3),
@@ -160,6 +176,7 @@ pub mod tests {
                 row("dice[index+sigmoid]", &[2, 5, 9], 0, 0.1, 9, Some(2)),
             ],
             scaling: Vec::new(),
+            in_graph: Vec::new(),
         }
     }
 

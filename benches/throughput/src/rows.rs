@@ -8,10 +8,10 @@ use crate::timing::{Dtype, list};
 pub type Wanted<'a> = (&'a Case, Dims, Dtype);
 
 /// What the options ask for, or what they ask for that cannot be.
-pub fn choose<'a>(table: &'a [Case], options: &Options) -> Result<Vec<Wanted<'a>>, String> {
+pub fn choose<'a>(table: &'a [Case], options: &Options, gpu: bool) -> Result<Vec<Wanted<'a>>, String> {
     let mut problems: Vec<(&Case, Dims)> = Vec::new();
     if options.losses.is_empty() {
-        problems = unnamed(table, options);
+        problems = unnamed(table, options, gpu);
         if problems.is_empty() {
             return Err("no loss has a size of that kind".into());
         }
@@ -20,7 +20,7 @@ pub fn choose<'a>(table: &'a [Case], options: &Options) -> Result<Vec<Wanted<'a>
         let case = named(table, name)?;
         match &options.size {
             Some(size) => problems.push((case, list::fit(case, size)?)),
-            None => problems.extend(usual(table, case, options.full)),
+            None => problems.extend(usual(table, case, options.full, gpu)),
         }
     }
     let all = problems.into_iter().flat_map(|(case, dims)| options.dtypes.iter().map(move |&d| (case, dims, d)));
@@ -43,8 +43,8 @@ pub fn family(name: &str) -> &str {
     name.split('[').next().unwrap_or(name)
 }
 
-fn unnamed<'a>(table: &'a [Case], options: &Options) -> Vec<(&'a Case, Dims)> {
-    let problems = if options.full { all(table) } else { representative(table) };
+fn unnamed<'a>(table: &'a [Case], options: &Options, gpu: bool) -> Vec<(&'a Case, Dims)> {
+    let problems = if options.full { all(table, gpu) } else { representative(table, gpu) };
     let Some(size) = &options.size else { return problems };
     // Those that can have this size, once each.
     let mut fitting: Vec<(&Case, Dims)> = Vec::new();
@@ -56,28 +56,31 @@ fn unnamed<'a>(table: &'a [Case], options: &Options) -> Vec<(&'a Case, Dims)> {
     fitting
 }
 
-fn representative(table: &[Case]) -> Vec<(&Case, Dims)> {
+fn representative(table: &[Case], gpu: bool) -> Vec<(&Case, Dims)> {
     let case = |name| list::find(table, name).expect("a row of the case table");
-    list::REPRESENTATIVE.map(|(name, shape)| (case(name), list::dims(shape))).into()
+    let rows: &[_] = if gpu { &list::REPRESENTATIVE_GPU } else { &list::REPRESENTATIVE };
+    rows.iter().map(|&(name, shape)| (case(name), list::dims(shape))).collect()
 }
 
-/// Every loss that the benches time; of the element-wise ones at the largest size.
-fn all(table: &[Case]) -> Vec<(&Case, Dims)> {
+/// Every loss that the benches time; of the element-wise ones at the largest size. On a GPU all of them sixteen times as large.
+fn all(table: &[Case], gpu: bool) -> Vec<(&Case, Dims)> {
     let largest = list::SIZES[list::SIZES.len() - 1];
     let flat = |case: &Case| matches!(case.family, Family::Elements { .. });
-    list::everything(table).into_iter().filter(|(case, dims)| !flat(case) || dims.outer == largest).collect()
+    let problems = list::everything(table).into_iter().filter(|(case, dims)| !flat(case) || dims.outer == largest);
+    let times = if gpu { 16 } else { 1 };
+    problems.map(|(case, dims)| (case, Dims { outer: times * dims.outer, ..dims })).collect()
 }
 
 /// The sizes that a loss is usually measured at.
-fn usual<'a>(table: &'a [Case], case: &'a Case, full: bool) -> Vec<(&'a Case, Dims)> {
+fn usual<'a>(table: &'a [Case], case: &'a Case, full: bool, gpu: bool) -> Vec<(&'a Case, Dims)> {
     let of = |problems: Vec<(&'a Case, Dims)>| -> Vec<_> {
         problems.into_iter().filter(|(c, _)| c.name == case.name).collect()
     };
-    let representative = of(representative(table));
+    let representative = of(representative(table, gpu));
     if !full && !representative.is_empty() {
         return representative;
     }
-    match (of(all(table)), &case.family) {
+    match (of(all(table, gpu)), &case.family) {
         (all, _) if !all.is_empty() => all,
         (_, Family::Elements { .. }) => vec![(case, Dims::new(1 << 24, 1, 1))],
         (_, Family::Rows { .. }) => vec![(case, Dims::new(16384, 1000, 1))],
@@ -93,7 +96,7 @@ mod tests {
     fn names(line: &str) -> Result<Vec<String>, String> {
         let options = Options::parse(line.split_whitespace().map(String::from)).unwrap().unwrap();
         let table = list::table();
-        let rows = choose(&table, &options)?;
+        let rows = choose(&table, &options, false)?;
         Ok(rows
             .iter()
             .map(|(case, dims, d)| format!("{} {:?} {}", case.name, list::shape(case, *dims), d.name()))
@@ -144,7 +147,7 @@ mod tests {
                 crate::timing::cases::Targets::Dense(_) => 2 * dims.elements(),
                 crate::timing::cases::Targets::Nothing => 0,
             };
-            assert_eq!(list::fewest_bytes(case, dims, Dtype::F16), 4 * problem.input.len() + targets, "{}", case.name);
+            assert_eq!(list::fewest_bytes(case, dims, 2), 4 * problem.input.len() + targets, "{}", case.name);
         }
     }
 }

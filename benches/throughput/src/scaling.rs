@@ -4,11 +4,11 @@
 use fused_loss::Device;
 
 use crate::Error;
-use crate::measure::{Row, Table, measure};
+use crate::measure::{self, Row, Table, measure};
 use crate::options::Options;
 use crate::timing::cases::draw::Dims;
 use crate::timing::cases::{Case, Family};
-use crate::timing::{Dtype, list};
+use crate::timing::{self, Dtype, list};
 
 const LOSSES: [&str; 3] = ["mse", "bce_with_logits", "cross_entropy"];
 /// Of the rows of cross-entropy, but where classes are what changes.
@@ -18,6 +18,43 @@ const ELEMENTS: usize = 1 << 24;
 
 /// Rows by what changes in them.
 pub type Series = Vec<(&'static str, Vec<Row>)>;
+
+/// What a call adds to a CUDA graph.
+#[derive(Clone, Debug)]
+pub struct InGraph {
+    pub loss: String,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    /// Of a call, and of a kernel that does nothing.
+    pub ns: f64,
+    pub empty_ns: f64,
+}
+
+/// Small calls inside a CUDA graph; nothing on the CPU.
+pub fn in_graph(device: &Device, table: &[Case], out: &mut Table) -> Result<Vec<InGraph>, Error> {
+    let mut all = Vec::new();
+    for (name, shape) in [
+        ("mse", vec![1 << 10]),
+        ("mse", vec![1 << 16]),
+        ("bce_with_logits", vec![1 << 16]),
+        ("sigmoid_focal[gamma=2", vec![1 << 16]),
+        ("cross_entropy", vec![64, 1000]),
+        ("cross_entropy", vec![512, 128]),
+        ("dice[sigmoid]", vec![4, 4, 1 << 12]),
+    ] {
+        let case = list::find(table, name).expect("a row of the case table");
+        let dims = list::fit(case, &shape)?;
+        let Some(times) = timing::in_graph(device, case, dims, Dtype::F32) else { break };
+        if all.is_empty() {
+            out.say("\ninside a CUDA graph, and a kernel that does nothing in its place:")?;
+        }
+        let [ns, empty_ns] = times?.map(|time| time.as_secs_f64() * 1e9);
+        let size = shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
+        out.say(&format!("{name:<36}  f32    {size:>14}  {:>9}  {:>9}", measure::time(ns), measure::time(empty_ns)))?;
+        all.push(InGraph { loss: case.name.clone(), dtype: Dtype::F32, shape, ns, empty_ns });
+    }
+    Ok(all)
+}
 
 pub fn run(device: &Device, table: &[Case], options: &Options, out: &mut Table) -> Result<Series, Error> {
     let seconds = options.seconds.min(0.2);

@@ -74,5 +74,5 @@ fn answer<'a>(device: &'a Device, table: &'a [Case], line: &str, last: &mut Last
     let turns = timed.turns(turns as usize)?;
     let ns: Vec<u64> = turns.iter().map(|turn| turn.loss.as_nanos() as u64).collect();
     let copy_ns: Vec<u64> = turns.iter().map(|turn| turn.copy.as_nanos() as u64).collect();
-    Ok(json!({ "ns": ns, "copy_ns": copy_ns, "bytes": list::fewest_bytes(case, dims, dtype) }))
+    Ok(json!({ "ns": ns, "copy_ns": copy_ns, "bytes": list::fewest_bytes(case, dims, dtype.bytes()) }))
 }
