@@ -93,7 +93,8 @@ fn main_loops_move_sixteen_bytes_and_compute_in_f32() {
             // A thread a row, or a position with all its channels: neighbours in memory belong to neighbouring threads.
             let by_columns = name.contains("_columns_") || name.contains("region_softmax");
             // Reads labels, or what is small beside everything else of a GAN.
-            let small = name.contains("keras_labels") || name.contains("relativistic_average") || is_small_of_head(name);
+            let small =
+                name.contains("keras_labels") || name.contains("relativistic_average") || is_small_of_head(name);
             if !by_columns && !small {
                 let reads = text.matches("ld.global.L1::no_allocate.v4").count() + text.matches("cp.async.cg").count();
                 // NLL reads one element a row, the sums write none.

@@ -24,7 +24,10 @@ pub fn main() {
         }
     };
     println!("{}, medians of {rounds} rounds", cuda.stream().context().name().unwrap_or_default());
-    println!("{:<7} {:<20} {:>9} {:>9} {:>9} {:>9}  head at a budget (ms, and its share of the parts)", "dtype", "shape", "products", "loss", "parts", "TFLOP/s");
+    println!(
+        "{:<7} {:<20} {:>9} {:>9} {:>9} {:>9}  head at a budget (ms, and its share of the parts)",
+        "dtype", "shape", "products", "loss", "parts", "TFLOP/s"
+    );
     let shapes: &[Shape] = if test {
         &[(40, 16, 300)]
     } else {
@@ -52,9 +55,8 @@ fn bench<T: Element + DeviceRepr + ValidAsZeroBits>(
     let ((tokens, hidden, classes), stream) = (shape, cuda.stream());
     let mut random = fastrand::Rng::with_seed(5);
     let table: Vec<f32> = (0..65_521).map(|_| random.f32() - 0.5).collect();
-    let numbers = |n: usize, size: f32| -> Vec<T> {
-        table.iter().cycle().take(n).map(|x| T::from_f32(x * size)).collect()
-    };
+    let numbers =
+        |n: usize, size: f32| -> Vec<T> { table.iter().cycle().take(n).map(|x| T::from_f32(x * size)).collect() };
     let input = stream.clone_htod(&numbers(tokens * hidden, 2.0)).expect("there is memory");
     let weight = stream.clone_htod(&numbers(classes * hidden, 0.2)).expect("there is memory");
     let target: Vec<i64> = (0..tokens as i64).map(|i| i * 31 % classes as i64).collect();
@@ -89,7 +91,8 @@ fn bench<T: Element + DeviceRepr + ValidAsZeroBits>(
         product([tokens, classes, hidden], z, (x, false), (w, true));
         record(&at[1]);
         let on = CrossEntropy::new().on(cuda);
-        on.forward_backward_in_place(&mut logits, &target, (tokens, classes), Reduction::Mean, &mut values[0]).expect("a loss");
+        on.forward_backward_in_place(&mut logits, &target, (tokens, classes), Reduction::Mean, &mut values[0])
+            .expect("a loss");
         record(&at[2]);
         product([classes, hidden, tokens], dw, (z, true), (x, false));
         product([tokens, hidden, classes], dx, (z, false), (w, false));
@@ -98,7 +101,8 @@ fn bench<T: Element + DeviceRepr + ValidAsZeroBits>(
             times[of].push(at[from].elapsed_ms(&at[to]).expect("events have times"));
         };
         between(1, 1, 2);
-        let ms = at[0].elapsed_ms(&at[1]).expect("events have times") + at[2].elapsed_ms(&at[3]).expect("events have times");
+        let ms =
+            at[0].elapsed_ms(&at[1]).expect("events have times") + at[2].elapsed_ms(&at[3]).expect("events have times");
         times[0].push(ms);
         for (b, budget) in budgets.iter().enumerate() {
             let [start, end] = [(); 2].map(|()| event());
@@ -112,7 +116,10 @@ fn bench<T: Element + DeviceRepr + ValidAsZeroBits>(
             let call = if tf32 { call.allow_tf32() } else { call };
             if round == 0 {
                 // So that the memory of this budget is there.
-                head.on(cuda).call(&input, &weight, &target, shape).forward(Reduction::Mean, &mut values[1]).expect("a head");
+                head.on(cuda)
+                    .call(&input, &weight, &target, shape)
+                    .forward(Reduction::Mean, &mut values[1])
+                    .expect("a head");
             }
             record(&start);
             call.forward_backward(Reduction::Mean, &mut values[1], grads).expect("a head");

@@ -149,7 +149,10 @@ impl Part {
 pub(super) unsafe fn run(loss: &Kernel, call: &HeadRequest, cuda: &Cuda) -> Result<()> {
     let LinearShape { tokens, hidden, classes } = call.shape;
     if [tokens, hidden, classes].iter().any(|&n| i32::try_from(n.next_multiple_of(8)).is_err()) {
-        return Err(Error::Unsupported { loss: loss.loss, what: "more than 2^31 tokens, hidden numbers or classes on a GPU" });
+        return Err(Error::Unsupported {
+            loss: loss.loss,
+            what: "more than 2^31 tokens, hidden numbers or classes on a GPU",
+        });
     }
     if classes == 0 {
         return Err(Error::Unsupported { loss: loss.loss, what: "a head without classes on a GPU" });
@@ -160,7 +163,10 @@ pub(super) unsafe fn run(loss: &Kernel, call: &HeadRequest, cuda: &Cuda) -> Resu
     // SAFETY: the handle has the memory as long as the stream does; the workspace is a part of it.
     unsafe { blas.bind(cuda.stream.cu_stream().cast(), memory + layout.workspace as u64, layout.cublas as u64)? };
     // SAFETY: the caller's promise.
-    unsafe { Pass { loss, call, layout, memory, blas: &blas, args: args(loss, call, memory, stream.workspace()) }.run(&mut stream) }
+    unsafe {
+        Pass { loss, call, layout, memory, blas: &blas, args: args(loss, call, memory, stream.workspace()) }
+            .run(&mut stream)
+    }
 }
 
 /// A product alone, for benches.
@@ -257,7 +263,8 @@ impl Pass<'_> {
             for (index, part) in self.layout.parts().enumerate() {
                 let (start, count) = part.block;
                 if part.first == start {
-                    let args = LaunchArgs { input: self.call.input.address, grad_input: self.inputs().address, ..self.args };
+                    let args =
+                        LaunchArgs { input: self.call.input.address, grad_input: self.inputs().address, ..self.args };
                     self.launch(on, "head_gather", count, args, start)?;
                 }
                 self.chunk(on, index, part)?;
@@ -309,7 +316,8 @@ impl Pass<'_> {
         let plan = plan::rowwise(part.count as u64, classes as u64, 1, 4, 1, on.limits());
         // The lists behind the state.
         let list = |number: usize, at: usize| self.state(size_of::<HeadState>() + 4 * (number * room + at));
-        let backward = self.call.grad_input.is_some() || self.call.grad_weight.is_some() || self.call.grad_bias.is_some();
+        let backward =
+            self.call.grad_input.is_some() || self.call.grad_weight.is_some() || self.call.grad_bias.is_some();
         let grads = self.grads();
         let args = LaunchArgs {
             input: logits.address,
@@ -399,7 +407,14 @@ impl Pass<'_> {
     ///
     /// # Safety
     /// As for [`run`].
-    unsafe fn launch(&self, on: &mut dyn Launch, name: &str, grid: usize, args: LaunchArgs, first: usize) -> Result<()> {
+    unsafe fn launch(
+        &self,
+        on: &mut dyn Launch,
+        name: &str,
+        grid: usize,
+        args: LaunchArgs,
+        first: usize,
+    ) -> Result<()> {
         if grid == 0 {
             return Ok(());
         }

@@ -34,7 +34,12 @@ impl<T: Number> Buffers<T> {
         }
     }
 
-    fn call<'a>(&'a self, cuda: &'a Cuda, head: &LinearCrossEntropy, shape: (usize, usize, usize)) -> CudaLinearCall<'a, T> {
+    fn call<'a>(
+        &'a self,
+        cuda: &'a Cuda,
+        head: &LinearCrossEntropy,
+        shape: (usize, usize, usize),
+    ) -> CudaLinearCall<'a, T> {
         let mut call = head.on(cuda).call(self.input.get(), self.weight.get(), self.target.get(), shape);
         if let Some(bias) = &self.bias {
             call = call.bias(bias.get());
@@ -185,7 +190,8 @@ fn large_heads_are_those_of_the_cpu() {
     let of_gpu = backward(cuda, &problem, &head(&problem, 5 << 20));
     assert_eq!(of_gpu, backward(cuda, &problem, &head(&problem, 5 << 20)), "not the same bits");
     let mut got = Got { value: 0.0, input: vec![0.0; 150 * 24], weight: vec![0.0; 3001 * 24], bias: vec![0.0; 3001] };
-    let grads = LinearGrads { input: Some(&mut got.input[..]), weight: Some(&mut got.weight), bias: Some(&mut got.bias) };
+    let grads =
+        LinearGrads { input: Some(&mut got.input[..]), weight: Some(&mut got.weight), bias: Some(&mut got.bias) };
     let call = problem.call(&head(&problem, 5 << 20)).grad_output(4.0);
     got.value = call.forward_backward(Reduction::Mean, grads).unwrap();
     let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
@@ -394,7 +400,8 @@ fn cublas_is_looked_for_when_it_is_needed() {
     let Some(cuda) = cuda() else { return };
     let problem = Problem::<f32>::new((3, 2, 4), false);
     let (buffers, mut value) = (Buffers::new(cuda, &problem), Copied::new(cuda, &[0.0f32]));
-    let got = buffers.call(cuda, &LinearCrossEntropy::default(), problem.shape).forward(Reduction::Sum, value.get_mut());
+    let got =
+        buffers.call(cuda, &LinearCrossEntropy::default(), problem.shape).forward(Reduction::Sum, value.get_mut());
     let names = ["libcublas.so.13", "libcublas.so.12", "libcublas.so.11", "libcublas.so"];
     // SAFETY: it is cuBLAS, which the call has opened if it is there.
     let there = names.iter().any(|name| unsafe { libloading::Library::new(*name) }.is_ok());
