@@ -5,6 +5,9 @@
 //! ```
 //!
 //! The parts keep their logits from call to call; the head allocates its chunk each time.
+//!
+//! `cargo bench --features head --bench head -- cuda` does the same on a GPU, with cuBLAS, timed by its events; a number after it is how
+//! many rounds there are.
 
 use std::time::Duration;
 
@@ -12,7 +15,15 @@ use criterion::Criterion;
 use fused_loss::head::{LinearCrossEntropy, LinearGrads};
 use fused_loss::{CrossEntropy, Reduction};
 
+#[cfg(feature = "cuda")]
+#[path = "head/cuda.rs"]
+mod cuda;
+
 fn main() {
+    #[cfg(feature = "cuda")]
+    if std::env::args().any(|word| word == "cuda") {
+        return cuda::main();
+    }
     let mut criterion = Criterion::default()
         .sample_size(10)
         .warm_up_time(Duration::from_millis(500))

@@ -94,6 +94,8 @@ pub enum Error {
         /// How many there are.
         devices: usize,
     },
+    /// There is no cuBLAS: libcublas could not be loaded.
+    NoCublas,
     /// This build has no kernels for the GPU: there was no nvcc, or the GPU is older than they are for.
     KernelsNotBuilt,
     /// The driver is older than the compiler of the kernels.
@@ -122,6 +124,11 @@ pub enum Error {
         /// The first such row (sample, or sample and position).
         row: usize,
     },
+    /// More tokens of a language-model head counted, on the device, than the call was told.
+    TooManyOnDevice {
+        /// The first that was one too many.
+        token: usize,
+    },
 }
 
 impl fmt::Display for Error {
@@ -149,6 +156,11 @@ impl fmt::Display for Error {
             Error::CudaUnavailable(why) => write!(f, "CUDA is not available: {why}"),
             Error::NoDriver => write!(f, "no NVIDIA driver: libcuda could not be loaded"),
             Error::NoDevice { ordinal, devices } => write!(f, "no GPU {ordinal}: the NVIDIA driver finds {devices}"),
+            Error::NoCublas => write!(
+                f,
+                "no cuBLAS: libcublas could not be loaded; it is part of the CUDA toolkit and of the Python package nvidia-cublas (with \
+                 PyTorch: nvidia/*/lib in site-packages), whose folder LD_LIBRARY_PATH must name"
+            ),
             Error::KernelsNotBuilt => {
                 write!(
                     f,
@@ -170,6 +182,9 @@ impl fmt::Display for Error {
             }
             Error::ClassIndexOnDevice { row } => {
                 write!(f, "target: row {row} is neither a class nor the ignored index")
+            }
+            Error::TooManyOnDevice { token } => {
+                write!(f, "target: token {token} counts, and is one more than the call was told")
             }
         }
     }

@@ -2,6 +2,10 @@
 //! No part of the public interface.
 #![allow(missing_docs, unsafe_code)]
 
+#[cfg(all(feature = "cuda", feature = "head"))]
+pub use crate::cuda::blas::{Matrix, Product};
+#[cfg(all(feature = "cuda", feature = "head"))]
+pub use crate::cuda::head::product;
 pub use crate::cuda::kernel::{Kernel, Params};
 pub use crate::cuda::marshal::Launch;
 pub use crate::cuda::plan;

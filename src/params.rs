@@ -69,6 +69,9 @@ constants! {
     /// `flags`: the labels are 0 and 1 if a launch of `fl_keras_labels` found no other.
     KERAS_LABELS = 32;
 
+    /// The bit of a row in the error word that says: a token of a head that counts, one more than was said.
+    TOO_MANY = 62;
+
     /// `target_kind`
     TARGET_NONE = 0;
     /// `target_kind`: of the input's type and shape.
@@ -132,6 +135,10 @@ params! {
         classes: u64,
         /// How far apart the classes of a row are; positions of a channel of a sample.
         inner: u64,
+        /// Input elements from one sample to the next: `classes * inner`, or more.
+        pitch: u64,
+        /// Of the head's cross-entropy: one number of the storage type for each class, added to the logits.
+        bias: u64,
         /// Consecutive losses that share a weight. At least 1.
         each: u64,
         /// Elements, rows or positions of a block.
@@ -170,6 +177,37 @@ params! {
         stray_labels: u32,
         /// Indices of a region loss that are no class.
         bad_target: u32,
+    }
+
+    /// What the launches of a head tell one another; behind it the tokens that count, in their order: their numbers as u32, their
+    /// classes as i32, their weights and their losses as f32, each `HeadParams::room` long; then a value of each chunk as f32.
+    struct HeadState {
+        /// What the value is divided by.
+        denominator: f64,
+        /// What products of gradients are multiplied by: upstream gradient over denominator and `row_scale`.
+        alpha: f32,
+        /// 1, for other products.
+        one: f32,
+        /// 0, for products that overwrite.
+        zero: f32,
+        /// What gradients of logits are multiplied by, so that f16 holds them.
+        row_scale: f32,
+        /// Tokens that count.
+        counted: u32,
+        /// Not 0 if the value is NaN whatever the losses are.
+        spoilt: u32,
+    }
+
+    /// The small kernels of a head.
+    struct HeadParams {
+        /// Most tokens that count.
+        room: u32,
+        /// The first of them of the chunk.
+        first: u32,
+        /// Chunks.
+        chunks: u32,
+        /// Of the cross-entropy.
+        z_loss: f32,
     }
 
     /// For losses without options.

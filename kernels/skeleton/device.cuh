@@ -92,6 +92,20 @@ template <class T> FL void store_stream(T* p, Pack<T> pack) {
 #endif
 }
 
+// The same for four numbers as two bytes each.
+template <class S> FL void store_stream4(S* p, const float (&x)[4]) {
+    struct alignas(8) { S v[4]; } some;
+    encode2(some.v, x[0], x[1]);
+    encode2(some.v + 2, x[2], x[3]);
+#ifdef FUSED_LOSS_HOST
+    host_store(reinterpret_cast<decltype(some)*>(p), some);
+#else
+    union { decltype(some) some; uint32_t w[2]; } u;
+    u.some = some;
+    asm volatile("st.global.cs.v2.u32 [%0], {%1, %2};" :: "l"(p), "r"(u.w[0]), "r"(u.w[1]) : "memory");
+#endif
+}
+
 // From global to shared memory, past the registers: as many bytes in flight as a row has. The thread that copied may look after
 // `wait_for_copies`.
 template <class T> FL void copy_async(Pack<T>* to, const T* from) {

@@ -39,7 +39,8 @@ FL float add_or_write(const LaunchArgs& a, float old, float grad) { return a.fla
 
 // --- rows that a group of threads shares ---
 
-template <class T> struct GroupRow : RowBase<T> {
+// G is what gradients for the input are stored as.
+template <class T, class G = T> struct GroupRow : RowBase<T> {
     static constexpr int V = Pack<T>::N, IN_FLIGHT = 16 / V;
     uint64_t base; // the element where the row begins
     int slot;      // where in shared memory its packs begin, and behind them those of the dense target
@@ -60,12 +61,12 @@ template <class T> struct GroupRow : RowBase<T> {
     // Made anew wherever they are used: registers are scarcer than additions.
     FL const T* input() const { return at<const T>(this->a.input) + base; }
     FL const T* dense() const { return at<const T>(this->a.target) + base; }
-    FL T* grad() const { return at<T>(this->a.grad_input) + base; }
+    FL G* grad() const { return at<G>(this->a.grad_input) + base; }
     FL T* grad_target() const { return at<T>(this->a.grad_target) + base; }
     FL Pack<T>* kept() const { return reinterpret_cast<Pack<T>*>(dynamic_shared()) + slot; }
 
     FL void begin(uint64_t row) {
-        base = row * this->a.classes;
+        base = row * this->a.pitch;
         lead = (reinterpret_cast<uintptr_t>(input()) & 15) / sizeof(T);
         const int packs = (lead + this->classes + V - 1) / V;
         const int share = ranks == 1 ? packs : (packs + ranks - 1) / ranks;
@@ -147,20 +148,21 @@ template <class T> struct GroupRow : RowBase<T> {
         return x;
     }
 
-    FL void store(T* p, int k, float (&x)[V]) const {
-        if (whole(k) && aligned16(p + k)) {
+    template <class S> FL void store(S* p, int k, float (&x)[V]) const {
+        if constexpr (sizeof(S) < sizeof(T)) {
+            if (whole(k) && (reinterpret_cast<uintptr_t>(p + k) & 7) == 0) return store_stream4(p + k, x);
+        } else if (whole(k) && aligned16(p + k)) {
             if (this->a.flags & FL_ACCUMULATE) {
                 float old[V];
                 decode(load_stream(p + k), old);
 #pragma unroll
                 for (int i = 0; i < V; ++i) x[i] = old[i] + x[i];
             }
-            store_stream(p + k, encode<T>(x));
-        } else {
+            return store_stream(p + k, encode<S>(x));
+        }
 #pragma unroll
-            for (int i = 0; i < V; ++i) {
-                if (inside(k + i)) p[k + i] = from_f32<T>(add_or_write(this->a, to_f32(p[k + i]), x[i]));
-            }
+        for (int i = 0; i < V; ++i) {
+            if (inside(k + i)) p[k + i] = from_f32<S>(add_or_write(this->a, to_f32(p[k + i]), x[i]));
         }
     }
 
@@ -220,7 +222,7 @@ template <class T> struct GroupRow : RowBase<T> {
     }
 
     // Writes the gradients that body(k, x, q) says, to `out`, but `special` for class `except`, if that is one.
-    template <bool INPUT, bool DENSE, class Body> FL void write(T* out, float pad, int except, float special, Body body) {
+    template <bool INPUT, bool DENSE, class S, class Body> FL void write(S* out, float pad, int except, float special, Body body) {
         packs<INPUT, DENSE>(pad, [&](int k, const float(&x)[V], const float(&q)[V]) {
             float g[V];
 #pragma unroll
@@ -236,7 +238,7 @@ template <class T> struct GroupRow : RowBase<T> {
 
 // --- rows of one thread ---
 
-template <class T> struct ColumnRow : RowBase<T> {
+template <class T, class G = T> struct ColumnRow : RowBase<T> {
     static constexpr int U = 8;
     uint64_t base, stride;
     bool cached;
@@ -248,13 +250,13 @@ template <class T> struct ColumnRow : RowBase<T> {
 
     FL const T* input() const { return at<const T>(this->a.input) + base; }
     FL const T* dense() const { return at<const T>(this->a.target) + base; }
-    FL T* grad() const { return at<T>(this->a.grad_input) + base; }
+    FL G* grad() const { return at<G>(this->a.grad_input) + base; }
     FL T* grad_target() const { return at<T>(this->a.grad_target) + base; }
     FL T* kept() const { return reinterpret_cast<T*>(dynamic_shared()) + threadIdx.x; }
 
     FL void begin(uint64_t row) {
         const uint64_t sample = stride == 1 ? row : divide(row, stride);
-        base = sample * this->a.classes * stride + (row - sample * stride);
+        base = sample * this->a.pitch + (row - sample * stride);
     }
 
     FL bool leads() const { return true; }
@@ -291,11 +293,11 @@ template <class T> struct ColumnRow : RowBase<T> {
         classes_of<FIRST, true, DENSE>(body, flush);
     }
 
-    template <bool INPUT, bool DENSE, class Body> FL void write(T* out, float, int except, float special, Body body) {
+    template <bool INPUT, bool DENSE, class S, class Body> FL void write(S* out, float, int except, float special, Body body) {
         classes_of<false, INPUT, DENSE>([&](int k, float x, float q) {
             const float g = k == except ? special : body(k, x, q);
-            T* p = out + uint64_t(k) * stride;
-            *p = from_f32<T>(add_or_write(this->a, to_f32(*p), g));
+            S* p = out + uint64_t(k) * stride;
+            *p = from_f32<S>(add_or_write(this->a, to_f32(*p), g));
         }, [] {});
     }
 };
@@ -348,16 +350,19 @@ struct Sum {
 };
 
 
+// What a row adds to the denominator.
+FL double share_of(const LaunchArgs& a, uint64_t r) {
+    if (!has_index(a)) return double(weight_of(a, r));
+    const int64_t index = index_of(a, r);
+    if (ignored(a, index)) return 0.0;
+    const bool weighs = a.divide_by != FL_BY_ROWS && a.class_weight && is_class(a, index);
+    const double of_class = weighs ? double(at<const float>(a.class_weight)[index]) : 1.0;
+    return a.divide_by == FL_BY_WEIGHTS ? of_class * double(weight_of(a, r)) : of_class;
+}
+
 // Runs a loss over the rows of a block, or of a cluster. `first` and `step`: which of its tile are those of the group.
 template <class F, class T, class Row> FL void rows(const LaunchArgs& a, const F& f, uint64_t tile, unsigned first, unsigned step) {
-    const float scale = scale_of(a, a.losses, [&](uint64_t r) {
-        if (!has_index(a)) return double(weight_of(a, r));
-        const int64_t index = index_of(a, r);
-        if (ignored(a, index)) return 0.0;
-        const bool weighs = a.divide_by != FL_BY_ROWS && a.class_weight && is_class(a, index);
-        const double of_class = weighs ? double(at<const float>(a.class_weight)[index]) : 1.0;
-        return a.divide_by == FL_BY_WEIGHTS ? of_class * double(weight_of(a, r)) : of_class;
-    });
+    const float scale = scale_of(a, a.losses, [&](uint64_t r) { return share_of(a, r); });
     const uint64_t start = tile * a.tile, end = start + a.tile < a.losses ? start + a.tile : a.losses;
     double total = 0.0;
     Row row(a);
@@ -390,11 +395,11 @@ template <class F, class T, class Row> FL void rows(const LaunchArgs& a, const F
     finish(a, total);
 }
 
-template <class F, class T> FL void group_rows(const LaunchArgs& a, const F& f) {
-    rows<F, T, GroupRow<T>>(a, f, blockIdx.x / cluster_ranks(), threadIdx.y, blockDim.y);
+template <class F, class T, class G = T> FL void group_rows(const LaunchArgs& a, const F& f) {
+    rows<F, T, GroupRow<T, G>>(a, f, blockIdx.x / cluster_ranks(), threadIdx.y, blockDim.y);
 }
-template <class F, class T> FL void column_rows(const LaunchArgs& a, const F& f) {
-    rows<F, T, ColumnRow<T>>(a, f, blockIdx.x, threadIdx.x, blockDim.x);
+template <class F, class T, class G = T> FL void column_rows(const LaunchArgs& a, const F& f) {
+    rows<F, T, ColumnRow<T, G>>(a, f, blockIdx.x, threadIdx.x, blockDim.x);
 }
 
 } // namespace fl
@@ -404,12 +409,14 @@ template <class F, class T> FL void column_rows(const LaunchArgs& a, const F& f)
     FL_ROWWISE_OF(name, F, P, f32, float) \
     FL_ROWWISE_OF(name, F, P, f16, fl::f16) \
     FL_ROWWISE_OF(name, F, P, bf16, fl::bf16)
-#define FL_ROWWISE_OF(name, F, P, dtype, T)                                                                                        \
+#define FL_ROWWISE_OF(name, F, P, dtype, T) FL_ROWWISE_TO(name, F, P, dtype, T, T)
+// With the gradient of T stored as G.
+#define FL_ROWWISE_TO(name, F, P, dtype, T, G)                                                                                     \
     extern "C" __global__ void __launch_bounds__(FL_BLOCK, 2) fl_##name##_##dtype(const LaunchArgs a, const P p) {                \
-        fl::group_rows<F, T>(a, F{p});                                                                                            \
+        fl::group_rows<F, T, G>(a, F{p});                                                                                         \
     }                                                                                                                             \
     KERNEL(fl_##name##_##dtype)                                                                                                   \
     extern "C" __global__ void __launch_bounds__(FL_COLUMN_BLOCK, 4) fl_##name##_columns_##dtype(const LaunchArgs a, const P p) { \
-        fl::column_rows<F, T>(a, F{p});                                                                                           \
+        fl::column_rows<F, T, G>(a, F{p});                                                                                        \
     }                                                                                                                             \
     KERNEL(fl_##name##_columns_##dtype)

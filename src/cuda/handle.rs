@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaStream, result, sys};
 
+#[cfg(feature = "head")]
+use super::blas::Blas;
 use super::driver::{self, failed, no_memory};
 use super::kernel::Params;
 use super::marshal::Launch;
 use super::modules::Kernels;
-use super::params::LaunchArgs;
+use super::params::{LaunchArgs, TOO_MANY};
 use super::plan::{Limits, Plan, WORKSPACE_BYTES};
 use super::request;
 use crate::error::{Error, Result};
@@ -52,6 +54,19 @@ struct Memory {
     workspace: DeviceMemory,
     /// The last is in use; graphs may hold on to the ones before.
     scratch: Vec<DeviceMemory>,
+    #[cfg(feature = "head")]
+    head: HeadMemory,
+}
+
+/// What heads need besides, from the first of them on.
+#[cfg(feature = "head")]
+#[derive(Default)]
+struct HeadMemory {
+    blas: Option<Arc<Blas>>,
+    /// The last is in use; graphs hold on to the ones before.
+    blocks: Vec<DeviceMemory>,
+    /// The last is used by a graph.
+    captured: bool,
 }
 
 /// Scratch memory that a handle has from the start.
@@ -66,6 +81,8 @@ impl Cuda {
         let memory = Memory {
             workspace: DeviceMemory::new(context, WORKSPACE_BYTES)?,
             scratch: vec![DeviceMemory::new(context, FIRST_SCRATCH)?],
+            #[cfg(feature = "head")]
+            head: HeadMemory::default(),
         };
         Ok(Cuda { stream: stream.clone(), kernels, aside: Aside::new(context)?, memory: Mutex::new(memory) })
     }
@@ -121,7 +138,8 @@ impl Cuda {
     }
 
     /// Waits for the stream, and fails with [`Error::ClassIndexOnDevice`] if any call since the last check met a class index that is
-    /// neither a class nor the ignored index. Such a row has a gradient of zero, and the value of its call is NaN.
+    /// neither a class nor the ignored index. Such a row has a gradient of zero, and the value of its call is NaN. A language-model
+    /// head that was told of fewer tokens than count is [`Error::TooManyOnDevice`].
     pub fn check(&self) -> Result<()> {
         if self.is_capturing()? {
             return Err(Error::Capturing { what: "check" });
@@ -138,7 +156,11 @@ impl Cuda {
         // SAFETY: as above.
         let cleared = unsafe { result::memset_d8_async(address, 0, 8, self.stream.cu_stream()) };
         cleared.map_err(|e| failed("clearing the error word", e))?;
-        Err(Error::ClassIndexOnDevice { row: !error[0] as usize })
+        let row = !error[0];
+        match row >> TOO_MANY & 1 {
+            0 => Err(Error::ClassIndexOnDevice { row: row as usize }),
+            _ => Err(Error::TooManyOnDevice { token: (row & !(1 << TOO_MANY)) as usize }),
+        }
     }
 
     /// Whether all of this is memory that the GPU can reach, as far as the driver knows: memory of the host or of another GPU would
@@ -199,6 +221,34 @@ unsafe fn borrow(context: &Arc<CudaContext>, stream: *mut c_void) -> Result<Arc<
 pub(crate) struct OnStream<'a> {
     cuda: &'a Cuda,
     memory: MutexGuard<'a, Memory>,
+}
+
+#[cfg(feature = "head")]
+impl OnStream<'_> {
+    /// cuBLAS, and at least so many bytes that no other call uses before the last launch of this one.
+    pub(super) fn head(&mut self, bytes: usize) -> Result<(Arc<Blas>, u64)> {
+        let (capturing, context) = (self.cuda.is_capturing()?, self.cuda.stream.context());
+        self.cuda.bind()?;
+        let HeadMemory { blas, blocks, captured } = &mut self.memory.head;
+        let enough = blocks.last().is_some_and(|block| block.bytes >= bytes);
+        if capturing && (blas.is_none() || !enough) {
+            return Err(Error::Capturing { what: "the memory of a head, or cuBLAS, for the first time" });
+        }
+        if blas.is_none() {
+            *blas = Some(Arc::new(Blas::new()?));
+        }
+        if !enough {
+            // The memory before is given back first, or two budgets would be taken. A graph keeps its own.
+            if !*captured {
+                blocks.pop();
+            }
+            *captured = false;
+            blocks.push(DeviceMemory::new(context, bytes)?);
+        }
+        *captured |= capturing;
+        let (Some(blas), Some(block)) = (blas, blocks.last()) else { unreachable!("they have just been made") };
+        Ok((blas.clone(), block.address))
+    }
 }
 
 impl Launch for OnStream<'_> {

@@ -68,11 +68,11 @@ macro_rules! words {
 words! {
     NoParams MseParams HuberParams SmoothL1Params BceParams BceWithLogitsParams HingeParams KlDivProbsParams
     SigmoidFocalParams GanTermParams CrossEntropyParams CrossEntropyProbsParams SoftmaxFocalParams
-    DistillationParams MultiMarginParams GradientPenaltyParams DiceParams
+    DistillationParams MultiMarginParams GradientPenaltyParams DiceParams HeadParams
 }
 
 impl Params {
-    fn new<P: Words>(params: P) -> Self {
+    pub(super) fn new<P: Words>(params: P) -> Self {
         let mut words = [0; 8];
         // SAFETY: `Words` says that these are whole words, and no more than eight.
         unsafe {

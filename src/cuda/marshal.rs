@@ -78,6 +78,8 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
         losses: sizes.losses as u64,
         classes,
         inner,
+        pitch: classes.saturating_mul(inner),
+        bias: 0,
         each: sizes.each as u64,
         tile: plan.tile,
         ignore_index: kernel.ignore_index.unwrap_or(0),
@@ -118,7 +120,7 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
 }
 
 /// `LaunchArgs::divide_by` and `LaunchArgs::denominator`.
-fn denominator(kernel: &Kernel, request: &Request, sizes: &Sizes) -> (u32, f64) {
+pub(super) fn denominator(kernel: &Kernel, request: &Request, sizes: &Sizes) -> (u32, f64) {
     let losses = sizes.losses as f64;
     let indexed = request.targets.indices().is_some() && kernel.family == Family::Rows;
     let class_weight = request.class_weight.is_some();
@@ -172,6 +174,8 @@ pub(crate) unsafe fn run_average(call: &Average, names: [&'static str; 2], launc
         losses: low.len as u64,
         classes: 1,
         inner: 1,
+        pitch: 1,
+        bias: 0,
         each: 1,
         tile: plan.tile,
         ignore_index: 0,
@@ -190,13 +194,13 @@ pub(crate) unsafe fn run_average(call: &Average, names: [&'static str; 2], launc
 }
 
 /// `fl_<kernel>_<dtype>`, put together without an allocation.
-struct Name {
+pub(super) struct Name {
     bytes: [u8; 64],
     len: usize,
 }
 
 impl Name {
-    fn new(parts: &[&str], dtype: Dtype) -> Self {
+    pub(super) fn new(parts: &[&str], dtype: Dtype) -> Self {
         let mut name = Name { bytes: [0; 64], len: 0 };
         for part in ["fl_"].iter().chain(parts).chain(&["_", dtype.name]) {
             name.bytes[name.len..name.len + part.len()].copy_from_slice(part.as_bytes());
@@ -205,7 +209,7 @@ impl Name {
         name
     }
 
-    fn text(&self) -> &str {
+    pub(super) fn text(&self) -> &str {
         std::str::from_utf8(&self.bytes[..self.len]).expect("its parts are text")
     }
 }

@@ -4,7 +4,10 @@
 //!   launches. They need neither CUDA nor a GPU, and the tests run them with kernels that are executed on the host.
 //! * `driver`: probe and errors; `modules`: kernels, loaded; `handle`: a stream with a workspace; `buffers`: cudarc's slices and
 //!   views; `call`, `methods`, `others`: the methods of losses; `gpu`: what a `Device` has.
+//! * `linear`: the calls of language-model heads; `head`: their launches and products; `blas`: cuBLAS.
 
+#[cfg(all(feature = "cuda", feature = "head"))]
+pub(crate) mod blas;
 #[cfg(feature = "cuda")]
 mod buffers;
 #[cfg(feature = "cuda")]
@@ -15,7 +18,11 @@ mod driver;
 pub(crate) mod gpu;
 #[cfg(feature = "cuda")]
 mod handle;
+#[cfg(all(feature = "cuda", feature = "head"))]
+pub(crate) mod head;
 pub(crate) mod kernel;
+#[cfg(all(feature = "cuda", feature = "head"))]
+mod linear;
 pub(crate) mod marshal;
 pub(crate) mod methods;
 #[cfg(feature = "cuda")]
@@ -33,5 +40,7 @@ pub use buffers::{DeviceMut, DeviceRef, DeviceScalar, DeviceTarget};
 pub use call::{CudaCall, OnCuda};
 #[cfg(feature = "cuda")]
 pub use handle::Cuda;
+#[cfg(all(feature = "cuda", feature = "head"))]
+pub use linear::{CudaLinearCall, CudaLinearGrads};
 
 use crate::params;

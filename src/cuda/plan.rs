@@ -37,7 +37,7 @@ pub struct Limits {
 }
 
 impl Plan {
-    fn new(grid: u64, block: (u32, u32), tile: u64) -> Self {
+    pub(super) fn new(grid: u64, block: (u32, u32), tile: u64) -> Self {
         let grid = grid.max(1) as u32;
         Plan { grid, block, shared: 0, cluster: 1, tile, cached: false, columns: false, scratch: 0 }
     }

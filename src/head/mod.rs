@@ -39,6 +39,9 @@ mod matrix;
 
 use matrix::View;
 
+#[cfg(feature = "cuda")]
+pub use crate::cuda::{CudaLinearCall, CudaLinearGrads};
+
 /// A linear layer and [`CrossEntropy`] on its outputs in one, as Liger's `LinearCrossEntropy` and Apple's cut cross-entropy.
 ///
 /// | | |
@@ -64,8 +67,8 @@ use matrix::View;
 /// Edge cases: as [`CrossEntropy`]. An ignored token may hold NaN; its gradient is 0. On the CPU only: no GPU is used yet.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LinearCrossEntropy {
-    loss: CrossEntropy,
-    budget: usize,
+    pub(crate) loss: CrossEntropy,
+    pub(crate) budget: usize,
 }
 
 impl LinearCrossEntropy {
@@ -80,6 +83,12 @@ impl LinearCrossEntropy {
     pub fn budget(mut self, bytes: usize) -> Self {
         self.budget = bytes;
         self
+    }
+
+    /// The same on a GPU.
+    #[cfg(feature = "cuda")]
+    pub fn on<'d>(&self, cuda: &'d crate::Cuda) -> crate::OnCuda<'d, Self> {
+        crate::OnCuda { loss: *self, cuda }
     }
 
     /// A call: `input` of `tokens` rows, `weight` of `classes` rows, both `hidden` wide, and a class index (`i64`, `i32`, `u32` or
@@ -205,25 +214,20 @@ impl<'a, T: Element> LinearCall<'a, T> {
 
     /// `losses`, where there is no reduction, are of the tokens.
     fn run(self, reduction: Option<Reduction>, losses: Option<&mut [f32]>, grads: LinearGrads<'_, T>) -> Result<f32> {
-        let LinearShape { tokens, hidden, classes } = self.shape;
-        let product = |a: usize, b: usize| {
-            let n = a.checked_mul(b).filter(|&n| n <= isize::MAX as usize / 4);
-            n.ok_or(Error::ShapeOverflow)
+        let LinearShape { tokens, classes, .. } = self.shape;
+        let lens = Lens {
+            input: self.input.len(),
+            weight: self.weight.len(),
+            bias: self.bias.map(<[_]>::len),
+            class_weight: self.class_weight.map(<[_]>::len),
+            token_weight: self.token_weight.map(<[_]>::len),
+            losses: losses.as_ref().map(|l| l.len()),
+            grad_input: grads.input.as_ref().map(|g| g.len()),
+            grad_weight: grads.weight.as_ref().map(|g| g.len()),
+            grad_bias: grads.bias.as_ref().map(|g| g.len()),
         };
-        check_len("input", product(tokens, hidden)?, self.input.len())?;
-        check_len("weight", product(classes, hidden)?, self.weight.len())?;
-        let of = |what, expected, got: Option<usize>| got.map_or(Ok(()), |got| check_len(what, expected, got));
-        of("bias", classes, self.bias.map(<[_]>::len))?;
-        of("class_weight", classes, self.class_weight.map(<[_]>::len))?;
-        of("token_weight", tokens, self.token_weight.map(<[_]>::len))?;
-        of("losses", tokens, losses.as_ref().map(|l| l.len()))?;
-        of("grad_input", self.input.len(), grads.input.as_ref().map(|g| g.len()))?;
-        of("grad_weight", self.weight.len(), grads.weight.as_ref().map(|g| g.len()))?;
-        of("grad_bias", classes, grads.bias.as_ref().map(|g| g.len()))?;
-        let indices = self.target.indices().ok_or(Error::Unsupported {
-            loss: "linear cross-entropy",
-            what: "a target of anything but class indices",
-        })?;
+        lens.check(self.shape)?;
+        let indices = self.target.indices().ok_or(NOT_INDICES)?;
         check_len("target", tokens, indices.len())?;
         reduction.map_or(Ok(()), |r| r.check(tokens))?;
         let ignore = Rowwise::ignore_index(&self.head.loss);
@@ -236,6 +240,41 @@ impl<'a, T: Element> LinearCall<'a, T> {
         let scale = (f64::from(self.grad_output) / denominator) as f32;
         let total = Pass { call: &self, indices, ignore, scale, chunks }.run(losses, grads)?;
         Ok((total / denominator) as f32)
+    }
+}
+
+pub(crate) const NOT_INDICES: Error =
+    Error::Unsupported { loss: "linear cross-entropy", what: "a target of anything but class indices" };
+
+/// The lengths of the buffers of a call.
+pub(crate) struct Lens {
+    pub(crate) input: usize,
+    pub(crate) weight: usize,
+    pub(crate) bias: Option<usize>,
+    pub(crate) class_weight: Option<usize>,
+    pub(crate) token_weight: Option<usize>,
+    pub(crate) losses: Option<usize>,
+    pub(crate) grad_input: Option<usize>,
+    pub(crate) grad_weight: Option<usize>,
+    pub(crate) grad_bias: Option<usize>,
+}
+
+impl Lens {
+    pub(crate) fn check(&self, LinearShape { tokens, hidden, classes }: LinearShape) -> Result<()> {
+        let product = |a: usize, b: usize| {
+            let n = a.checked_mul(b).filter(|&n| n <= isize::MAX as usize / 4);
+            n.ok_or(Error::ShapeOverflow)
+        };
+        check_len("input", product(tokens, hidden)?, self.input)?;
+        check_len("weight", product(classes, hidden)?, self.weight)?;
+        let of = |what, expected, got: Option<usize>| got.map_or(Ok(()), |got| check_len(what, expected, got));
+        of("bias", classes, self.bias)?;
+        of("class_weight", classes, self.class_weight)?;
+        of("token_weight", tokens, self.token_weight)?;
+        of("losses", tokens, self.losses)?;
+        of("grad_input", self.input, self.grad_input)?;
+        of("grad_weight", self.weight, self.grad_weight)?;
+        of("grad_bias", classes, self.grad_bias)
     }
 }
 

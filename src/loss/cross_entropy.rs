@@ -86,6 +86,11 @@ impl CrossEntropy {
         Ok(self)
     }
 
+    #[cfg(all(feature = "cuda", feature = "head"))]
+    pub(crate) fn params(&self) -> CrossEntropyParams {
+        self.params
+    }
+
     /// Bends logits to `softcap * tanh(z / softcap)` first; `None` leaves them. Defaults to `None`.
     pub fn softcap(mut self, softcap: impl Into<Option<f32>>) -> Result<Self> {
         self.params.softcap = match softcap.into() {

@@ -102,3 +102,4 @@ template <class T> inline T __ldcg(const T* p) { return host_load(p); }
 #define __fdividef(a, b) ((a) / (b))
 struct alignas(16) uint4 { unsigned x, y, z, w; };
 inline float __int_as_float(int x) { float f; memcpy(&f, &x, 4); return f; }
+inline int __float_as_int(float x) { int i; memcpy(&i, &x, 4); return i; }

@@ -3,6 +3,7 @@
 # that the tests compile for the host. Arguments go to cargo test; without any it runs tests/gpu.rs. Others of use:
 #   tests/pretend/run.sh -p throughput --test serve gpu
 #   tests/pretend/run.sh --bench losses -- ^cuda/.*/4096
+#   tests/pretend/run.sh --features head --test head -- --test-threads 1 gpu
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # Absolute, for tests run in the folder of their package.
@@ -13,7 +14,12 @@ cargo test --test kernels_on_host -- --exact the_kernels_are_compiled_for_the_ho
 kernels=$CARGO_TARGET_DIR/tmp/host_exec_plain/libkernels.so
 header=$(dirname "$(ls -t "$CARGO_TARGET_DIR"/debug/build/fused-loss-*/out/fused_loss_params.h | head -1)")
 mkdir -p "$CARGO_TARGET_DIR/driver"
-"${CC:-cc}" -O1 -shared -fPIC -Wall -Wno-unused-parameter -I "$header" tests/pretend/libcuda.c -o "$CARGO_TARGET_DIR/driver/libcuda.so.1" -ldl -lpthread
+library() { # name, then the rest
+    local to=$CARGO_TARGET_DIR/driver/$1
+    "${CC:-cc}" -O1 -shared -fPIC -Wall -Wno-unused-parameter -Wl,-soname,"$1" -I "$header" "${@:2}" -o "$to"
+}
+library libcuda.so.1 tests/pretend/libcuda.c -ldl -lpthread
+library libcublas.so.13 tests/pretend/libcublas.c -L "$CARGO_TARGET_DIR/driver" -l:libcuda.so.1
 ln -sf libcuda.so.1 "$CARGO_TARGET_DIR/driver/libcuda.so"
 export LD_LIBRARY_PATH="$CARGO_TARGET_DIR/driver" PRETEND_KERNELS="$kernels" FUSED_LOSS_REQUIRE_GPU=1
 if [ $# -eq 0 ]; then set -- --test gpu -- --test-threads 1; fi

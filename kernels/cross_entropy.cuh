@@ -1,0 +1,126 @@
+// Categorical cross-entropy on logits, `src/loss/cross_entropy.rs`. With z the logits (soft-capped, if asked), p = softmax(z), and the
+// target a weight a on every class (smoothing and class weights included):
+//
+//     l = sum_k a_k (lse - z_k) + z_loss lse^2
+//     dl/dz_k = p_k (sum_j a_j + 2 z_loss lse) - a_k        dl/dq_k = w_k (1 - s) (lse - z_k)
+//
+// Where p is near 1 the gradient is (mass - a) - mass (1 - p) + pull p, which does not cancel.
+#pragma once
+#include "skeleton/softmax.cuh"
+
+// The input itself.
+struct Plain {
+    FL Plain(float, const LaunchArgs&) {}
+    template <class Row> FL float at(const Row&, int, float x) const { return x; }
+    template <class Row> FL float slope(const Row&, int, float) const { return 1.0f; }
+};
+
+// Logits bent to softcap tanh(z / softcap).
+struct Capped {
+    float softcap;
+    FL Capped(float softcap, const LaunchArgs&) : softcap(softcap) {}
+    // Past the last class minus infinity must stay what it is.
+    template <class Row> FL float at(const Row& row, int k, float x) const {
+        const float capped = softcap * fl::tanh(x / softcap);
+        return unsigned(k) < unsigned(row.classes) ? capped : x;
+    }
+    template <class Row> FL float slope(const Row&, int, float x) const {
+        const float bent = fl::tanh(x / softcap);
+        return 1.0f - bent * bent;
+    }
+};
+
+template <class Logits> struct CrossEntropy {
+    CrossEntropyParams p;
+
+    // What the target puts on class k.
+    template <class Row> FL float weight(const Row& row, int k, float q, float on_target, float on_all) const {
+        const float w = row.class_weight(k);
+        if (row.is_dense()) return w * (on_target * q + on_all);
+        return w * on_all + (k == row.index ? on_target : 0.0f);
+    }
+
+    // With dense targets or smoothing every class has a weight, otherwise the target alone.
+    template <class Row> FL float row(Row& row) const {
+        if (row.is_dense()) return run<true, true>(row);
+        return p.smoothing != 0.0f ? run<true, false>(row) : run<false, false>(row);
+    }
+
+    template <bool EVERY, bool DENSE, class Row> FL float run(Row& row) const {
+        const Logits logits(p.softcap, row.a);
+        const float on_target = (1.0f - p.smoothing) * (DENSE ? 1.0f : row.class_weight(row.index));
+        const float on_all = p.smoothing / float(row.classes);
+        const float x_t = DENSE ? 0.0f : row.at_class(row.index);
+        float max = -fl::infinity();
+        fl::first<DENSE>(row, -fl::infinity(), [&](int k, float x, float) {
+            const float z = logits.at(row, k, x);
+            max = z > max ? z : max;
+        });
+        max = fl::largest(row, max);
+        fl::Exponentials exponentials;
+        fl::Sum sum_mass, sum_cost;
+        fl::again<DENSE>(row, -fl::infinity(), [&](int k, float x, float q) {
+            const float u = logits.at(row, k, x) - max;
+            exponentials.add(u);
+            if (EVERY) {
+                const float a = inside(row, k) ? weight(row, k, q, on_target, on_all) : 0.0f;
+                sum_mass.add(a);
+                // Zero times minus infinity is a masked class that the target does not ask for.
+                sum_cost.add(a == 0.0f ? 0.0f : -a * u);
+            }
+        }, [&] {
+            exponentials.flush();
+            if (EVERY) sum_mass.flush(), sum_cost.flush();
+        });
+        float mass = on_target, cost = on_target == 0.0f ? 0.0f : on_target * (max - logits.at(row, row.index, x_t));
+        fl::Softmax softmax;
+        if (EVERY) {
+            float sums[4] = {exponentials.ones, float(exponentials.rest.many), float(sum_mass.many), float(sum_cost.many)};
+            fl::sum_up(row, sums);
+            softmax = {max, sums[0], sums[1]};
+            mass = sums[2], cost = sums[3];
+        } else {
+            float sums[2] = {exponentials.ones, float(exponentials.rest.many)};
+            fl::sum_up(row, sums);
+            softmax = {max, sums[0], sums[1]};
+        }
+        const float ln_sum = softmax.ln_sum(), lse = max + ln_sum;
+        float value = mass * ln_sum + cost;
+        if (p.z_loss != 0.0f) value += p.z_loss * lse * lse;
+
+        // Before the gradient of the input, which in place overwrites the logits.
+        if (DENSE && row.wants_grad_target()) {
+            fl::put_target(row, 0.0f, [&](int k, float x, float) {
+                const float factor = row.class_weight(k) * (1.0f - p.smoothing) * row.scale;
+                return factor == 0.0f ? 0.0f : factor * (ln_sum + (max - logits.at(row, k, x)));
+            });
+        }
+        if (row.wants_grad()) {
+            const float pull = p.z_loss == 0.0f ? 0.0f : 2.0f * p.z_loss * lse;
+            const float inv = fl::ratio(1.0f, softmax.sum()), miss = softmax.miss(1.0f);
+            const float slope = (mass + pull) * inv;
+            const float top = pull * (1.0f - miss) - mass * miss;
+            const bool leads = softmax.one_class_leads();
+            auto grad_of = [&](float e, float a) {
+                const float near_one = (mass - a) + top;
+                const float usual = e * slope - a;
+                return row.scale * (e == 1.0f && leads ? near_one : usual);
+            };
+            if (EVERY) {
+                fl::put<DENSE>(row, -fl::infinity(), [&](int k, float x, float q) {
+                    const float e = fl::exp_neg_for<typename Row::Storage>(logits.at(row, k, x) - max);
+                    return grad_of(e, weight(row, k, q, on_target, on_all)) * logits.slope(row, k, x);
+                });
+            } else {
+                const float scaled = slope * row.scale;
+                const float at_target = grad_of(fl::exp_neg(logits.at(row, row.index, x_t) - max), on_target) * logits.slope(row, row.index, x_t);
+                fl::put(row, -fl::infinity(), [&](int k, float x, float) {
+                    return fl::exp_neg_for<typename Row::Storage>(logits.at(row, k, x) - max) * scaled * logits.slope(row, k, x);
+                }, row.index, at_target);
+            }
+        }
+        return value;
+    }
+
+    template <class Row> FL static bool inside(const Row& row, int k) { return unsigned(k) < unsigned(row.classes); }
+};

@@ -1,0 +1,452 @@
+//! The launches and products of a language-model head.
+//!
+//! Tokens go in blocks, as many as the products of gradients sum over at once, and within a block in chunks, whose logits are there at
+//! once. In f32 a chunk is a block, and its logits become their gradient in place. For 16-bit storage the logits are f32 all the same,
+//! and the gradient, which tensor cores want in the storage type, has memory of its own: chunks are a fourth of a block, so that a
+//! token takes three bytes a class. Large blocks matter: each of them reads and writes the whole weight gradient.
+
+use super::blas::{Blas, Matrix, Product};
+use super::handle::Cuda;
+use super::kernel::{Kernel, Params};
+use super::marshal::{self, Launch, Name};
+use super::params::*;
+use super::plan::{self, Plan};
+use super::request::{Dtype, Memory, Output, Request, Scalar, Sizes, Targets, Weight};
+use crate::error::{Error, Result};
+use crate::head::LinearShape;
+
+/// A call whose lengths have been checked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeadRequest {
+    pub(super) dtype: Dtype,
+    pub(super) shape: LinearShape,
+    pub(super) input: Memory,
+    pub(super) weight: Memory,
+    pub(super) bias: Option<Memory>,
+    pub(super) targets: Targets,
+    pub(super) class_weight: Option<Memory>,
+    pub(super) token_weight: Option<Memory>,
+    pub(super) grad_output: Scalar,
+    pub(super) accumulate: bool,
+    pub(super) output: Output,
+    pub(super) grad_input: Option<Memory>,
+    pub(super) grad_weight: Option<Memory>,
+    pub(super) grad_bias: Option<Memory>,
+    /// Most tokens that count.
+    pub(super) counted: usize,
+    pub(super) budget: usize,
+    pub(super) tf32: bool,
+    pub(super) z_loss: f32,
+}
+
+const F32: Dtype = Dtype { name: "f32", bytes: 4 };
+/// Chunks and blocks are multiples of this where they can be: of the tiles that tensor cores are given.
+const TILE: usize = 128;
+/// What cuBLAS asks for on Hopper; and the least with which it fails nowhere.
+const CUBLAS: [usize; 2] = [32 << 20, 16 << 10];
+/// For each token: its number, class, weight and loss; and the value of its chunk.
+const TOKEN_LISTS: usize = 20;
+/// Where parts of the memory begin.
+const BORDER: usize = 256;
+/// Parts of the memory.
+const PARTS: usize = 6;
+
+/// Where everything is in the memory of a call.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Layout {
+    /// Most tokens that count; at least one, for a row of zeros makes gradients of zero.
+    room: usize,
+    block: usize,
+    chunk: usize,
+    /// Of logits: for 16-byte accesses, and for tensor cores.
+    pitch: usize,
+    logits: usize,
+    /// Of the logits; in f32 the logits.
+    grads: usize,
+    inputs: usize,
+    grad_inputs: usize,
+    /// Of cuBLAS, and how large that is.
+    workspace: usize,
+    cublas: usize,
+    bytes: usize,
+}
+
+impl Layout {
+    fn new(dtype: Dtype, shape: LinearShape, counted: usize, budget: usize) -> Result<Self> {
+        let LinearShape { tokens, hidden, classes } = shape;
+        let room = counted.min(tokens).max(1);
+        let pitch = classes.next_multiple_of(8);
+        let narrow = dtype.bytes < 4;
+        let cublas = (budget / 8).clamp(CUBLAS[1], CUBLAS[0]);
+        let wide = |n: usize| n as u128;
+        let lists = (size_of::<HeadState>() + PARTS * BORDER) as u128 + wide(TOKEN_LISTS) * wide(room);
+        // Of a token of a block, and of one of a chunk besides.
+        let of_block = wide(hidden) * u128::from(dtype.bytes + 4) + wide(pitch) * u128::from(dtype.bytes);
+        let of_chunk = if narrow { 4 * wide(pitch) } else { 0 };
+        let needed = wide(cublas) + lists + of_block + of_chunk;
+        if needed > wide(budget) {
+            return Err(Error::Budget { needed, budget });
+        }
+        // For blocks and chunks.
+        let rest = wide(budget) - wide(cublas) - lists;
+        let whole = |n: usize| if n < TILE { n } else { n / TILE * TILE };
+        // All of `n`, or parts of equal size.
+        let equal = |n: usize, most: u128| {
+            let most = whole(most.clamp(1, wide(n)) as usize);
+            let part = n.div_ceil(n.div_ceil(most));
+            if part.next_multiple_of(TILE) <= most { part.next_multiple_of(TILE) } else { part }
+        };
+        let block = equal(room, ((rest - of_chunk) / of_block).min(4 * rest / (4 * of_block + of_chunk)));
+        let left = rest - wide(block) * of_block;
+        let chunk = left.checked_div(of_chunk).map_or(block, |most| equal(block, most));
+        let mut end = 0;
+        let mut part = |bytes: usize| {
+            let start = end;
+            end = (start + bytes).next_multiple_of(BORDER);
+            start
+        };
+        part(size_of::<HeadState>() + TOKEN_LISTS * room);
+        let (logits, bytes) = (part(chunk * pitch * 4), dtype.bytes as usize);
+        let grads = if narrow { part(block * pitch * bytes) } else { logits };
+        let (inputs, grad_inputs, workspace) = (part(block * hidden * bytes), part(block * hidden * 4), part(cublas));
+        Ok(Layout { room, block, chunk, pitch, logits, grads, inputs, grad_inputs, workspace, cublas, bytes: end })
+    }
+
+    fn chunks(&self) -> usize {
+        self.parts().count()
+    }
+
+    /// The first token of each chunk and how many it has, and whether it is the first and the last of its block.
+    fn parts(&self) -> impl Iterator<Item = Part> {
+        let Layout { room, block, chunk, .. } = *self;
+        (0..room).step_by(block).flat_map(move |start| {
+            let end = room.min(start + block);
+            let of = move |first: usize| Part { block: (start, end - start), first, count: chunk.min(end - first) };
+            (start..end).step_by(chunk).map(of)
+        })
+    }
+}
+
+/// A chunk.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Part {
+    /// The first token of its block, and how many there are.
+    block: (usize, usize),
+    first: usize,
+    count: usize,
+}
+
+impl Part {
+    fn ends_block(&self) -> bool {
+        self.first + self.count == self.block.0 + self.block.1
+    }
+}
+
+/// Launches the kernels of a call and enqueues its products.
+///
+/// # Safety
+/// As for [`marshal::run`]; and lengths are those of the shape.
+pub(super) unsafe fn run(loss: &Kernel, call: &HeadRequest, cuda: &Cuda) -> Result<()> {
+    let LinearShape { tokens, hidden, classes } = call.shape;
+    if [tokens, hidden, classes].iter().any(|&n| i32::try_from(n.next_multiple_of(8)).is_err()) {
+        return Err(Error::Unsupported {
+            loss: loss.loss,
+            what: "more than 2^31 tokens, hidden numbers or classes on a GPU",
+        });
+    }
+    if classes == 0 {
+        return Err(Error::Unsupported { loss: loss.loss, what: "a head without classes on a GPU" });
+    }
+    let layout = Layout::new(call.dtype, call.shape, call.counted, call.budget)?;
+    let mut stream = cuda.launcher();
+    let (blas, memory) = stream.head(layout.bytes)?;
+    // SAFETY: the handle has the memory as long as the stream does; the workspace is a part of it.
+    unsafe { blas.bind(cuda.stream.cu_stream().cast(), memory + layout.workspace as u64, layout.cublas as u64)? };
+    // SAFETY: the caller's promise.
+    unsafe {
+        Pass { loss, call, layout, memory, blas: &blas, args: args(loss, call, memory, stream.workspace()) }
+            .run(&mut stream)
+    }
+}
+
+/// A product alone, for benches.
+///
+/// # Safety
+/// The addresses are of memory of the handle's GPU as large as the product says, and stay so until it is done.
+pub unsafe fn product(cuda: &Cuda, product: &Product) -> Result<()> {
+    let mut stream = cuda.launcher();
+    let (blas, memory) = stream.head(CUBLAS[0])?;
+    // SAFETY: the memory is the handle's, and as large as that; the caller's promise.
+    unsafe {
+        blas.bind(cuda.stream.cu_stream().cast(), memory, CUBLAS[0] as u64)?;
+        blas.product(product)
+    }
+}
+
+/// What all launches are told.
+fn args(loss: &Kernel, call: &HeadRequest, memory: u64, workspace: u64) -> LaunchArgs {
+    let LinearShape { tokens, hidden, classes } = call.shape;
+    let mut request = Request::of(call.dtype, call.input, call.targets, None);
+    request.class_weight = call.class_weight;
+    request.output = call.output;
+    request.weight = call.token_weight.map(Weight::PerElement);
+    let sizes = Sizes { losses: tokens, dims: [tokens, classes, 1], weight: call.token_weight, each: 1 };
+    let (divide_by, denominator) = marshal::denominator(loss, &request, &sizes);
+    let (grad_output, grad_scale) = match call.grad_output {
+        Scalar::Host(scale) => (scale, 0),
+        Scalar::Device(address) => (1.0, address),
+    };
+    let (target_kind, target) = call.targets.parts();
+    let of = |memory: Option<Memory>| memory.map_or(0, |m| m.address);
+    let (value, values, divisor) = match call.output {
+        Output::Reduced(_, value) => (value, None, 0),
+        Output::Over(divisor, value) => (value, None, divisor),
+        Output::Unreduced { losses, .. } => (None, losses, 0),
+    };
+    LaunchArgs {
+        input: 0,
+        target: target.address,
+        class_weight: of(call.class_weight),
+        weight: of(call.token_weight),
+        grad_outputs: 0,
+        grad_input: 0,
+        grad_target: 0,
+        values: of(values),
+        value: of(value),
+        grad_scale,
+        divisor,
+        workspace,
+        scratch: memory,
+        elements: 0,
+        losses: tokens as u64,
+        classes: classes as u64,
+        inner: 1,
+        pitch: hidden as u64,
+        bias: of(call.bias),
+        each: 1,
+        tile: 0,
+        ignore_index: loss.ignore_index.unwrap_or(0),
+        denominator,
+        scale: match divide_by {
+            BY_HOST => (f64::from(grad_output) / denominator) as f32,
+            _ => grad_output,
+        },
+        flags: if call.accumulate { ACCUMULATE } else { 0 } | if loss.ignore_index.is_some() { IGNORE } else { 0 },
+        target_kind,
+        divide_by,
+    }
+}
+
+struct Pass<'p> {
+    loss: &'p Kernel,
+    call: &'p HeadRequest,
+    layout: Layout,
+    memory: u64,
+    blas: &'p Blas,
+    args: LaunchArgs,
+}
+
+impl Pass<'_> {
+    /// # Safety
+    /// As for [`run`].
+    unsafe fn run(&self, on: &mut dyn Launch) -> Result<()> {
+        let HeadRequest { shape, grad_input, grad_weight, grad_bias, accumulate, .. } = *self.call;
+        let losses = self.args.values != 0;
+        // SAFETY, of all launches and products: the caller's promise; the kernels are of this file and take these arguments; the parts
+        // of the memory are as large as the layout says.
+        unsafe {
+            self.launch(on, "head_rows", 1, self.args, 0)?;
+            if losses || (grad_input.is_some() && !accumulate) {
+                let of = grad_input.map_or(0, |g| g.address);
+                self.launch(on, "head_rest", shape.tokens, LaunchArgs { grad_input: of, ..self.args }, 0)?;
+            }
+            for (index, part) in self.layout.parts().enumerate() {
+                let (start, count) = part.block;
+                if part.first == start {
+                    let args =
+                        LaunchArgs { input: self.call.input.address, grad_input: self.inputs().address, ..self.args };
+                    self.launch(on, "head_gather", count, args, start)?;
+                }
+                self.chunk(on, index, part)?;
+                if !part.ends_block() {
+                    continue;
+                }
+                let first = start == 0 && !accumulate;
+                if let Some(grad) = grad_bias {
+                    self.bias(on, count, first, grad)?;
+                }
+                if let Some(grad) = grad_weight {
+                    self.grad_weight(count, first, grad)?;
+                }
+                if grad_input.is_some() {
+                    self.grad_input(count)?;
+                }
+                if losses || grad_input.is_some() {
+                    let of = grad_input.map_or(0, |g| g.address);
+                    let args = LaunchArgs { input: self.part(self.layout.grad_inputs), grad_input: of, ..self.args };
+                    self.launch(on, "head_scatter", count, args, start)?;
+                }
+            }
+            if self.args.value != 0 { self.launch(on, "head_value", 1, self.args, 0) } else { Ok(()) }
+        }
+    }
+
+    /// Logits of a chunk, and their gradient.
+    ///
+    /// # Safety
+    /// As for [`run`].
+    unsafe fn chunk(&self, on: &mut dyn Launch, index: usize, part: Part) -> Result<()> {
+        let HeadRequest { shape: LinearShape { hidden, classes, .. }, dtype, token_weight, .. } = *self.call;
+        let Layout { room, pitch, .. } = self.layout;
+        let below = part.first - part.block.0;
+        // In f32 a chunk is a block.
+        let logits = Matrix { address: self.part(self.layout.logits), dtype: F32, pitch };
+        let inputs = self.inputs();
+        let product = Product {
+            size: [part.count, classes, hidden],
+            out: logits,
+            a: Matrix { address: inputs.address + (below * hidden) as u64 * dtype.bytes, ..inputs },
+            a_transposed: false,
+            b: self.weight(),
+            b_transposed: true,
+            alpha: self.state(std::mem::offset_of!(HeadState, one)),
+            beta: self.state(std::mem::offset_of!(HeadState, zero)),
+            tf32: self.call.tf32,
+        };
+        let plan = plan::rowwise(part.count as u64, classes as u64, 1, 4, 1, on.limits());
+        // The lists behind the state.
+        let list = |number: usize, at: usize| self.state(size_of::<HeadState>() + 4 * (number * room + at));
+        let backward =
+            self.call.grad_input.is_some() || self.call.grad_weight.is_some() || self.call.grad_bias.is_some();
+        let grads = self.grads();
+        let args = LaunchArgs {
+            input: logits.address,
+            target: list(1, part.first),
+            weight: if token_weight.is_some() { list(2, part.first) } else { 0 },
+            grad_input: if backward { grads.address + (below * pitch) as u64 * dtype.bytes } else { 0 },
+            values: if self.args.values == 0 { 0 } else { list(3, part.first) },
+            value: list(4, index),
+            grad_scale: self.state(std::mem::offset_of!(HeadState, row_scale)),
+            divisor: 0,
+            scratch: 0,
+            elements: (part.count * pitch) as u64,
+            losses: part.count as u64,
+            pitch: pitch as u64,
+            tile: plan.tile,
+            ignore_index: -1,
+            denominator: 1.0,
+            scale: 1.0,
+            flags: IGNORE | if plan.cached { CACHED } else { 0 },
+            target_kind: TARGET_I32,
+            divide_by: BY_HOST,
+            ..self.args
+        };
+        let name = Name::new(&["head_", self.loss.name, if plan.columns { "_columns" } else { "" }], dtype);
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.blas.product(&product)?;
+            on.launch("head", name.text(), &plan, &args, &self.loss.params)
+        }
+    }
+
+    /// # Safety
+    /// As for [`run`].
+    unsafe fn grad_weight(&self, count: usize, first: bool, grad: Memory) -> Result<()> {
+        let LinearShape { hidden, classes, .. } = self.call.shape;
+        let beta = if first { std::mem::offset_of!(HeadState, zero) } else { std::mem::offset_of!(HeadState, one) };
+        let product = Product {
+            size: [classes, hidden, count],
+            out: Matrix { address: grad.address, dtype: F32, pitch: hidden },
+            a: self.grads(),
+            a_transposed: true,
+            b: self.inputs(),
+            b_transposed: false,
+            alpha: self.state(std::mem::offset_of!(HeadState, alpha)),
+            beta: self.state(beta),
+            tf32: self.call.tf32,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { self.blas.product(&product) }
+    }
+
+    /// # Safety
+    /// As for [`run`].
+    unsafe fn grad_input(&self, count: usize) -> Result<()> {
+        let LinearShape { hidden, classes, .. } = self.call.shape;
+        let product = Product {
+            size: [count, hidden, classes],
+            out: Matrix { address: self.part(self.layout.grad_inputs), dtype: F32, pitch: hidden },
+            a: self.grads(),
+            a_transposed: false,
+            b: self.weight(),
+            b_transposed: false,
+            alpha: self.state(std::mem::offset_of!(HeadState, alpha)),
+            beta: self.state(std::mem::offset_of!(HeadState, zero)),
+            tf32: self.call.tf32,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { self.blas.product(&product) }
+    }
+
+    /// # Safety
+    /// As for [`run`].
+    unsafe fn bias(&self, on: &mut dyn Launch, count: usize, first: bool, grad: Memory) -> Result<()> {
+        let args = LaunchArgs {
+            input: self.grads().address,
+            grad_input: grad.address,
+            losses: count as u64,
+            pitch: self.layout.pitch as u64,
+            flags: if first { 0 } else { ACCUMULATE },
+            ..self.args
+        };
+        // SAFETY: the caller's promise.
+        unsafe { self.launch(on, "head_bias", self.call.shape.classes.div_ceil(BLOCK as usize), args, 0) }
+    }
+
+    /// One of the small kernels.
+    ///
+    /// # Safety
+    /// As for [`run`].
+    unsafe fn launch(
+        &self,
+        on: &mut dyn Launch,
+        name: &str,
+        grid: usize,
+        args: LaunchArgs,
+        first: usize,
+    ) -> Result<()> {
+        if grid == 0 {
+            return Ok(());
+        }
+        let params = HeadParams {
+            room: self.layout.room as u32,
+            first: first as u32,
+            chunks: self.layout.chunks() as u32,
+            z_loss: self.call.z_loss,
+        };
+        let (plan, name) = (Plan::new(grid as u64, (BLOCK, 1), 0), Name::new(&[name], self.call.dtype));
+        // SAFETY: the caller's promise.
+        unsafe { on.launch("head", name.text(), &plan, &args, &Params::new(params)) }
+    }
+
+    fn part(&self, start: usize) -> u64 {
+        self.memory + start as u64
+    }
+
+    /// What is at this offset of the state, or behind it.
+    fn state(&self, offset: usize) -> u64 {
+        self.memory + offset as u64
+    }
+
+    fn inputs(&self) -> Matrix {
+        Matrix { address: self.part(self.layout.inputs), dtype: self.call.dtype, pitch: self.call.shape.hidden }
+    }
+
+    fn weight(&self) -> Matrix {
+        Matrix { address: self.call.weight.address, dtype: self.call.dtype, pitch: self.call.shape.hidden }
+    }
+
+    fn grads(&self) -> Matrix {
+        Matrix { address: self.part(self.layout.grads), dtype: self.call.dtype, pitch: self.layout.pitch }
+    }
+}
