@@ -30,7 +30,8 @@ struct Capped {
     }
 };
 
-template <class Logits> struct CrossEntropy {
+// USUAL: a class index and no smoothing. By itself it needs far fewer registers, and so has more threads at work.
+template <class Logits, bool USUAL> struct CrossEntropy {
     CrossEntropyParams p;
 
     // What the target puts on class k.
@@ -42,6 +43,7 @@ template <class Logits> struct CrossEntropy {
 
     // With dense targets or smoothing every class has a weight, otherwise the target alone.
     template <class Row> FL float row(Row& row) const {
+        if (USUAL) return run<false, false>(row);
         if (row.is_dense()) return run<true, true>(row);
         return p.smoothing != 0.0f ? run<true, false>(row) : run<false, false>(row);
     }
@@ -54,7 +56,7 @@ template <class Logits> struct CrossEntropy {
         float max = -fl::infinity();
         fl::first<DENSE>(row, -fl::infinity(), [&](int k, float x, float) {
             const float z = logits.at(row, k, x);
-            max = z > max ? z : max;
+            max = fl::larger(max, z);
         });
         max = fl::largest(row, max);
         fl::Exponentials exponentials;
@@ -84,7 +86,8 @@ template <class Logits> struct CrossEntropy {
             fl::sum_up(row, sums);
             softmax = {max, sums[0], sums[1]};
         }
-        const float ln_sum = softmax.ln_sum(), lse = max + ln_sum;
+        // For most threads it would be in vain.
+        const float ln_sum = EVERY || row.leads() || p.z_loss != 0.0f ? softmax.ln_sum() : 0.0f, lse = max + ln_sum;
         float value = mass * ln_sum + cost;
         if (p.z_loss != 0.0f) value += p.z_loss * lse * lse;
 
@@ -97,26 +100,31 @@ template <class Logits> struct CrossEntropy {
         }
         if (row.wants_grad()) {
             const float pull = p.z_loss == 0.0f ? 0.0f : 2.0f * p.z_loss * lse;
-            const float inv = fl::ratio(1.0f, softmax.sum()), miss = softmax.miss(1.0f);
-            const float slope = (mass + pull) * inv;
-            const float top = pull * (1.0f - miss) - mass * miss;
+            const float slope = (mass + pull) * fl::ratio(1.0f, softmax.sum());
             const bool leads = softmax.one_class_leads();
-            auto grad_of = [&](float e, float a) {
+            auto top = [&] {
+                const float miss = softmax.miss(1.0f);
+                return pull * (1.0f - miss) - mass * miss;
+            };
+            auto grad_of = [&](float e, float a, float top) {
                 const float near_one = (mass - a) + top;
                 const float usual = e * slope - a;
                 return row.scale * (e == 1.0f && leads ? near_one : usual);
             };
             if (EVERY) {
+                const float near_one = top();
                 fl::put<DENSE>(row, -fl::infinity(), [&](int k, float x, float q) {
                     const float e = fl::exp_neg_for<typename Row::Storage>(logits.at(row, k, x) - max);
-                    return grad_of(e, weight(row, k, q, on_target, on_all)) * logits.slope(row, k, x);
+                    return grad_of(e, weight(row, k, q, on_target, on_all), near_one) * logits.slope(row, k, x);
                 });
             } else {
                 const float scaled = slope * row.scale;
-                const float at_target = grad_of(fl::exp_neg(logits.at(row, row.index, x_t) - max), on_target) * logits.slope(row, row.index, x_t);
                 fl::put(row, -fl::infinity(), [&](int k, float x, float) {
                     return fl::exp_neg_for<typename Row::Storage>(logits.at(row, k, x) - max) * scaled * logits.slope(row, k, x);
-                }, row.index, at_target);
+                }, row.index, [&] {
+                    const float e = fl::exp_neg(logits.at(row, row.index, x_t) - max);
+                    return grad_of(e, on_target, top()) * logits.slope(row, row.index, x_t);
+                });
             }
         }
         return value;

@@ -14,8 +14,8 @@ struct Distillation {
         float max_p = -fl::infinity(), max_q = -fl::infinity();
         fl::first<true>(row, -fl::infinity(), [&](int, float s, float t) {
             s *= inv_t, t *= inv_t;
-            max_p = s > max_p ? s : max_p;
-            max_q = t > max_q ? t : max_q;
+            max_p = fl::larger(max_p, s);
+            max_q = fl::larger(max_q, t);
         });
         float maxima[2] = {max_p, max_q};
         row.reduce(maxima, fl::Larger());

@@ -11,6 +11,7 @@
 
 struct Term : fl::Pointwise {
     static constexpr bool TARGET = false;
+    static constexpr int BLOCKS_16 = 4; // two packs of one tensor are in flight
     GanTermParams p;
 };
 

@@ -182,8 +182,9 @@ template <class Logits, class B> struct Biased : Logits {
     template <class Row> FL float slope(const Row& row, int k, float x) const { return Logits::slope(row, k, whole(row, k, x)); }
 };
 
-template <class B> using Plainly = CrossEntropy<Biased<Plain, B>>;
-template <class B> using Softly = CrossEntropy<Biased<Capped, B>>;
+template <class B> using Usual = CrossEntropy<Biased<Plain, B>, true>;
+template <class B> using Every = CrossEntropy<Biased<Plain, B>, false>;
+template <class B> using Softcap = CrossEntropy<Biased<Capped, B>, false>;
 
 #define HEAD_KERNEL(name, dtype, call)                                                                                       \
     extern "C" __global__ void __launch_bounds__(FL_BLOCK, 2) fl_head_##name##_##dtype(const LaunchArgs a, const HeadParams p) { \
@@ -197,8 +198,9 @@ template <class B> using Softly = CrossEntropy<Biased<Capped, B>>;
     HEAD_KERNEL(rest, dtype, head_rest<T>(a))                 \
     HEAD_KERNEL(bias, dtype, head_bias<T>(a))                 \
     HEAD_KERNEL(value, dtype, head_value(a, p))               \
-    FL_ROWWISE_TO(head_cross_entropy, Plainly<T>, CrossEntropyParams, dtype, float, T) \
-    FL_ROWWISE_TO(head_cross_entropy_softcap, Softly<T>, CrossEntropyParams, dtype, float, T)
+    FL_ROWWISE_TO(head_cross_entropy, Usual<T>, CrossEntropyParams, dtype, float, T, 3) \
+    FL_ROWWISE_TO(head_cross_entropy_every, Every<T>, CrossEntropyParams, dtype, float, T, 2) \
+    FL_ROWWISE_TO(head_cross_entropy_softcap, Softcap<T>, CrossEntropyParams, dtype, float, T, 2)
 HEAD(f32, float)
 HEAD(f16, fl::f16)
 HEAD(bf16, fl::bf16)

@@ -70,7 +70,7 @@ struct MultiMargin {
         fl::sum_up(row, sums);
         if (row.wants_grad()) {
             const float scale = weight * row.scale;
-            fl::put(row, -fl::infinity(), [&](int k, float x, float) { return scale * slope_of(gap_of(k, x)); }, row.index, -sums[1] * scale);
+            fl::put(row, -fl::infinity(), [&](int k, float x, float) { return scale * slope_of(gap_of(k, x)); }, row.index, [&] { return -sums[1] * scale; });
         }
         return weight * sums[0];
     }

@@ -13,7 +13,7 @@ struct Nll {
         const float value = -weight * row.at_class(row.index);
         float seen[1] = {0.0f};
         fl::sum_up(row, seen); // all have read before one overwrites it, in place
-        if (row.wants_grad()) fl::put_blindly(row, [](int) { return 0.0f; }, row.index, -weight * row.scale);
+        if (row.wants_grad()) fl::put_blindly(row, [](int) { return 0.0f; }, row.index, [&] { return -weight * row.scale; });
         return value;
     }
 };

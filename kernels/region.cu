@@ -7,7 +7,7 @@
 #include "skeleton/region.cuh"
 
 #define REGION_KERNEL(name, dtype, ...)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(FL_BLOCK, 2) fl_region_##name##_##dtype(const LaunchArgs a, const DiceParams p) { \
+    extern "C" __global__ void __launch_bounds__(FL_BLOCK, 3) fl_region_##name##_##dtype(const LaunchArgs a, const DiceParams p) { \
         fl::__VA_ARGS__(a, p);                                                                                                  \
     }                                                                                                                           \
     KERNEL(fl_region_##name##_##dtype)

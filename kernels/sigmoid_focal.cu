@@ -23,6 +23,7 @@ struct Focal {
 
 // gamma = 2, which nearly everybody uses: no power, no division by m.
 struct SigmoidFocal : fl::Pointwise {
+    static constexpr int BLOCKS_16 = Pointwise::BLOCKS_16 - 1;
     SigmoidFocalParams p;
 
     FL fl::Point eval(float x, float t, float) const {

@@ -10,7 +10,7 @@ struct SoftmaxFocal {
     template <class Row> FL float row(Row& row) const {
         const float alpha = row.class_weight(row.index), z_t = row.at_class(row.index);
         float max = -fl::infinity();
-        fl::first(row, -fl::infinity(), [&](int, float z, float) { max = z > max ? z : max; });
+        fl::first(row, -fl::infinity(), [&](int, float z, float) { max = fl::larger(max, z); });
         max = fl::largest(row, max);
         fl::Exponentials exponentials;
         fl::again(row, -fl::infinity(), [&](int, float z, float) { exponentials.add(z - max); }, [&] { exponentials.flush(); });
@@ -28,7 +28,7 @@ struct SoftmaxFocal {
         const float slope = alpha * power * (1.0f + bend) * row.scale;
         if (row.wants_grad()) {
             const float each = fl::ratio(slope, softmax.sum());
-            fl::put(row, -fl::infinity(), [&](int, float z, float) { return fl::exp_neg_for<typename Row::Storage>(z - max) * each; }, row.index, -slope * miss);
+            fl::put(row, -fl::infinity(), [&](int, float z, float) { return fl::exp_neg_for<typename Row::Storage>(z - max) * each; }, row.index, [&] { return -slope * miss; });
         }
         return alpha * (power == 0.0f ? 0.0f : power * nll);
     }

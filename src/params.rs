@@ -45,16 +45,18 @@ macro_rules! constants {
 constants! {
     /// Threads of a block of the element-wise and region kernels.
     BLOCK = 256;
-    /// Elements of each tensor that a thread of an element-wise kernel has in flight, in packs of 16 bytes.
+    /// Elements that a thread of an element-wise kernel takes in a step of its block, at most.
     IN_FLIGHT = 16;
     /// Threads of a block of the kernels that give a row to each thread.
     COLUMN_BLOCK = 128;
     /// Most partial sums of a reduction: most blocks of an element-wise or row-wise launch.
     MAX_PARTIALS = 8192;
     /// Most parts in which blocks compute a denominator.
-    MAX_CHUNKS = 64;
+    MAX_CHUNKS = 1024;
     /// Fewest weights or rows of such a part.
     CHUNK_MIN = 4096;
+    /// Most weights or rows that each block adds up by itself.
+    COUNTED_ALONE = 1024;
 
     /// `flags`: add to the gradients instead of overwriting them.
     ACCUMULATE = 1;

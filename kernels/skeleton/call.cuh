@@ -52,18 +52,41 @@ FL void report_row(const LaunchArgs& a, uint64_t row) {
     atomicMax(reinterpret_cast<unsigned long long*>(&workspace(a)->error), static_cast<unsigned long long>(~row));
 }
 
-// The denominator that blocks find together, as a sum of item(i) over i < items.
+// The sum of item(i) over from <= i < to, in all threads of a block, which have U of them in flight each.
+template <int U, class Item> FL double sum_of_items(uint64_t from, uint64_t to, Item item) {
+    const uint64_t step = thread_count();
+    double sum = 0.0;
+    uint64_t i = from + thread_index();
+    for (; i + (U - 1) * step < to; i += U * step) {
+        double x[U];
+#pragma unroll
+        for (int u = 0; u < U; ++u) x[u] = item(i + u * step);
+#pragma unroll
+        for (int u = 0; u < U; ++u) sum += x[u];
+    }
+    for (; i < to; i += step) sum += item(i);
+    return block_sum(sum);
+}
+
+// The denominator that blocks find together, as a sum of item(i) over i < items. Few items each block adds up by itself: that is
+// done before the first would have heard from another.
 //
 // Every gradient needs it, so it comes first, and still in this launch: blocks that start take parts of the sum until none is
 // left, and the one that finishes the last part adds them up, in their order. Nobody waits for a block that has not started, so
 // it works for any number of blocks on any machine.
-template <class Item> FL double denominator(const LaunchArgs& a, uint64_t items, Item item) {
+template <int U, class Item> FL double denominator(const LaunchArgs& a, uint64_t items, Item item) {
     SHARED_VAR(uint32_t, dealt);
+    SHARED_VAR(uint32_t, finishes);
     SHARED_VAR(double, result);
     Workspace* w = workspace(a);
+    if (items <= FL_COUNTED_ALONE) {
+        const double sum = sum_of_items<U>(0, items, item);
+        if (blockIdx.x == 0 && thread_index() == 0) w->denominator = sum; // for the block that finishes last
+        return sum;
+    }
     uint64_t chunk = (items + FL_MAX_CHUNKS - 1) / FL_MAX_CHUNKS;
     if (chunk < FL_CHUNK_MIN) chunk = FL_CHUNK_MIN;
-    const uint32_t chunks = items == 0 ? 1 : uint32_t(divide(items + chunk - 1, chunk));
+    const uint32_t chunks = uint32_t(divide(items + chunk - 1, chunk));
     const bool leads = thread_index() == 0;
     for (;;) {
         __syncthreads(); // whoever still reads `dealt`
@@ -72,16 +95,19 @@ template <class Item> FL double denominator(const LaunchArgs& a, uint64_t items,
         const uint32_t mine = dealt;
         if (mine >= chunks) break;
         const uint64_t start = mine * chunk, end = start + chunk < items ? start + chunk : items;
-        double sum = 0.0;
-        for (uint64_t i = start + thread_index(); i < end; i += thread_count()) sum += item(i);
-        sum = block_sum(sum);
+        const double sum = sum_of_items<U>(start, end, item);
         if (leads) {
             chunk_sums(a)[mine] = sum;
             __threadfence();
-            if (atomicAdd(&w->arrived, 1u) == chunks - 1) {
-                __threadfence();
-                double total = 0.0;
-                for (uint32_t c = 0; c < chunks; ++c) total += __ldcg(chunk_sums(a) + c);
+            finishes = atomicAdd(&w->arrived, 1u) == chunks - 1;
+            __threadfence();
+        }
+        __syncthreads();
+        if (finishes) {
+            double total = 0.0;
+            for (uint32_t c = thread_index(); c < chunks; c += thread_count()) total += __ldcg(chunk_sums(a) + c);
+            total = block_sum(total);
+            if (leads) {
                 w->denominator = total;
                 __threadfence();
                 atomicExch(&w->ready, 1u);
@@ -108,7 +134,7 @@ FL float scale_of(const LaunchArgs& a) {
 // Where the blocks may have to find it, as the sum of item(i) over i < items. All threads of a block call this.
 template <class Item> FL float scale_of(const LaunchArgs& a, uint64_t items, Item item) {
     const float scale = scale_of(a);
-    return a.divide_by >= FL_BY_ROWS ? scale / float(denominator(a, items, item)) : scale;
+    return a.divide_by >= FL_BY_ROWS ? scale / float(denominator<1>(a, items, item)) : scale;
 }
 
 // What the value is divided by, once `scale_of` has been called.

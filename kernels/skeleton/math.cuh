@@ -43,6 +43,20 @@ FL float ln(float x) { return logf(x); }
 FL float ln_1p(float x) { return log1pf(x); }
 FL float tanh(float x) { return tanhf(x); }
 
+// The larger of two; NaN is passed over.
+FL float larger(float a, float b) { return fmaxf(a, b); }
+
+// 1 / x within an ulp, for x in [1, 2].
+FL float reciprocal(float x) {
+#ifdef FUSED_LOSS_HOST
+    return 1.0f / x;
+#else
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+#endif
+}
+
 // ln(1 + e) = e + e^2 p(e) for e in [0, 1], within 1.5e-8: the polynomial of `src/cpu/math.rs`.
 FL float ln_1p_unit_poly(float e) {
     float p = -0.003291015f;
@@ -63,7 +77,7 @@ struct Sigmoids {
 
 FL Sigmoids sigmoids_from(float x, float e) {
     // e / (1 + e) as e - e * (e / (1 + e)): the rounding of the quotient counts less.
-    const float small = fmaf(-e, __fdividef(e, 1.0f + e), e);
+    const float small = fmaf(-e, e * reciprocal(1.0f + e), e);
     const float large = 1.0f - small;
     return {x >= 0.0f ? large : small, x >= 0.0f ? small : large};
 }
@@ -96,9 +110,12 @@ FL float sign(float e) {
     return is_nan(e) ? e : sign;
 }
 
-// a / b within 2 ulp, for |b| below 2^126. The exact division is a function call where an operand is extreme, and a call where
-// many registers live makes a kernel spill.
-FL float ratio(float a, float b) { return __fdividef(a, b); }
+// a / b within an ulp, for |b| below 2^126 and a quotient that is no denormal. The exact division is a function call where an operand
+// is extreme, and a call where many registers live makes a kernel spill.
+FL float ratio(float a, float b) {
+    const float q = __fdividef(a, b), left = fmaf(-q, b, a), better = fmaf(left, __fdividef(1.0f, b), q);
+    return fabsf(better) <= 3.4e38f ? better : q; // infinities and NaN are what they were
+}
 
 // a * b, where zero times infinity is zero.
 FL float no_nan(float a, float b) {

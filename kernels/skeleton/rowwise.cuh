@@ -87,7 +87,8 @@ template <class T, class G = T> struct GroupRow : RowBase<T> {
             warp_reduce(x, op);
             return;
         }
-        // Two sets of slots in turn: who is one barrier ahead does not write what others still read.
+        // Two sets of slots in turn: who is one barrier ahead does not write what others still read. Each lane fetches one of the
+        // parts, and the same tree in every warp adds them up: there is one wait, and all have the same bits.
         SHARED_ARRAY(double, of_warp, 2 * 8 * 4); // a double can hold a float
         double* slots = of_warp + phase * 32;
         warp_reduce(x, op);
@@ -96,13 +97,10 @@ template <class T, class G = T> struct GroupRow : RowBase<T> {
             for (int i = 0; i < N; ++i) slots[(lane >> 5) * 4 + i] = x[i];
         }
         __syncthreads();
+        const unsigned warps = width >> 5;
 #pragma unroll
-        for (int i = 0; i < N; ++i) x[i] = X(slots[i]);
-#pragma unroll 1
-        for (unsigned w = 1; w < width >> 5; ++w) {
-#pragma unroll
-            for (int i = 0; i < N; ++i) x[i] = op(x[i], X(slots[w * 4 + i]));
-        }
+        for (int i = 0; i < N; ++i) x[i] = X(slots[(lane & (warps - 1)) * 4 + i]);
+        warp_reduce(x, op, warps);
         if (ranks > 1) {
             SHARED_ARRAY(double, of_block, 2 * 4);
             if (lane == 0) {
@@ -110,19 +108,19 @@ template <class T, class G = T> struct GroupRow : RowBase<T> {
                 for (int i = 0; i < N; ++i) of_block[phase * 4 + i] = x[i];
             }
             cluster_sync();
-#pragma unroll 1
-            for (unsigned r = 0; r < ranks; ++r) {
-                const double* theirs = of_rank(of_block, r) + phase * 4;
+            const double* theirs = of_rank(of_block, lane & (ranks - 1)) + phase * 4;
 #pragma unroll
-                for (int i = 0; i < N; ++i) x[i] = r == 0 ? X(theirs[i]) : op(x[i], X(theirs[i]));
-            }
+            for (int i = 0; i < N; ++i) x[i] = X(theirs[i]);
+            warp_reduce(x, op, ranks);
         }
         phase ^= 1;
     }
 
-    template <class X, int N, class Op> FL static void warp_reduce(X (&x)[N], Op op) {
+    // Over groups of `count` lanes, a power of two.
+    template <class X, int N, class Op> FL static void warp_reduce(X (&x)[N], Op op, unsigned count = 32) {
 #pragma unroll
-        for (int d = 16; d > 0; d >>= 1) {
+        for (unsigned d = 16; d > 0; d >>= 1) {
+            if (d >= count) continue;
 #pragma unroll
             for (int i = 0; i < N; ++i) x[i] = op(x[i], __shfl_xor_sync(0xffffffffu, x[i], d));
         }
@@ -148,36 +146,84 @@ template <class T, class G = T> struct GroupRow : RowBase<T> {
         return x;
     }
 
-    template <class S> FL void store(S* p, int k, float (&x)[V]) const {
-        if constexpr (sizeof(S) < sizeof(T)) {
-            if (whole(k) && (reinterpret_cast<uintptr_t>(p + k) & 7) == 0) return store_stream4(p + k, x);
-        } else if (whole(k) && aligned16(p + k)) {
-            if (this->a.flags & FL_ACCUMULATE) {
-                float old[V];
-                decode(load_stream(p + k), old);
+    // Whether the packs of a row of S begin where stores of a pack may.
+    template <class S> FL bool straight(const S* p) const {
+        return ((reinterpret_cast<uintptr_t>(p - lead)) & (V * sizeof(S) - 1)) == 0;
+    }
+
+    template <class S> FL void store(S* p, int k, float (&x)[V], bool straight) const {
+        const bool add = this->a.flags & FL_ACCUMULATE;
+        if (straight && whole(k)) {
+            if constexpr (sizeof(S) < sizeof(T)) {
+                store_stream4(p + k, x);
+            } else {
+                if (add) {
+                    float old[V];
+                    decode(load_stream(p + k), old);
 #pragma unroll
-                for (int i = 0; i < V; ++i) x[i] = old[i] + x[i];
+                    for (int i = 0; i < V; ++i) x[i] = old[i] + x[i];
+                }
+                store_stream(p + k, encode<S>(x));
             }
-            return store_stream(p + k, encode<S>(x));
-        }
+        } else {
 #pragma unroll
-        for (int i = 0; i < V; ++i) {
-            if (inside(k + i)) p[k + i] = from_f32<S>(add_or_write(this->a, to_f32(p[k + i]), x[i]));
+            for (int i = 0; i < V; ++i) {
+                if (inside(k + i)) p[k + i] = from_f32<S>(add ? to_f32(p[k + i]) + x[i] : x[i]);
+            }
         }
     }
 
     // Brings the packs of this thread into shared memory, all of them in flight at once where the machine has the instruction.
     FL void keep(Pack<T>* to, const T* p, float pad) const {
+        const bool straight = this->straight(p);
+        const int step = int(width) * V;
+        int k = first_of(lane);
+        to += lane;
 #pragma unroll 4
-        for (int j = lane; j < mine; j += width) {
-            const int k = first_of(j);
-            if (whole(k) && aligned16(p + k)) copy_async(to + j, p + k);
-            else to[j] = fetch(p, k, pad);
+        for (int j = lane; j < mine; j += width, k += step, to += width) {
+            if (straight && whole(k)) copy_async(to, p + k);
+            else *to = fetch(p, k, pad);
         }
     }
 
-    // Hands the packs of this thread to body(k, x, q), U at a time, all loaded before the first is used; then `flush`.
+    // Hands a pack to body(k, x, q).
+    template <bool INPUT, bool DENSE, class Body> FL static void hand(int k, const Pack<T>& x, const Pack<T>& q, Body body) {
+        float xs[V] = {}, qs[V] = {};
+        if (INPUT) decode(x, xs);
+        if (DENSE) decode(q, qs);
+        body(k, xs, qs);
+    }
+
+    // Hands the packs of this thread to body(k, x, q), some at a time, all loaded before the first is used; then `flush`. The kernels are
+    // bound by the instructions that they issue, of which the loop over kept packs has as few as can be.
     template <bool INPUT, bool DENSE, class Body, class Flush> FL void packs(float pad, Body body, Flush flush) {
+        if (!cached) return packs_of_memory<INPUT, DENSE>(pad, body, flush);
+        constexpr int U = DENSE ? 1 : 2;
+        const int step = int(width);
+        const Pack<T>* from = kept() + lane;
+        int j = lane, k = first_of(lane);
+#pragma unroll 1
+        for (; j + (U - 1) * step < mine; j += U * step, k += U * step * V, from += U * step) {
+            Pack<T> x[U], q[U];
+#pragma unroll
+            for (int u = 0; u < U; ++u) {
+                if (INPUT) x[u] = load_kept(from + u * step);
+                if (DENSE) q[u] = load_kept(from + room + u * step);
+            }
+#pragma unroll
+            for (int u = 0; u < U; ++u) hand<INPUT, DENSE>(k + u * step * V, x[u], q[u], body);
+            flush();
+        }
+        if (U > 1 && j < mine) {
+            Pack<T> x, q;
+            if (INPUT) x = load_kept(from);
+            if (DENSE) q = load_kept(from + room);
+            hand<INPUT, DENSE>(k, x, q, body);
+            flush();
+        }
+    }
+
+    template <bool INPUT, bool DENSE, class Body, class Flush> FL void packs_of_memory(float pad, Body body, Flush flush) {
         constexpr int U = DENSE ? (IN_FLIGHT + 1) / 2 : IN_FLIGHT;
         const int step = int(width) * U, steps = (mine + step - 1) / step;
 #pragma unroll 1
@@ -188,23 +234,18 @@ template <class T, class G = T> struct GroupRow : RowBase<T> {
             for (int u = 0; u < U; ++u) {
                 const int j = first + u * int(width), k = first_of(j);
                 if (j < mine) {
-                    if (INPUT) x[u] = cached ? kept()[j] : fetch(input(), k, pad);
-                    if (DENSE) q[u] = cached ? kept()[room + j] : fetch(dense(), k, pad);
+                    if (INPUT) x[u] = fetch(input(), k, pad);
+                    if (DENSE) q[u] = fetch(dense(), k, pad);
                 }
             }
 #pragma unroll
             for (int u = 0; u < U; ++u) {
                 const int j = first + u * int(width);
-                if (j < mine) {
-                    float xs[V] = {}, qs[V] = {};
-                    if (INPUT) decode(x[u], xs);
-                    if (DENSE) decode(q[u], qs);
-                    body(first_of(j), xs, qs);
-                }
+                if (j < mine) hand<INPUT, DENSE>(first_of(j), x[u], q[u], body);
             }
             flush();
         }
-        if (!cached) backward = !backward;
+        backward = !backward;
     }
 
     // --- looks ---
@@ -221,17 +262,20 @@ template <class T, class G = T> struct GroupRow : RowBase<T> {
         }, flush);
     }
 
-    // Writes the gradients that body(k, x, q) says, to `out`, but `special` for class `except`, if that is one.
-    template <bool INPUT, bool DENSE, class S, class Body> FL void write(S* out, float pad, int except, float special, Body body) {
+    // Writes the gradients that body(k, x, q) says, to `out`, but special() for class `except`, if that is one.
+    template <bool INPUT, bool DENSE, class S, class Special, class Body>
+    FL void write(S* out, float pad, int except, Special special, Body body) {
+        const bool straight = this->straight(out);
         packs<INPUT, DENSE>(pad, [&](int k, const float(&x)[V], const float(&q)[V]) {
             float g[V];
 #pragma unroll
             for (int i = 0; i < V; ++i) g[i] = body(k + i, x[i], q[i]);
             if (unsigned(except - k) < V) {
+                const float there = special();
 #pragma unroll
-                for (int i = 0; i < V; ++i) g[i] = k + i == except ? special : g[i];
+                for (int i = 0; i < V; ++i) g[i] = k + i == except ? there : g[i];
             }
-            store(out, k, g);
+            store(out, k, g, straight);
         }, [] {});
     }
 };
@@ -239,7 +283,7 @@ template <class T, class G = T> struct GroupRow : RowBase<T> {
 // --- rows of one thread ---
 
 template <class T, class G = T> struct ColumnRow : RowBase<T> {
-    static constexpr int U = 8;
+    static constexpr int U = 4;
     uint64_t base, stride;
     bool cached;
 
@@ -264,41 +308,62 @@ template <class T, class G = T> struct ColumnRow : RowBase<T> {
     template <class X, int N, class Op> FL void reduce(X (&)[N], Op) {}
     FL void end() {}
 
-    template <bool FIRST, bool INPUT, bool DENSE, class Body, class Flush> FL void classes_of(Body body, Flush flush) {
-        const int classes = this->classes;
-        for (int first = 0; first < classes; first += U) {
-            T x[U], q[U];
+    // Hands `count` classes from `first` on to body(k, x, q).
+    template <int COUNT, bool INPUT, bool DENSE, bool KEPT, bool KEEP, class Body>
+    FL void some_classes(int first, const T* input, const T* dense, T* kept, Body body) {
+        const int beside = KEPT || KEEP ? this->classes * int(blockDim.x) : 0;
+        T x[COUNT], q[COUNT];
 #pragma unroll
-            for (int u = 0; u < U; ++u) {
-                const int k = first + u;
-                if (k < classes) {
-                    if (INPUT) x[u] = !FIRST && cached ? kept()[k * blockDim.x] : input()[uint64_t(k) * stride];
-                    if (DENSE) q[u] = !FIRST && cached ? kept()[(classes + k) * blockDim.x] : dense()[uint64_t(k) * stride];
-                }
-            }
+        for (int u = 0; u < COUNT; ++u) {
+            if (INPUT) x[u] = KEPT ? kept[u * int(blockDim.x)] : input[u * stride];
+            if (DENSE) q[u] = KEPT ? kept[beside + u * int(blockDim.x)] : dense[u * stride];
+        }
 #pragma unroll
-            for (int u = 0; u < U; ++u) {
-                const int k = first + u;
-                if (k < classes) {
-                    if (FIRST && INPUT && cached) kept()[k * blockDim.x] = x[u];
-                    if (FIRST && DENSE && cached) kept()[(classes + k) * blockDim.x] = q[u];
-                    body(k, INPUT ? to_f32(x[u]) : 0.0f, DENSE ? to_f32(q[u]) : 0.0f);
-                }
-            }
-            flush();
+        for (int u = 0; u < COUNT; ++u) {
+            if (INPUT && KEEP) kept[u * int(blockDim.x)] = x[u];
+            if (DENSE && KEEP) kept[beside + u * int(blockDim.x)] = q[u];
+            body(first + u, INPUT ? to_f32(x[u]) : 0.0f, DENSE ? to_f32(q[u]) : 0.0f);
         }
     }
 
-    template <bool FIRST, bool DENSE, class Body, class Flush> FL void look(float, Body body, Flush flush) {
-        classes_of<FIRST, true, DENSE>(body, flush);
+    template <bool INPUT, bool DENSE, bool KEPT, bool KEEP, class Body, class Flush> FL void classes_of(Body body, Flush flush) {
+        const int classes = this->classes;
+        const T *input = this->input(), *dense = this->dense();
+        T* kept = this->kept();
+        int k = 0;
+#pragma unroll 1
+        for (; k + U <= classes; k += U) {
+            some_classes<U, INPUT, DENSE, KEPT, KEEP>(k, input, dense, kept, body);
+            input += U * stride, dense += U * stride, kept += U * int(blockDim.x);
+            flush();
+        }
+#pragma unroll 1
+        for (; k < classes; ++k) {
+            some_classes<1, INPUT, DENSE, KEPT, KEEP>(k, input, dense, kept, body);
+            input += stride, dense += stride, kept += blockDim.x;
+        }
+        flush();
     }
 
-    template <bool INPUT, bool DENSE, class S, class Body> FL void write(S* out, float, int except, float special, Body body) {
-        classes_of<false, INPUT, DENSE>([&](int k, float x, float q) {
-            const float g = k == except ? special : body(k, x, q);
-            S* p = out + uint64_t(k) * stride;
-            *p = from_f32<S>(add_or_write(this->a, to_f32(*p), g));
-        }, [] {});
+    template <bool FIRST, bool DENSE, class Body, class Flush> FL void look(float, Body body, Flush flush) {
+        if (!cached) classes_of<true, DENSE, false, false>(body, flush);
+        else classes_of<true, DENSE, !FIRST, FIRST>(body, flush);
+    }
+
+    template <bool INPUT, bool DENSE, class S, class Special, class Body>
+    FL void write(S* out, float, int except, Special special, Body body) {
+        const float there = special();
+        const bool add = this->a.flags & FL_ACCUMULATE;
+        S* to = out;
+        auto put = [&](int k, float x, float q) {
+            const float g = k == except ? there : body(k, x, q);
+            // A branch: what is there is not read where nothing is added to it.
+            if (add) *to = from_f32<S>(to_f32(*to) + g);
+            else *to = from_f32<S>(g);
+            to += stride;
+        };
+        if (!cached) classes_of<INPUT, DENSE, false, false>(put, [] {});
+        else classes_of<INPUT, DENSE, true, false>(put, [] {});
     }
 };
 
@@ -315,24 +380,28 @@ template <bool DENSE = false, class Row, class Body, class Flush> FL void first(
 template <bool DENSE = false, class Row, class Body, class Flush> FL void again(Row& row, float pad, Body body, Flush flush) {
     row.template look<false, DENSE>(pad, body, flush);
 }
-// Writes gradients for the input, `special` for one class.
-template <bool DENSE = false, class Row, class Body> FL void put(Row& row, float pad, Body body, int except = -1, float special = 0.0f) {
+struct Zero {
+    FL float operator()() const { return 0.0f; }
+};
+// Writes gradients for the input, special() for one class.
+template <bool DENSE = false, class Row, class Body, class Special = Zero>
+FL void put(Row& row, float pad, Body body, int except = -1, Special special = {}) {
     row.template write<true, DENSE>(row.grad(), pad, except, special, body);
 }
 // The same without looking at the row.
-template <class Row, class Body> FL void put_blindly(Row& row, Body body, int except = -1, float special = 0.0f) {
+template <class Row, class Body, class Special = Zero> FL void put_blindly(Row& row, Body body, int except = -1, Special special = {}) {
     row.template write<false, false>(row.grad(), 0.0f, except, special, [&](int k, float, float) { return body(k); });
 }
 // Writes gradients for dense targets.
 template <class Row, class Body> FL void put_target(Row& row, float pad, Body body) {
-    row.template write<true, true>(row.grad_target(), pad, -1, 0.0f, body);
+    row.template write<true, true>(row.grad_target(), pad, -1, Zero(), body);
 }
 
 struct Add {
     template <class X> FL X operator()(X a, X b) const { return a + b; }
 };
 struct Larger { // NaN is passed over
-    FL float operator()(float a, float b) const { return b > a ? b : a; }
+    FL float operator()(float a, float b) const { return larger(a, b); }
 };
 template <class X, int N, class Row> FL void sum_up(Row& row, X (&x)[N]) { row.reduce(x, Add()); }
 template <class Row> FL float largest(Row& row, float x) {
@@ -362,10 +431,16 @@ FL double share_of(const LaunchArgs& a, uint64_t r) {
 
 // Runs a loss over the rows of a block, or of a cluster. `first` and `step`: which of its tile are those of the group.
 template <class F, class T, class Row> FL void rows(const LaunchArgs& a, const F& f, uint64_t tile, unsigned first, unsigned step) {
-    const float scale = scale_of(a, a.losses, [&](uint64_t r) { return share_of(a, r); });
+    // Rows that are not ignored are counted most often, and counted fast.
+    const float scale = a.divide_by == FL_BY_ROWS
+        ? scale_of(a) / float(denominator<8>(a, a.losses, [&](uint64_t r) { return ignored(a, index_of(a, r)) ? 0.0 : 1.0; }))
+        : scale_of(a, a.losses, [&](uint64_t r) { return share_of(a, r); });
     const uint64_t start = tile * a.tile, end = start + a.tile < a.losses ? start + a.tile : a.losses;
     double total = 0.0;
     Row row(a);
+    // The index of the next row is fetched while a row is at work.
+    const bool indexed = has_index(a);
+    int64_t next = indexed && start + first < end ? index_of(a, start + first) : -1;
 #pragma unroll 1
     for (uint64_t r = start + first; r < end; r += step) {
         row.begin(r);
@@ -373,8 +448,9 @@ template <class F, class T, class Row> FL void rows(const LaunchArgs& a, const F
         row.scale = scale * weight;
         if (a.grad_outputs) row.scale *= at<const float>(a.grad_outputs)[r];
         float value = 0.0f;
-        const int64_t index = has_index(a) ? index_of(a, r) : -1;
-        const bool skip = has_index(a) && ignored(a, index), bad = has_index(a) && !skip && !is_class(a, index);
+        const int64_t index = next;
+        if (indexed && r + step < end) next = index_of(a, r + step);
+        const bool skip = indexed && ignored(a, index), bad = indexed && !skip && !is_class(a, index);
         row.index = int(index);
         if (skip || bad) {
             // Exactly zero, whatever the row holds.
@@ -404,15 +480,17 @@ template <class F, class T, class G = T> FL void column_rows(const LaunchArgs& a
 
 } // namespace fl
 
-// fl_<name>_<dtype>: a group of threads a row; fl_<name>_columns_<dtype>: a thread a row.
-#define FL_ROWWISE(name, F, P)            \
-    FL_ROWWISE_OF(name, F, P, f32, float) \
-    FL_ROWWISE_OF(name, F, P, f16, fl::f16) \
-    FL_ROWWISE_OF(name, F, P, bf16, fl::bf16)
-#define FL_ROWWISE_OF(name, F, P, dtype, T) FL_ROWWISE_TO(name, F, P, dtype, T, T)
+// fl_<name>_<dtype>: a group of threads a row; fl_<name>_columns_<dtype>: a thread a row. LIGHT: three blocks of a group kernel fit an
+// SM, of 80 registers a thread.
+#define FL_ROWWISE(name, F, P) FL_ROWWISE_ALL(name, F, P, 2)
+#define FL_ROWWISE_LIGHT(name, F, P) FL_ROWWISE_ALL(name, F, P, 3)
+#define FL_ROWWISE_ALL(name, F, P, blocks)                    \
+    FL_ROWWISE_TO(name, F, P, f32, float, float, blocks)      \
+    FL_ROWWISE_TO(name, F, P, f16, fl::f16, fl::f16, blocks)  \
+    FL_ROWWISE_TO(name, F, P, bf16, fl::bf16, fl::bf16, blocks)
 // With the gradient of T stored as G.
-#define FL_ROWWISE_TO(name, F, P, dtype, T, G)                                                                                     \
-    extern "C" __global__ void __launch_bounds__(FL_BLOCK, 2) fl_##name##_##dtype(const LaunchArgs a, const P p) {                \
+#define FL_ROWWISE_TO(name, F, P, dtype, T, G, blocks)                                                                             \
+    extern "C" __global__ void __launch_bounds__(FL_BLOCK, blocks) fl_##name##_##dtype(const LaunchArgs a, const P p) {           \
         fl::group_rows<F, T, G>(a, F{p});                                                                                         \
     }                                                                                                                             \
     KERNEL(fl_##name##_##dtype)                                                                                                   \

@@ -29,9 +29,8 @@ struct Exponentials {
 
     FL float add(float u) {
         const float e = exp_neg(u);
-        const float one = e == 1.0f ? 1.0f : 0.0f;
-        ones += one;
-        rest.add(e - one);
+        if (e == 1.0f) ones += 1.0f;
+        else rest.add(e);
         return e;
     }
     FL void flush() { rest.flush(); }

@@ -19,6 +19,8 @@ pub struct Kernel {
     pub(super) file: &'static str,
     /// `fl_<name>_<dtype>`, perhaps with something between.
     pub(super) name: &'static str,
+    /// The same where targets are dense.
+    pub(super) name_dense: &'static str,
     pub(super) family: Family,
     pub(super) params: Params,
     pub(super) ignore_index: Option<i64>,
@@ -113,7 +115,12 @@ impl Kernel {
             mean_by_class_weight: false,
         };
         let (family, params) = (Family::Elements, Params::new(params));
-        Kernel { loss: F::NAME, file, name, family, params, ignore_index: None, flags: 0, takes }
+        Kernel { loss: F::NAME, file, name, name_dense: name, family, params, ignore_index: None, flags: 0, takes }
+    }
+
+    /// Has another kernel for dense targets.
+    pub(crate) fn dense(self, name: &'static str) -> Self {
+        Kernel { name_dense: name, ..self }
     }
 
     /// The labels are 0 and 1 if a launch before this one finds no other.
@@ -131,7 +138,7 @@ impl Kernel {
             mean_by_class_weight: F::MEAN_BY_CLASS_WEIGHT,
         };
         let (family, params, ignore_index) = (Family::Rows, Params::new(params), loss.ignore_index());
-        Kernel { loss: F::NAME, file, name, family, params, ignore_index, flags: 0, takes }
+        Kernel { loss: F::NAME, file, name, name_dense: name, family, params, ignore_index, flags: 0, takes }
     }
 
     /// Of a region loss.
@@ -147,6 +154,7 @@ impl Kernel {
             loss: region.name,
             file: "region",
             name,
+            name_dense: name,
             family: Family::Regions { softmax },
             params: Params::new(region.params),
             ignore_index: None,

@@ -111,7 +111,10 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
                     .any(Option::is_some);
             launch(if general { "_general" } else { "" }, &kernel.params, kernel.name)
         }
-        Family::Rows => launch(if plan.columns { "_columns" } else { "" }, &kernel.params, kernel.name),
+        Family::Rows => {
+            let name = if target_kind == TARGET_DENSE { kernel.name_dense } else { kernel.name };
+            launch(if plan.columns { "_columns" } else { "" }, &kernel.params, name)
+        }
         Family::Regions { .. } => {
             launch("_sums", &kernel.params, kernel.name)?;
             if grad_input.is_some() { launch("_grads", &kernel.params, kernel.name) } else { Ok(()) }

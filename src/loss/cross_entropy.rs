@@ -408,6 +408,10 @@ impl<S: Machine, T: Element> Visit<S, T> for TargetSums<'_, S, T> {
 }
 
 crate::cuda::kernel::kernel!(CrossEntropy, |l| {
-    let name = if l.params.softcap == 0.0 { "cross_entropy" } else { "cross_entropy_softcap" };
-    Kernel::rows(l, "cross_entropy", name, l.params)
+    let (name, dense) = match l.params {
+        p if p.softcap != 0.0 => ("cross_entropy_softcap", "cross_entropy_softcap"),
+        p if p.smoothing != 0.0 => ("cross_entropy_every", "cross_entropy_every"),
+        _ => ("cross_entropy", "cross_entropy_every"),
+    };
+    Kernel::rows(l, "cross_entropy", name, l.params).dense(dense)
 });
