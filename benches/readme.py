@@ -6,6 +6,8 @@
     benches/readme.py throughput FILE     # that one from another record, which the README names from then on
     benches/readme.py peers FILE
     benches/readme.py doors FILE
+    benches/readme.py gpu FILE            # the throughput of a GPU
+    benches/readme.py gpu-peers FILE
     benches/readme.py --check             # fails if the README is not what its records give
 """
 
@@ -63,25 +65,55 @@ def table(name):
     return "\n".join(lines)
 
 
-def peers(name):
+def gpu(name):
+    record = json.loads((ROOT / name).read_text())
+    rows = {}
+    for row in record["rows"]:
+        rows.setdefault((row["loss"], tuple(row["shape"])), {})[row["dtype"]] = row
+    lines = [
+        "| loss (forward + backward) | size | f32 | f16 | bf16 | launches |",
+        "|---|---|---|---|---|---|",
+    ]
+    cell = lambda row: f"{row['gbs']:.0f} GB/s, {row['share']:.2f}" if row else "-"
+    for (loss, shape), kinds in rows.items():
+        shares = " | ".join(cell(kinds.get(dtype)) for dtype in ("f32", "f16", "bf16"))
+        lines.append(f"| `{loss}` | {size(shape)} | {shares} | {next(iter(kinds.values()))['launches']} |")
+    if record.get("in_graph"):
+        lines += ["", "| a call inside a CUDA graph, f32 | size | time | over a kernel that does nothing |", "|---|---|---|---|"]
+    for row in record.get("in_graph", []):
+        us = [row["ns"] / 1e3, (row["ns"] - row["empty_ns"]) / 1e3]
+        lines.append(f"| `{row['loss']}` | {size(row['shape'])} | {us[0]:.1f} us | {us[1]:.1f} us |")
+    commit = f", commit {record['commit']}" if record["commit"] else ""
+    lines += ["", f"Measured on {record['date']}{commit}: {record['machine']}."]
+    return "\n".join(lines)
+
+
+def gpu_peers(name):
+    return peers(name, ("f32", "bf16"), "us", 1e-3)
+
+
+def peers(name, dtypes=("f32",), unit="ms", of_ns=1e-6):
     record = json.loads((ROOT / name).read_text())
     others = [c for c in record["contenders"] if c != "fused-loss"]
     label = lambda c: f"{record['contenders'][c]['program']} {record['contenders'][c]['version'].split('+')[0]}"
     lines = [
-        "| loss, f32 | size | fused-loss | " + " | ".join(map(label, others)) + " |",
+        f"| loss{', f32' if len(dtypes) == 1 else ''} | size | fused-loss | " + " | ".join(map(label, others)) + " |",
         "|---|---|---|" + "---|" * len(others),
     ]
     for row in record["results"]:
-        if row["dtype"] != "f32":
+        if row["dtype"] not in dtypes:
             continue
-        times = {c: r["median_ns"] * 1e-6 for c, r in row["contenders"].items() if "median_ns" in r}
+        times = {c: r["median_ns"] * of_ns for c, r in row["contenders"].items() if "median_ns" in r}
         memory = {c: (r.get("peak_bytes") or 0) >> 20 for c, r in row["contenders"].items()}
-        cell = lambda c: f"{times[c]:.0f} ms, {times[c] / times['fused-loss']:.1f}x" if c in times else "-"
+        cell = lambda c: f"{times[c]:.0f} {unit}, {times[c] / times['fused-loss']:.1f}x" if c in times else "-"
         cells = [cell(c) + (f", {memory[c]} MiB" if memory.get(c) else "") for c in others]
-        lines.append(f"| `{row['loss'].split('[')[0]}` | {size(row['shape'])} | {times['fused-loss']:.1f} ms | {' | '.join(cells)} |")
+        loss = f"`{row['loss'].split('[')[0]}`" + (f", {row['dtype']}" if len(dtypes) > 1 else "")
+        ours = f"{times['fused-loss']:.{1 if unit == 'ms' else 0}f} {unit}"
+        lines.append(f"| {loss} | {size(row['shape'])} | {ours} | {' | '.join(cells)} |")
     started, machine = record["started"], record["machine"]["processor"]
     date, commit = started["date"][:16].replace("T", " "), record["commit"][:7]
-    lines += ["", f"Measured on {date} UTC, commit {commit}: {machine}, {record['threads']} threads, medians of {record['rounds']} rounds."]
+    where = record["contenders"]["fused-loss"]["device"] if len(dtypes) > 1 else f"{machine}, {record['threads']} threads"
+    lines += ["", f"Measured on {date} UTC, commit {commit}: {where}, medians of {record['rounds']} rounds."]
     return "\n".join(lines)
 
 
@@ -96,7 +128,7 @@ def doors(name):
 
 
 # The name of a block in the README, and what makes it of its record.
-BLOCKS = {"throughput": table, "peers": peers, "doors": doors}
+BLOCKS = {"throughput": table, "peers": peers, "doors": doors, "gpu": gpu, "gpu-peers": gpu_peers}
 
 
 def main():

@@ -59,32 +59,28 @@ template <class Logits, bool USUAL> struct CrossEntropy {
             max = fl::larger(max, z);
         });
         max = fl::largest(row, max);
-        fl::Exponentials exponentials;
-        fl::Sum sum_mass, sum_cost;
-        fl::again<DENSE>(row, -fl::infinity(), [&](int k, float x, float q) {
-            const float u = logits.at(row, k, x) - max;
-            exponentials.add(u);
-            if (EVERY) {
+        float mass = on_target, cost = on_target == 0.0f ? 0.0f : on_target * (max - logits.at(row, row.index, x_t));
+        fl::Softmax softmax;
+        if (EVERY) {
+            fl::Exponentials exponentials;
+            fl::Sum sum_mass, sum_cost;
+            fl::again<DENSE>(row, -fl::infinity(), [&](int k, float x, float q) {
+                const float u = logits.at(row, k, x) - max;
+                exponentials.add(u);
                 const float a = inside(row, k) ? weight(row, k, q, on_target, on_all) : 0.0f;
                 sum_mass.add(a);
                 // Zero times minus infinity is a masked class that the target does not ask for.
                 sum_cost.add(a == 0.0f ? 0.0f : -a * u);
-            }
-        }, [&] {
-            exponentials.flush();
-            if (EVERY) sum_mass.flush(), sum_cost.flush();
-        });
-        float mass = on_target, cost = on_target == 0.0f ? 0.0f : on_target * (max - logits.at(row, row.index, x_t));
-        fl::Softmax softmax;
-        if (EVERY) {
+            }, [&] { exponentials.flush(), sum_mass.flush(), sum_cost.flush(); });
             float sums[4] = {exponentials.ones, float(exponentials.rest.many), float(sum_mass.many), float(sum_cost.many)};
             fl::sum_up(row, sums);
             softmax = {max, sums[0], sums[1]};
             mass = sums[2], cost = sums[3];
         } else {
-            float sums[2] = {exponentials.ones, float(exponentials.rest.many)};
-            fl::sum_up(row, sums);
-            softmax = {max, sums[0], sums[1]};
+            // 16-bit logits are bound by arithmetic: most rows forgive rough exponentials, and the others are looked at once more.
+            constexpr bool ROUGH = Row::SHARED && sizeof(typename Row::Storage) == 2;
+            softmax = softmax_of<ROUGH>(row, logits, max);
+            if (ROUGH && !softmax.forgives()) softmax = softmax_of<false>(row, logits, max);
         }
         // For most threads it would be in vain.
         const float ln_sum = EVERY || row.leads() || p.z_loss != 0.0f ? softmax.ln_sum() : 0.0f, lse = max + ln_sum;
@@ -128,6 +124,17 @@ template <class Logits, bool USUAL> struct CrossEntropy {
             }
         }
         return value;
+    }
+
+    template <bool ROUGH, class Row> FL static fl::Softmax softmax_of(Row& row, const Logits& logits, float max) {
+        fl::Exponentials exponentials;
+        fl::again(row, -fl::infinity(), [&](int k, float x, float) {
+            const float u = logits.at(row, k, x) - max;
+            exponentials.put(ROUGH ? fl::exp_neg_rough(u) : fl::exp_neg(u));
+        }, [&] { exponentials.flush(); });
+        float sums[2] = {exponentials.ones, float(exponentials.rest.many)};
+        fl::sum_up(row, sums);
+        return {max, sums[0], sums[1]};
     }
 
     template <class Row> FL static bool inside(const Row& row, int k) { return unsigned(k) < unsigned(row.classes); }

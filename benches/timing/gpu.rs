@@ -11,7 +11,7 @@ use fused_loss::cudarc::driver::sys::{
     CUdevice_attribute, CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode,
 };
 use fused_loss::cudarc::driver::{
-    CudaEvent, CudaSlice, CudaStream, DeviceRepr, DriverError, LaunchConfig, PushKernelArg, ValidAsZeroBits,
+    CudaEvent, CudaSlice, CudaStream, DeviceRepr, DriverError, LaunchConfig, ValidAsZeroBits,
 };
 use fused_loss::cudarc::nvrtc::Ptx;
 use fused_loss::launch::{self, Launch, Memory, Output, Params, Request, params::LaunchArgs, plan};
@@ -192,7 +192,7 @@ pub fn in_graph<T: Element + DeviceRepr + ValidAsZeroBits>(
     gpu.call()?;
     nothing()?;
     stream.synchronize().map_err(failed)?;
-    let mut time = |call: &mut dyn FnMut() -> Result<(), String>| {
+    let time = |call: &mut dyn FnMut() -> Result<(), String>| {
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         stream.begin_capture(mode).map_err(failed)?;
         (0..CAPTURED).try_for_each(|_| call())?;

@@ -41,6 +41,7 @@ FL float add_or_write(const LaunchArgs& a, float old, float grad) { return a.fla
 
 // G is what gradients for the input are stored as.
 template <class T, class G = T> struct GroupRow : RowBase<T> {
+    static constexpr bool SHARED = true; // by a group of threads
     static constexpr int V = Pack<T>::N, IN_FLIGHT = 16 / V;
     uint64_t base; // the element where the row begins
     int slot;      // where in shared memory its packs begin, and behind them those of the dense target
@@ -283,6 +284,7 @@ template <class T, class G = T> struct GroupRow : RowBase<T> {
 // --- rows of one thread ---
 
 template <class T, class G = T> struct ColumnRow : RowBase<T> {
+    static constexpr bool SHARED = false;
     static constexpr int U = 4;
     uint64_t base, stride;
     bool cached;

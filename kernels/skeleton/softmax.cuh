@@ -11,6 +11,9 @@ struct Softmax {
     float max, ones, rest;
 
     FL float sum() const { return ones + rest; }
+    // Whether exponentials that are off by 1e-7 of their exponent are good enough for the logarithm of the sum: what is added to 1
+    // is not small, so that it is made of large ones or of very many.
+    FL bool forgives() const { return sum() >= 1.0f + 1.0f / 128.0f; }
     // Whether one class has more than half of the probability. Its exponential is 1, and no other is.
     FL bool one_class_leads() const { return sum() < 2.0f; }
     // The log-sum-exp less the maximum, never negative.
@@ -27,8 +30,8 @@ struct Exponentials {
     float ones = 0.0f; // a count, exact in f32 for as many as a thread sees
     Sum rest;
 
-    FL float add(float u) {
-        const float e = exp_neg(u);
+    FL float add(float u) { return put(exp_neg(u)); }
+    FL float put(float e) {
         if (e == 1.0f) ones += 1.0f;
         else rest.add(e);
         return e;
