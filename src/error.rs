@@ -107,6 +107,20 @@ pub enum Error {
         /// The newest CUDA version that the driver is for.
         driver: String,
     },
+    /// A rank of a group did not come to a collective: it ended, or took too long.
+    RankLost {
+        /// The first that did not.
+        rank: usize,
+    },
+    /// Ranks came to one collective with different lengths or operations: they were called with different shapes.
+    RanksDisagree {
+        /// The first that differs from rank 0.
+        rank: usize,
+        /// What rank 0 brought.
+        expected: usize,
+        /// What it brought.
+        got: usize,
+    },
     /// A call of the CUDA driver failed, or a launch before it did.
     Cuda {
         /// What was being done.
@@ -172,6 +186,11 @@ impl fmt::Display for Error {
                 "the kernels are PTX {ptx}, made by nvcc {compiler}, but the driver is for CUDA {driver}: update the driver, or \
                  rebuild with nvcc {driver} or older; within one major version FUSED_LOSS_CUBIN, set to the GPU's compute \
                  capability when building, is enough"
+            ),
+            Error::RankLost { rank } => write!(f, "rank {rank} did not come: it has ended, or is late"),
+            Error::RanksDisagree { rank, expected, got } => write!(
+                f,
+                "rank {rank} came with {got} numbers or with another operation, rank 0 with {expected}: do the shapes agree?"
             ),
             Error::Cuda { what, name } => write!(f, "CUDA, {what}: {name}"),
             Error::Capturing { what } => {

@@ -52,6 +52,7 @@
 //! * [`Reduction`] has PyTorch's and a sum over any denominator; losses are always `f32`.
 //! * [`Element`]: f16, bf16 and f32 are storage; arithmetic is f32; sums end in f64.
 //! * [`Shape`] says where the classes are: on the last axis, or on axis 1 as in segmentation.
+//! * [`parallel`]: classes and tokens that ranks share.
 //! * [`Device`] and [`Buffer`] let one program run on a GPU box and on a laptop.
 //! * `Cuda` takes cudarc's slices and views on the caller's stream, and only enqueues.
 //! * [`Error`]: everything is checked before anything is written. No safe call panics.
@@ -79,7 +80,8 @@
 //! * `candle`: losses on candle's tensors, with `backward`, in the module `candle`. On the CPU; needs nothing but candle.
 //! * `candle-cuda`: the same on candle's GPUs. It turns on candle's own CUDA, which wants nvcc to build and links libcuda: such a
 //!   program does not start where there is no driver.
-//! * `head`: the language-model head, linear layer and cross-entropy without the logits, in the module `head`. On the CPU.
+//! * `head`: the language-model head, linear layer and cross-entropy without the logits, in the module `head`. On GPUs it takes cuBLAS,
+//!   which is looked for at run time.
 #![deny(unsafe_code, missing_docs)]
 
 #[cfg(feature = "burn")]
@@ -106,6 +108,7 @@ pub mod head;
 pub mod launch;
 mod loss;
 mod on;
+pub mod parallel;
 #[doc(hidden)]
 pub mod params;
 #[doc(hidden)]

@@ -5,7 +5,8 @@
 #     scp -r target/bundle gpu: && ssh gpu bundle/run.sh
 #
 # run.sh runs them, fails where there is no GPU, prints one verdict, and leaves everything they said in log.txt. With `run.sh sanitize`
-# it runs the small tests under compute-sanitizer too, if that is there; with `run.sh bench` the benches, with `run.sh throughput` the
+# it runs the small tests under compute-sanitizer too, if that is there; with `run.sh bench` the benches, with `run.sh head` that of the
+# head beside its parts, with `run.sh throughput` the
 # throughput command, whose pictures and JSON go to throughput-out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -26,6 +27,8 @@ done
 # The CPU's tests of edge cases, golden values and determinism by kernels: calls go there in debug builds only.
 take "$(programs cargo test --no-run --test by_kernels | tail -1)" by_kernels
 take "$(programs cargo bench --no-run --bench losses | tail -1)" losses
+take "$(programs cargo test --release --features head --no-run --test head | tail -1)" head
+take "$(programs cargo bench --features head --no-run --bench head | tail -1)" head_bench
 cargo build --release --example train
 take "${CARGO_TARGET_DIR:-target}/release/examples/train" train
 cargo build --release -p throughput
@@ -51,9 +54,12 @@ run() { # name, command
 run gpu ./gpu --test-threads 1
 run battery ./battery
 run by_kernels ./by_kernels --test-threads 1
+# These want cuBLAS: with PyTorch's wheels, LD_LIBRARY_PATH names nvidia/*/lib.
+run head ./head gpu --test-threads 1
 run train ./train --short --check --out train-out
 for word in "$@"; do
     case $word in
+        head) run head_bench ./head_bench cuda && tail -12 "$log" ;;
         bench) run bench ./losses --bench && grep -E 'GB/s|share' "$log" || true ;;
         throughput)
             mkdir -p throughput-out

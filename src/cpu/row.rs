@@ -65,6 +65,16 @@ pub(super) struct Strided<B> {
     pub(super) stride: usize,
 }
 
+/// Numbers beside a tensor: `N` of each of its rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Beside<'a, const N: usize>(Dst<'a, f32>);
+
+impl<'a, const N: usize> Beside<'a, N> {
+    pub(crate) fn new(x: &'a mut [f32]) -> Self {
+        Beside(Dst::new(x))
+    }
+}
+
 /// The target of one row.
 #[derive(Clone, Copy)]
 pub(crate) enum RowTarget<'a, T> {
@@ -89,6 +99,20 @@ impl<T: Element> Row<'_, T> {
                 target.prefetch_later(s, self.input.base + self.classes + k);
             }
         }
+    }
+
+    /// Which row of its tensor it is; of contiguous rows.
+    pub(crate) fn number(&self) -> usize {
+        self.input.base / self.classes
+    }
+
+    /// Writes the numbers of this row.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn put_beside<const N: usize>(&self, to: Beside<'_, N>, x: [f32; N]) {
+        let start = self.number() * N;
+        assert!(start + N <= to.0.len());
+        // SAFETY: they are there; rows do not overlap, and a row belongs to one task.
+        (0..N).for_each(|i| unsafe { to.0.set(start + i, x[i]) });
     }
 
     /// Whether there is a gradient to compute.

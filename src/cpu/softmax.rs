@@ -17,9 +17,9 @@ use crate::element::Element;
 pub(crate) struct Softmax {
     pub(crate) max: f32,
     /// How many exponentials are 1.
-    ones: f64,
+    pub(crate) ones: f64,
     /// The sum of the others.
-    rest: f64,
+    pub(crate) rest: f64,
 }
 
 /// Where the logits of a row come from. (A closure would not always be inlined, and then be compiled for

@@ -22,22 +22,23 @@
 //! assert!((loss - 0.5639).abs() < 1e-4);
 //! # Ok(()) }
 //! ```
+//!
+//! On a GPU it is the same with `on(&cuda)`; with `across` the classes are shared by ranks, see [`parallel`](crate::parallel).
 
-use crate::call::{Call, Output, Request, Weight};
-use crate::cpu::mem::Dst;
 use crate::cpu::rowwise::{Counted, Rowwise};
 use crate::cpu::scan::Scan;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
 use crate::loss::CrossEntropy;
+use crate::parallel::{Rows, Vocab};
 use crate::reduction::Reduction;
-use crate::shape::Shape;
-use crate::target::{Indices, Target};
+use crate::target::Target;
 
 #[allow(unsafe_code)] // calls of gemm, and loads and stores; each with its contract
 mod matrix;
+mod pass;
 
-use matrix::View;
+use pass::{Chunks, Pass};
 
 #[cfg(feature = "cuda")]
 pub use crate::cuda::{CudaLinearCall, CudaLinearGrads};
@@ -64,7 +65,23 @@ pub use crate::cuda::{CudaLinearCall, CudaLinearGrads};
 ///
 /// The result has the same bits for any number of threads; with another budget sums are split elsewhere, and last bits differ.
 ///
-/// Edge cases: as [`CrossEntropy`]. An ignored token may hold NaN; its gradient is 0. On the CPU only: no GPU is used yet.
+/// **On a GPU**, bound to a `Cuda` by `on`, the products are cuBLAS's, which is looked for when the first call is made (`Error::NoCublas`
+/// says how to get it). Calls only enqueue. What else is different:
+///
+/// * The memory is allocated by the first call, stays with the handle, and grows only where a later call needs more; cuBLAS itself
+///   takes some dozen MiB besides. Of each token that counts there are, at once, 4 bytes of logit a class for f32, and for f16 and bf16 a
+///   gradient of 2 bytes a class, with logits of 4 bytes for a fourth of the tokens.
+/// * Logits are f32 for every storage type, as on the CPU; but tensor cores multiply f16 by f16 and bf16 by bf16, so that with such
+///   storage the gradient of the logits is rounded once before it is multiplied. (In f16 it is scaled by a power of two first, so that
+///   nothing vanishes or overflows.) Sums are f32. Logits of f32 cost, beside 16-bit ones, 4 bytes of traffic a logit.
+/// * The weight gradient is read and written once for every block of tokens that the budget has room for. Small blocks make that slower
+///   than the products: of 128k classes take 512 MiB or more.
+/// * Which tokens are ignored only the GPU knows, and to ask would be to wait. They are never multiplied, but save time only where
+///   `counted` says how many others there are.
+/// * `allow_tf32` lets products of f32 use tensor cores.
+/// * Up to 2^31 tokens, hidden numbers and classes, and at least one class.
+///
+/// Edge cases: as [`CrossEntropy`]. An ignored token may hold NaN; its gradient is 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LinearCrossEntropy {
     pub(crate) loss: CrossEntropy,
@@ -111,6 +128,7 @@ impl LinearCrossEntropy {
             token_weight: None,
             grad_output: 1.0,
             accumulate: false,
+            vocab: None,
         }
     }
 }
@@ -163,9 +181,19 @@ pub struct LinearCall<'a, T> {
     token_weight: Option<&'a [f32]>,
     grad_output: f32,
     accumulate: bool,
+    vocab: Option<&'a Vocab<'a>>,
 }
 
 impl<'a, T: Element> LinearCall<'a, T> {
+    /// Shares the classes among ranks: weight, bias and class weights are those of the classes that are here, `classes` of the shape is
+    /// their number, and target classes are those of all ranks. Every rank has the whole input, and gets the whole gradient of it, which
+    /// the ranks add up. Verbs are collectives then, and options, reductions and what gradients are asked for must be the same on all
+    /// ranks.
+    pub fn across(mut self, vocab: &'a Vocab<'a>) -> Self {
+        self.vocab = Some(vocab);
+        self
+    }
+
     /// Adds one number to each class's logits.
     pub fn bias(mut self, bias: &'a [T]) -> Self {
         self.bias = Some(bias);
@@ -214,7 +242,7 @@ impl<'a, T: Element> LinearCall<'a, T> {
 
     /// `losses`, where there is no reduction, are of the tokens.
     fn run(self, reduction: Option<Reduction>, losses: Option<&mut [f32]>, grads: LinearGrads<'_, T>) -> Result<f32> {
-        let LinearShape { tokens, classes, .. } = self.shape;
+        let LinearShape { tokens, hidden, classes } = self.shape;
         let lens = Lens {
             input: self.input.len(),
             weight: self.weight.len(),
@@ -230,15 +258,29 @@ impl<'a, T: Element> LinearCall<'a, T> {
         let indices = self.target.indices().ok_or(NOT_INDICES)?;
         check_len("target", tokens, indices.len())?;
         reduction.map_or(Ok(()), |r| r.check(tokens))?;
-        let ignore = Rowwise::ignore_index(&self.head.loss);
-        let scan = Scan { indices, classes, ignore };
+        let loss = self.head.loss;
+        let ignore = Rowwise::ignore_index(&loss);
+        let scan = Scan { indices, classes: self.vocab.map_or(classes, Vocab::classes), ignore };
         let counted = scan.check()?;
-        let weight = self.token_weight.map(|w| (w, 1));
-        let rows = Counted { scan: Some(&scan), counted, class_weight: self.class_weight, weight };
-        let denominator = reduction.map_or(1.0, |r| rows.denominator(r, CrossEntropy::MEAN_BY_CLASS_WEIGHT));
-        let chunks = Chunks::new::<T>(self.head.budget, self.shape, counted)?;
+        let rows = |vocab| Rows { loss, vocab, indices, weight: self.token_weight, class_weight: self.class_weight };
+        let denominator = match self.vocab {
+            Some(vocab) => {
+                check_len("weight", product(vocab.here(), hidden)?, self.weight.len())?;
+                rows(vocab).denominator(reduction)?
+            }
+            None => {
+                let weight = self.token_weight.map(|w| (w, 1));
+                let rows = Counted { scan: Some(&scan), counted, class_weight: self.class_weight, weight };
+                reduction.map_or(1.0, |r| rows.denominator(r, CrossEntropy::MEAN_BY_CLASS_WEIGHT))
+            }
+        };
+        let mut chunks = Chunks::new::<T>(self.head.budget, self.shape, counted)?;
+        if let Some(vocab) = self.vocab {
+            chunks.tokens = vocab.smallest(chunks.tokens)?;
+        }
         let scale = (f64::from(self.grad_output) / denominator) as f32;
-        let total = Pass { call: &self, indices, ignore, scale, chunks }.run(losses, grads)?;
+        let pass = Pass { call: &self, indices, ignore, scale, chunks, rows: self.vocab.map(rows) };
+        let total = pass.run(losses, grads)?;
         Ok((total / denominator) as f32)
     }
 }
@@ -259,12 +301,13 @@ pub(crate) struct Lens {
     pub(crate) grad_bias: Option<usize>,
 }
 
+/// Numbers of a matrix.
+fn product(a: usize, b: usize) -> Result<usize> {
+    a.checked_mul(b).filter(|&n| n <= isize::MAX as usize / 4).ok_or(Error::ShapeOverflow)
+}
+
 impl Lens {
     pub(crate) fn check(&self, LinearShape { tokens, hidden, classes }: LinearShape) -> Result<()> {
-        let product = |a: usize, b: usize| {
-            let n = a.checked_mul(b).filter(|&n| n <= isize::MAX as usize / 4);
-            n.ok_or(Error::ShapeOverflow)
-        };
         check_len("input", product(tokens, hidden)?, self.input)?;
         check_len("weight", product(classes, hidden)?, self.weight)?;
         let of = |what, expected, got: Option<usize>| got.map_or(Ok(()), |got| check_len(what, expected, got));
@@ -275,192 +318,5 @@ impl Lens {
         of("grad_input", self.input, self.grad_input)?;
         of("grad_weight", self.weight, self.grad_weight)?;
         of("grad_bias", classes, self.grad_bias)
-    }
-}
-
-/// How many tokens are done at once, and how many classes of the weight are widened at once.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Chunks {
-    tokens: usize,
-    classes: usize,
-}
-
-impl Chunks {
-    fn new<T>(budget: usize, shape: LinearShape, counted: usize) -> Result<Self> {
-        let LinearShape { hidden, classes, .. } = shape;
-        // Its logits; its input and the gradient of that, widened; its number, target, weight and loss.
-        let token = 4 * classes as u128 + 8 * hidden as u128 + 24;
-        let class = if is_f32::<T>() { 0 } else { 4 * hidden as u128 };
-        let (needed, all) = (token + class, budget as u128);
-        if needed > all {
-            return Err(Error::Budget { needed, budget });
-        }
-        // Where the weight is f32 it is taken as it is.
-        let at_once = (all / 8).min(all - token).checked_div(class).unwrap_or(u128::MAX);
-        let at_once = at_once.clamp(1, classes.max(1) as u128);
-        let most = ((all - at_once * class) / token) as usize;
-        // Chunks of equal size.
-        let tokens = counted.div_ceil(counted.div_ceil(most).max(1));
-        Ok(Chunks { tokens, classes: at_once as usize })
-    }
-}
-
-/// The storage types are f32 and two of two bytes.
-fn is_f32<T>() -> bool {
-    size_of::<T>() == size_of::<f32>()
-}
-
-/// A call that has been checked.
-struct Pass<'p, 'a, T> {
-    call: &'p LinearCall<'a, T>,
-    indices: Indices<'a>,
-    ignore: Option<i64>,
-    /// Of the gradients.
-    scale: f32,
-    chunks: Chunks,
-}
-
-impl<T: Element> Pass<'_, '_, T> {
-    /// The sum of the losses.
-    fn run(&self, mut losses: Option<&mut [f32]>, grads: LinearGrads<'_, T>) -> Result<f64> {
-        let LinearCall { input, shape: LinearShape { tokens, hidden, classes }, accumulate, .. } = *self.call;
-        let LinearGrads { input: mut grad_input, weight: mut grad_weight, bias: mut grad_bias } = grads;
-        let backward = grad_input.is_some() || grad_weight.is_some() || grad_bias.is_some();
-        let size = self.chunks.tokens;
-        let mut logits = matrix::zeros(size * classes)?;
-        let mut inputs = matrix::zeros(size * hidden)?;
-        let mut grad_inputs = matrix::zeros(if grad_input.is_some() { size * hidden } else { 0 })?;
-        let mut tile = matrix::zeros(if is_f32::<T>() { 0 } else { self.chunks.classes * hidden })?;
-        // Those of a chunk.
-        let (mut rows, mut targets, mut weights) =
-            (Vec::with_capacity(size), Vec::with_capacity(size), Vec::with_capacity(size));
-        if !accumulate {
-            // What is written below is of the tokens that count. (The first product overwrites the weight's.)
-            for g in [grad_bias.as_deref_mut(), grad_weight.as_deref_mut().filter(|_| size == 0)].into_iter().flatten()
-            {
-                g.fill(0.0);
-            }
-        }
-        if let Some(losses) = losses.as_deref_mut() {
-            losses.fill(0.0);
-        }
-        let (mut total, mut first, mut next) = (0.0, true, 0);
-        loop {
-            rows.clear();
-            let from = next;
-            while rows.len() < size && next < tokens {
-                if Some(self.indices.get(next)) != self.ignore {
-                    rows.push(next);
-                }
-                next += 1;
-            }
-            // The ignored ones up to the next chunk too.
-            while next < tokens && Some(self.indices.get(next)) == self.ignore {
-                next += 1;
-            }
-            if let Some(grad) = grad_input.as_deref_mut().filter(|_| !accumulate && rows.len() < next - from) {
-                let mut left_out = rows.iter().copied().peekable();
-                for r in from..next {
-                    if left_out.next_if_eq(&r).is_none() {
-                        grad[r * hidden..][..hidden].fill(T::default());
-                    }
-                }
-            }
-            if rows.is_empty() {
-                break;
-            }
-            let n = rows.len();
-            targets.clear();
-            targets.extend(rows.iter().map(|&r| self.indices.get(r)));
-            weights.clear();
-            weights.extend(self.call.token_weight.into_iter().flat_map(|w| rows.iter().map(|&r| w[r])));
-            matrix::gather(input, hidden, &rows, &mut inputs[..n * hidden]);
-            let (inputs, logits) = (View::new(&inputs, n, hidden), &mut logits[..n * classes]);
-            self.logits(inputs, logits, &mut tile);
-            total += self.losses(logits, &targets, &weights, &rows, losses.as_deref_mut(), backward)?;
-            if let Some(grad) = grad_bias.as_deref_mut() {
-                matrix::add_columns(logits, n, grad);
-            }
-            let logits = View::new(logits, n, classes);
-            if let Some(grad) = grad_weight.as_deref_mut() {
-                matrix::product(grad, hidden, accumulate || !first, logits.transposed(), inputs);
-            }
-            if let Some(grad) = grad_input.as_deref_mut() {
-                self.grad_inputs(logits, &mut grad_inputs, &mut tile);
-                matrix::scatter(&grad_inputs, hidden, &rows, grad, accumulate);
-            }
-            first = false;
-        }
-        Ok(total)
-    }
-
-    /// Some classes of the weight, widened if need be.
-    fn some_classes<'t>(&'t self, start: usize, count: usize, tile: &'t mut [f32]) -> View<'t> {
-        let hidden = self.call.shape.hidden;
-        let part = &self.call.weight[start * hidden..][..count * hidden];
-        if let Some(part) = matrix::as_f32(part) {
-            return View::new(part, count, hidden);
-        }
-        let tile = &mut tile[..count * hidden];
-        matrix::widen(part, tile);
-        View::new(tile, count, hidden)
-    }
-
-    /// The first class of each tile, and how many it has.
-    fn tiles(&self) -> impl Iterator<Item = (usize, usize)> {
-        let (classes, each) = (self.call.shape.classes, self.chunks.classes);
-        (0..classes).step_by(each).map(move |start| (start, each.min(classes - start)))
-    }
-
-    fn logits(&self, inputs: View<'_>, logits: &mut [f32], tile: &mut [f32]) {
-        let classes = self.call.shape.classes;
-        if let Some(bias) = self.call.bias {
-            let (first, rest) = logits.split_at_mut(classes);
-            matrix::widen(bias, first);
-            rest.chunks_exact_mut(classes).for_each(|row| row.copy_from_slice(first));
-        }
-        for (start, count) in self.tiles() {
-            let weight = self.some_classes(start, count, tile).transposed();
-            matrix::product(&mut logits[start..], classes, self.call.bias.is_some(), inputs, weight);
-        }
-    }
-
-    fn grad_inputs(&self, logits: View<'_>, grads: &mut [f32], tile: &mut [f32]) {
-        for (start, count) in self.tiles() {
-            let weight = self.some_classes(start, count, tile);
-            matrix::product(grads, self.call.shape.hidden, start != 0, logits.columns(start, count), weight);
-        }
-    }
-
-    /// The sum of the losses of a chunk; its logits become their gradient.
-    fn losses(
-        &self,
-        logits: &mut [f32],
-        targets: &[i64],
-        weights: &[f32],
-        rows: &[usize],
-        losses: Option<&mut [f32]>,
-        backward: bool,
-    ) -> Result<f64> {
-        let LinearCall { head, class_weight, token_weight, shape, .. } = *self.call;
-        let shape = Shape::from((rows.len(), shape.classes));
-        let call = Call::new(head.loss, (), Target::<f32>::I64(targets), Some(shape));
-        let mut extras = call.extras;
-        extras.weight = token_weight.map(|_| Weight::PerElement(weights));
-        extras.class_weight = class_weight;
-        extras.grad_output = self.scale;
-        let mut chunk = losses.as_ref().map(|_| matrix::zeros(rows.len())).transpose()?;
-        let output = match chunk.as_deref_mut() {
-            Some(losses) => Output::Unreduced { losses: Some(Dst::new(losses)), grad_output: None },
-            None => Output::Reduced(Reduction::Sum),
-        };
-        let logits = Dst::new(logits);
-        let grad_input = backward.then_some(logits);
-        let request = Request { input: logits.src(), extras, grad_input, in_place: backward, output };
-        let sum = request.run(&head.loss)?;
-        for (losses, chunk) in losses.into_iter().zip(&chunk) {
-            rows.iter().zip(chunk).for_each(|(&r, &loss)| losses[r] = loss);
-        }
-        Ok(f64::from(sum))
     }
 }

@@ -10,6 +10,8 @@ use crate::loss::target_weights::TargetWeights;
 use crate::params::CrossEntropyParams;
 use crate::shape::Shape;
 
+pub(crate) mod sharded;
+
 /// Categorical cross-entropy on logits: log-softmax, negative log-likelihood and their gradient in one.
 ///
 /// With `z` the logits of a row (soft-capped, if asked), `p = softmax(z)`, `lse = ln(sum_j exp(z_j))`,

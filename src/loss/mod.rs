@@ -3,7 +3,7 @@
 use crate::cpu::simd::{F32s, Mask, Operand, Simd};
 
 mod bce;
-mod cross_entropy;
+pub(crate) mod cross_entropy;
 mod cross_entropy_probs;
 mod dice;
 mod focal;

@@ -26,6 +26,12 @@ impl<'a, T: Element> TargetWeights<'a, T> {
         }
     }
 
+    /// Of one class that may be among those of another part of the row, then `usize::MAX`.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn of_class(class: usize, on_target: f32, on_all: f32) -> Self {
+        TargetWeights { target: RowTarget::Class(class), on_target, on_all }
+    }
+
     /// Whether any of the classes `k..k + 16` has a weight. Most have none, if the target is an index.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn some(&self, k: usize) -> bool {

@@ -1,0 +1,81 @@
+//! A language-model head whose classes are shared by ranks: a classifier of digits of which each rank has some.
+//!
+//! ```text
+//! cargo run --release --features head --example ranks -- --ranks 8           # prints the loss as it falls
+//! cargo run --release --features head --example ranks -- --ranks 3 --check   # fails unless it is that of one rank
+//! ```
+//!
+//! Ranks are threads here, each with its part of the weight, of the bias and of what trains them. Programs on several machines do the same
+//! with a `Communicator` over whatever they talk through.
+
+use fused_loss::head::{LinearCrossEntropy, LinearGrads};
+use fused_loss::parallel::{Communicator, Local, Vocab};
+use fused_loss::{CrossEntropy, Reduction, Result};
+
+/// Handwritten digits of 8 x 8 pixels from 0 to 16, each line ending with what it shows.
+const DIGITS: &str = include_str!("data/digits.csv");
+const PIXELS: usize = 64;
+const CLASSES: usize = 10;
+const STEPS: usize = 100;
+
+fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().collect();
+    let after = words.iter().skip_while(|word| *word != "--ranks").nth(1);
+    let ranks = after.and_then(|n| n.parse().ok()).unwrap_or(2).max(1);
+    let losses = train(ranks)?;
+    for (step, loss) in losses.iter().enumerate().step_by(20) {
+        println!("step {step:>3}: {loss:.4}");
+    }
+    println!("after {STEPS} steps, on {ranks} ranks: {:.4}", losses[STEPS - 1]);
+    if words.iter().any(|word| word == "--check") {
+        let alone = train(1)?;
+        assert!(
+            losses.iter().zip(&alone).all(|(a, b)| (a - b).abs() <= 1e-4 * b),
+            "one rank ends with {}",
+            alone[STEPS - 1]
+        );
+        assert!(losses[STEPS - 1] < 0.4, "has not learnt");
+    }
+    Ok(())
+}
+
+/// The losses of training on so many ranks.
+fn train(ranks: usize) -> Result<Vec<f32>> {
+    let (images, labels) = digits();
+    let mut all = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            Local::group(ranks).into_iter().map(|rank| scope.spawn(|| train_rank(rank, &images, &labels))).collect();
+        let results = threads.into_iter().map(|thread| thread.join().expect("no rank panics"));
+        results.collect::<Result<Vec<Vec<f32>>>>()
+    })?;
+    Ok(all.swap_remove(0))
+}
+
+fn train_rank(rank: Local, images: &[f32], labels: &[i64]) -> Result<Vec<f32>> {
+    // As equal parts as there can be; more ranks than classes leave some with none.
+    let here = CLASSES * (rank.rank() + 1) / rank.size() - CLASSES * rank.rank() / rank.size();
+    let vocab = Vocab::new(&rank, here)?;
+    let (mut weight, mut bias) = (vec![0.0; here * PIXELS], vec![0.0; here]);
+    let (mut grad_weight, mut grad_bias) = (weight.clone(), bias.clone());
+    let head = LinearCrossEntropy::new(CrossEntropy::new()).budget(64 << 10);
+    let mut losses = Vec::new();
+    for _ in 0..STEPS {
+        let grads = LinearGrads { input: None, weight: Some(&mut grad_weight), bias: Some(&mut grad_bias) };
+        let call = head.call(images, &weight, labels, (labels.len(), PIXELS, here)).bias(&bias).across(&vocab);
+        losses.push(call.forward_backward(Reduction::Mean, grads)?);
+        for (x, g) in weight.iter_mut().zip(&grad_weight).chain(bias.iter_mut().zip(&grad_bias)) {
+            *x -= 0.5 * g;
+        }
+    }
+    Ok(losses)
+}
+
+fn digits() -> (Vec<f32>, Vec<i64>) {
+    let (mut images, mut labels) = (Vec::new(), Vec::new());
+    for line in DIGITS.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_digit())) {
+        let numbers: Vec<f32> = line.split(',').filter_map(|number| number.trim().parse().ok()).collect();
+        images.extend(numbers[..PIXELS].iter().map(|x| x / 16.0));
+        labels.push(numbers[PIXELS] as i64);
+    }
+    (images, labels)
+}
