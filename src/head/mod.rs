@@ -276,7 +276,7 @@ impl<'a, T: Element> LinearCall<'a, T> {
         };
         let mut chunks = Chunks::new::<T>(self.head.budget, self.shape, counted)?;
         if let Some(vocab) = self.vocab {
-            chunks.tokens = vocab.smallest(chunks.tokens)?;
+            chunks.tokens = vocab.smallest(chunks.tokens, tokens)?;
         }
         let scale = (f64::from(self.grad_output) / denominator) as f32;
         let pass = Pass { call: &self, indices, ignore, scale, chunks, rows: self.vocab.map(rows) };

@@ -67,6 +67,8 @@ pub(crate) use cross_entropy::{Rows, run as run_rows};
 pub use cross_entropy::{VocabCall, VocabCrossEntropy};
 pub use local::Local;
 
+#[cfg(feature = "head")]
+use crate::error::Error;
 use crate::error::Result;
 
 /// What is done to the numbers of all ranks.
@@ -139,10 +141,14 @@ impl<'c> Vocab<'c> {
         self.classes
     }
 
-    /// The smallest of a number of each rank.
+    /// The smallest of a number of each rank, of tokens at once; all must have the same number of tokens.
     #[cfg(feature = "head")]
-    pub(crate) fn smallest(&self, number: usize) -> Result<usize> {
-        let all = gather(self.ranks, number as f64)?;
+    pub(crate) fn smallest(&self, at_once: usize, tokens: usize) -> Result<usize> {
+        let all = gather(self.ranks, tokens as f64)?;
+        if let Some(rank) = all.iter().position(|&n| n != all[0]) {
+            return Err(Error::RanksDisagree { rank, expected: all[0] as usize, got: all[rank] as usize });
+        }
+        let all = gather(self.ranks, at_once as f64)?;
         Ok(all.into_iter().fold(f64::INFINITY, f64::min) as usize)
     }
 }

@@ -137,13 +137,13 @@ fn least<T: Number>(cuda: &Cuda, problem: &Problem<T>) -> usize {
 fn check<T: Number>(rounding: f64) {
     let Some(cuda) = cuda() else { return };
     for everything in [false, true] {
-        for shape in [(1, 1, 1), (7, 5, 3), (20, 16, 33), (33, 40, 130), (64, 3, 17), (9, 8, 1100)] {
+        for shape in [(1, 1, 1), (7, 5, 3), (20, 16, 33), (40, 3, 17), (9, 8, 1100)] {
             let problem = Problem::<T>::new(shape, everything);
             let denominator = problem.denominator();
             let want = problem.answer(4.0 / denominator);
             let total: f64 = want.losses.iter().sum();
             let least = least(cuda, &problem);
-            for budget in [least, least + 3000, least + 30_000, 1 << 24] {
+            for budget in [least, least + 3000, 1 << 24] {
                 let head = head(&problem, budget);
                 let got = backward(cuda, &problem, &head);
                 close("value", &[total / denominator], &[got.value], 2e-6);
