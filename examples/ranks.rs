@@ -16,14 +16,14 @@ use fused_loss::{CrossEntropy, Reduction, Result};
 const DIGITS: &str = include_str!("data/digits.csv");
 const PIXELS: usize = 64;
 const CLASSES: usize = 10;
-const STEPS: usize = 100;
+const STEPS: usize = 200;
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().collect();
     let after = words.iter().skip_while(|word| *word != "--ranks").nth(1);
     let ranks = after.and_then(|n| n.parse().ok()).unwrap_or(2).max(1);
     let losses = train(ranks)?;
-    for (step, loss) in losses.iter().enumerate().step_by(20) {
+    for (step, loss) in losses.iter().enumerate().step_by(40) {
         println!("step {step:>3}: {loss:.4}");
     }
     println!("after {STEPS} steps, on {ranks} ranks: {:.4}", losses[STEPS - 1]);
