@@ -91,7 +91,7 @@ pub trait Communicator: std::fmt::Debug + Sync {
     fn size(&self) -> usize;
 
     /// Replaces the numbers by what comes of those of all ranks, which bring equally many. All get the same bits. A rank that does not
-    /// come must become an error, such as [`Error::RankLost`](crate::Error::RankLost), and after an error the numbers may be anything.
+    /// come must become an error, such as [`RankLost`](crate::Error::RankLost), and after an error the numbers may be anything.
     fn all_reduce(&self, data: &mut [f32], op: ReduceOp) -> Result<()>;
 }
 
