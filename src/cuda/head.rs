@@ -6,6 +6,7 @@
 //! token takes three bytes a class. Large blocks matter: each of them reads and writes the whole weight gradient.
 
 use super::blas::{Blas, Matrix, Product};
+use super::chunks::{CUBLAS, Layout, Part};
 use super::handle::Cuda;
 use super::kernel::{Kernel, Params};
 use super::marshal::{self, Launch, Name};
@@ -40,107 +41,6 @@ pub(super) struct HeadRequest {
 }
 
 const F32: Dtype = Dtype { name: "f32", bytes: 4 };
-/// Chunks and blocks are multiples of this where they can be: of the tiles that tensor cores are given.
-const TILE: usize = 128;
-/// What cuBLAS asks for on Hopper; and the least with which it fails nowhere.
-const CUBLAS: [usize; 2] = [32 << 20, 16 << 10];
-/// For each token: its number, class, weight and loss; and the value of its chunk.
-const TOKEN_LISTS: usize = 20;
-/// Where parts of the memory begin.
-const BORDER: usize = 256;
-/// Parts of the memory.
-const PARTS: usize = 6;
-
-/// Where everything is in the memory of a call.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Layout {
-    /// Most tokens that count; at least one, for a row of zeros makes gradients of zero.
-    room: usize,
-    block: usize,
-    chunk: usize,
-    /// Of logits: for 16-byte accesses, and for tensor cores.
-    pitch: usize,
-    logits: usize,
-    /// Of the logits; in f32 the logits.
-    grads: usize,
-    inputs: usize,
-    grad_inputs: usize,
-    /// Of cuBLAS, and how large that is.
-    workspace: usize,
-    cublas: usize,
-    bytes: usize,
-}
-
-impl Layout {
-    fn new(dtype: Dtype, shape: LinearShape, counted: usize, budget: usize) -> Result<Self> {
-        let LinearShape { tokens, hidden, classes } = shape;
-        let room = counted.min(tokens).max(1);
-        let pitch = classes.next_multiple_of(8);
-        let narrow = dtype.bytes < 4;
-        let cublas = (budget / 8).clamp(CUBLAS[1], CUBLAS[0]);
-        let wide = |n: usize| n as u128;
-        let lists = (size_of::<HeadState>() + PARTS * BORDER) as u128 + wide(TOKEN_LISTS) * wide(room);
-        // Of a token of a block, and of one of a chunk besides.
-        let of_block = wide(hidden) * u128::from(dtype.bytes + 4) + wide(pitch) * u128::from(dtype.bytes);
-        let of_chunk = if narrow { 4 * wide(pitch) } else { 0 };
-        let needed = wide(cublas) + lists + of_block + of_chunk;
-        if needed > wide(budget) {
-            return Err(Error::Budget { needed, budget });
-        }
-        // For blocks and chunks.
-        let rest = wide(budget) - wide(cublas) - lists;
-        let whole = |n: usize| if n < TILE { n } else { n / TILE * TILE };
-        // All of `n`, or parts of equal size.
-        let equal = |n: usize, most: u128| {
-            let most = whole(most.clamp(1, wide(n)) as usize);
-            let part = n.div_ceil(n.div_ceil(most));
-            if part.next_multiple_of(TILE) <= most { part.next_multiple_of(TILE) } else { part }
-        };
-        let block = equal(room, ((rest - of_chunk) / of_block).min(4 * rest / (4 * of_block + of_chunk)));
-        let left = rest - wide(block) * of_block;
-        let chunk = left.checked_div(of_chunk).map_or(block, |most| equal(block, most));
-        let mut end = 0;
-        let mut part = |bytes: usize| {
-            let start = end;
-            end = (start + bytes).next_multiple_of(BORDER);
-            start
-        };
-        part(size_of::<HeadState>() + TOKEN_LISTS * room);
-        let (logits, bytes) = (part(chunk * pitch * 4), dtype.bytes as usize);
-        let grads = if narrow { part(block * pitch * bytes) } else { logits };
-        let (inputs, grad_inputs, workspace) = (part(block * hidden * bytes), part(block * hidden * 4), part(cublas));
-        Ok(Layout { room, block, chunk, pitch, logits, grads, inputs, grad_inputs, workspace, cublas, bytes: end })
-    }
-
-    fn chunks(&self) -> usize {
-        self.parts().count()
-    }
-
-    /// The first token of each chunk and how many it has, and whether it is the first and the last of its block.
-    fn parts(&self) -> impl Iterator<Item = Part> {
-        let Layout { room, block, chunk, .. } = *self;
-        (0..room).step_by(block).flat_map(move |start| {
-            let end = room.min(start + block);
-            let of = move |first: usize| Part { block: (start, end - start), first, count: chunk.min(end - first) };
-            (start..end).step_by(chunk).map(of)
-        })
-    }
-}
-
-/// A chunk.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Part {
-    /// The first token of its block, and how many there are.
-    block: (usize, usize),
-    first: usize,
-    count: usize,
-}
-
-impl Part {
-    fn ends_block(&self) -> bool {
-        self.first + self.count == self.block.0 + self.block.1
-    }
-}
 
 /// Launches the kernels of a call and enqueues its products.
 ///

@@ -4,7 +4,8 @@
 //!   launches. They need neither CUDA nor a GPU, and the tests run them with kernels that are executed on the host.
 //! * `driver`: probe and errors; `modules`: kernels, loaded; `handle`: a stream with a workspace; `buffers`: cudarc's slices and
 //!   views; `call`, `methods`, `others`: the methods of losses; `gpu`: what a `Device` has.
-//! * `linear`: the calls of language-model heads; `head`: their launches and products; `blas`: cuBLAS.
+//! * `linear`: the calls of language-model heads; `head`: their launches and products; `chunks`: how many tokens at
+//!   once; `blas`: cuBLAS.
 
 #[cfg(all(feature = "cuda", feature = "head"))]
 pub(crate) mod blas;
@@ -12,6 +13,8 @@ pub(crate) mod blas;
 mod buffers;
 #[cfg(feature = "cuda")]
 mod call;
+#[cfg(all(feature = "cuda", feature = "head"))]
+mod chunks;
 #[cfg(feature = "cuda")]
 mod driver;
 #[cfg(feature = "cuda")]
