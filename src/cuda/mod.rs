@@ -2,6 +2,7 @@
 //!
 //! * `kernel`: which kernel a loss has; `request`: a call, and its checks; `plan`: how large a launch is; `marshal`: from a call to
 //!   launches. They need neither CUDA nor a GPU, and the tests run them with kernels that are executed on the host.
+//! * `custom`: the kernel of a loss that the user wrote; `jit`: kernels compiled at run time, by NVRTC, and kept on the disk.
 //! * `driver`: probe and errors; `modules`: kernels, loaded; `handle`: a stream with a workspace; `buffers`: cudarc's slices and
 //!   views; `call`, `methods`, `others`: the methods of losses; `gpu`: what a `Device` has.
 //! * `linear`: the calls of language-model heads; `head`: their launches and products; `blas`: cuBLAS.
@@ -12,6 +13,8 @@ pub(crate) mod blas;
 mod buffers;
 #[cfg(feature = "cuda")]
 mod call;
+#[allow(missing_docs)] // public for the tests alone
+pub(crate) mod custom;
 #[cfg(feature = "cuda")]
 mod driver;
 #[cfg(feature = "cuda")]
@@ -20,6 +23,8 @@ pub(crate) mod gpu;
 mod handle;
 #[cfg(all(feature = "cuda", feature = "head"))]
 pub(crate) mod head;
+#[cfg(feature = "cuda")]
+mod jit;
 pub(crate) mod kernel;
 #[cfg(all(feature = "cuda", feature = "head"))]
 mod linear;
@@ -42,5 +47,7 @@ pub use call::{CudaCall, OnCuda};
 pub use handle::Cuda;
 #[cfg(all(feature = "cuda", feature = "head"))]
 pub use linear::{CudaLinearCall, CudaLinearGrads};
+#[cfg(feature = "cuda")]
+pub(crate) use jit::{nvrtc, ptx};
 
 use crate::params;

@@ -138,7 +138,7 @@ R cuStreamWaitEvent(void* stream, Event* event, unsigned flags) {
 // Kernels.
 R cuModuleLoadData(void** module, const char* image) {
     if (captured_stream) return CAPTURING;
-    if (setting("PRETEND_OLD", 0)) return UNSUPPORTED_PTX;
+    if (setting("PRETEND_OLD", 0) && image[0] != 0x7f) return UNSUPPORTED_PTX; // machine code it takes
     return *module = malloc(1), OK;
 }
 R cuModuleUnload(void* module) { return free(module), OK; }
