@@ -20,13 +20,12 @@ static DEFINITIONS: Mutex<Option<HashMap<&'static str, &'static Definition>>> = 
 pub(crate) fn define(loss: &'static str, options: &[&str], text: Option<&str>) -> &'static Definition {
     let mut definitions = DEFINITIONS.lock().unwrap_or_else(PoisonError::into_inner);
     let definitions = definitions.get_or_insert_default();
-    let functor = text.map(|text| functor(loss, options, text));
-    let mut file = format!("custom_{:016x}", hash(&[loss, functor.as_deref().unwrap_or_default()]));
+    let mut file = format!("custom_{:016x}", hash(&[loss, &options.join(","), text.unwrap_or_default()]));
     loop {
-        let source = functor.as_ref().map(|f| format!("{f}\nFL_ELEMENTWISE({file}, Custom, CustomParams)\n"));
+        let source = text.map(|text| source(&file, loss, options, text));
         match definitions.get(&*file) {
             Some(known) if known.loss == loss && known.source == source => return known,
-            Some(_) => file.push('_'), // two texts of one hash
+            Some(_) => file.push('_'), // two of one hash
             None => {
                 let file: &'static str = file.leak();
                 return definitions.entry(file).or_insert(Box::leak(Box::new(Definition { loss, file, source })));
@@ -40,18 +39,19 @@ pub fn of_file(file: &str) -> Option<&'static Definition> {
     DEFINITIONS.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.get(file).copied()
 }
 
-/// The functor. The lines of the text are counted as its author does, also in what the compiler says.
-fn functor(loss: &str, options: &[&str], text: &str) -> String {
+/// The whole file. The lines of the text are counted as its author does, also in what the compiler says. All names have the file's in
+/// them: where many losses are linked together, none is taken for another.
+fn source(file: &str, loss: &str, options: &[&str], text: &str) -> String {
     let list = |each: &dyn Fn(&str) -> String| options.iter().map(|option| each(option)).collect::<String>();
-    let fields = if options.is_empty() { "uint32_t unused;".into() } else { list(&|o| format!("float {o}; ")) };
+    let fields = if options.is_empty() { "uint32_t unused; ".into() } else { list(&|o| format!("float {o}; ")) };
     let locals = list(&|o| format!("        [[maybe_unused]] const float {o} = this->p.{o};\n"));
     format!(
         r#"#include "skeleton/elementwise.cuh"
 
-struct CustomParams {{ {fields} }};
+struct {file}_params {{ {fields}}};
 
-struct Custom : fl::Pointwise {{
-    CustomParams p;
+struct {file} : fl::Pointwise {{
+    {file}_params p;
 
     FL fl::Point eval(const float x, const float t, float) const {{
 {locals}        float value = fl::nan(), grad = fl::nan();
@@ -62,6 +62,8 @@ struct Custom : fl::Pointwise {{
         return {{value, grad}};
     }}
 }};
+
+FL_ELEMENTWISE({file}, {file}, {file}_params)
 "#
     )
 }

@@ -100,7 +100,10 @@ impl Nvrtc {
         for path in candidates {
             match Self::load(&path) {
                 Ok(nvrtc) => return Ok(nvrtc),
-                Err(error) if path.is_absolute() => reason = error.to_string(),
+                // The loader's own words are behind those of libloading.
+                Err(error) if path.is_absolute() => {
+                    reason = std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string);
+                }
                 Err(_) => {}
             }
         }
