@@ -45,9 +45,9 @@ pub use buffers::{DeviceMut, DeviceRef, DeviceScalar, DeviceTarget};
 pub use call::{CudaCall, OnCuda};
 #[cfg(feature = "cuda")]
 pub use handle::Cuda;
-#[cfg(all(feature = "cuda", feature = "head"))]
-pub use linear::{CudaLinearCall, CudaLinearGrads};
 #[cfg(feature = "cuda")]
 pub(crate) use jit::{nvrtc, ptx};
+#[cfg(all(feature = "cuda", feature = "head"))]
+pub use linear::{CudaLinearCall, CudaLinearGrads};
 
 use crate::params;
