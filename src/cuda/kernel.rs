@@ -142,7 +142,7 @@ impl Kernel {
         let takes =
             Takes { index: false, dense: true, class_weight: false, grad_target: false, mean_by_class_weight: false };
         let (family, params) = (Family::Elements, Params::floats(options));
-        Kernel { loss, file, name: file, family, params, ignore_index: None, flags: 0, takes }
+        Kernel { loss, file, name: file, name_dense: file, family, params, ignore_index: None, flags: 0, takes }
     }
 
     /// The labels are 0 and 1 if a launch before this one finds no other.
