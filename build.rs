@@ -5,7 +5,7 @@
 //! `tests/params_header.rs` feeds it to one.
 //!
 //! Every `kernels/*.cu` becomes PTX for two virtual architectures. `OUT_DIR/kernels.rs` has them all in one table, which is empty
-//! without an nvcc.
+//! without an nvcc, and their sources, for NVRTC.
 //!
 //! | variable | what |
 //! |---|---|
@@ -53,13 +53,16 @@ fn main() {
         None if wanted && required => fail("FUSED_LOSS_REQUIRE_NVCC is 1 and there is no nvcc: set NVCC or CUDA_HOME"),
         _ => Vec::new(),
     };
-    std::fs::write(out.join("kernels.rs"), table(&modules)).expect("OUT_DIR can be written");
+    std::fs::write(out.join("kernels.rs"), table(&modules) + &sources(&header)).expect("OUT_DIR can be written");
 }
 
 /// The structs of `params.rs` in C.
 fn c_header() -> String {
     let mut c = String::from(
-        "// Written by build.rs from src/params.rs. Do not edit.\n#pragma once\n\n#include <stddef.h>\n#include <stdint.h>\n\n\
+        "// Written by build.rs from src/params.rs. Do not edit.\n#pragma once\n\n\
+         // NVRTC has neither headers nor offsetof; the sizes it can check.\n\
+         #ifdef __CUDACC_RTC__\n#define FL_OFFSET(s, field, offset)\n#else\n#include <stddef.h>\n#include <stdint.h>\n\
+         #define FL_OFFSET(s, field, offset) static_assert(offsetof(s, field) == offset, #s \".\" #field)\n#endif\n\
          #ifndef __cplusplus\n#define static_assert _Static_assert\n#endif\n",
     );
     for (name, value) in params::CONSTANTS {
@@ -80,7 +83,7 @@ fn c_header() -> String {
         }
         writeln!(c, "}} {name};\nstatic_assert(sizeof({name}) == {size}, \"{name}\");").unwrap();
         for (_, field, offset) in *fields {
-            writeln!(c, "static_assert(offsetof({name}, {field}) == {offset}, \"{name}.{field}\");").unwrap();
+            writeln!(c, "FL_OFFSET({name}, {field}, {offset});").unwrap();
         }
     }
     c
@@ -193,6 +196,34 @@ fn table(modules: &[Module]) -> String {
         writeln!(rust, "    ({name:?}, {capability}, {kind:?}, include_bytes!({path:?})),").unwrap();
     }
     rust + "];\n"
+}
+
+/// The Rust source of the tables of sources: the kernels, and what they include.
+fn sources(params: &Path) -> String {
+    let mut rust = String::new();
+    let mut table = |doc: &str, name: &str, files: &[(String, PathBuf)]| {
+        writeln!(rust, "/// {doc}\npub(crate) static {name}: &[(&str, &str)] = &[").unwrap();
+        for (name, path) in files {
+            let path = path.canonicalize().expect("it was found");
+            writeln!(rust, "    ({name:?}, include_str!({path:?})),").unwrap();
+        }
+        rust += "];\n";
+    };
+    let of = |folder: &str, ending: &str| -> Vec<PathBuf> {
+        entries(Path::new(folder)).into_iter().filter(|p| p.extension().is_some_and(|e| e == ending)).collect()
+    };
+    let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+    let kernels: Vec<_> = of("kernels", "cu").into_iter().map(|p| (name(&p.with_extension("")), p)).collect();
+    table("Files of `kernels/` without their ending, and their text.", "SOURCES", &kernels);
+    let mut headers = vec![(name(params), params.to_path_buf())];
+    headers.extend(of("kernels", "cuh").into_iter().map(|p| (name(&p), p)));
+    for path in of("kernels/skeleton", "cuh") {
+        // From the kernels, and from beside it.
+        headers.push((format!("skeleton/{}", name(&path)), path.clone()));
+        headers.push((name(&path), path));
+    }
+    table("What they include, by the names that they include it by.", "HEADERS", &headers);
+    rust
 }
 
 /// Ends the build with something that can be read.

@@ -96,8 +96,28 @@ pub enum Error {
     },
     /// There is no cuBLAS: libcublas could not be loaded.
     NoCublas,
-    /// This build has no kernels for the GPU: there was no nvcc, or the GPU is older than they are for.
+    /// There are no kernels for the GPU: no nvcc when this was built and no NVRTC now, or the GPU is older than they are for.
     KernelsNotBuilt,
+    /// NVRTC, which compiles kernels at run time, could not be loaded.
+    NoNvrtc {
+        /// Why, as far as it is known.
+        reason: String,
+    },
+    /// A kernel does not compile at run time: that of a [`Custom`](crate::Custom) loss, of whose text the lines are, or one of this
+    /// crate, by an NVRTC that is too old.
+    Compile {
+        /// The loss.
+        loss: String,
+        /// What NVRTC says, by the lines of the text.
+        log: String,
+    },
+    /// A [`Custom`](crate::Custom) loss is not defined as it must be.
+    Custom {
+        /// Its name.
+        loss: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
     /// The driver is older than the compiler of the kernels.
     PtxTooNew {
         /// The version of the kernels' PTX.
@@ -178,9 +198,17 @@ impl fmt::Display for Error {
             Error::KernelsNotBuilt => {
                 write!(
                     f,
-                    "this build has no CUDA kernels for the GPU: install nvcc (or set NVCC or CUDA_HOME) and rebuild"
+                    "there are no CUDA kernels for the GPU: install nvcc (or set NVCC or CUDA_HOME) and rebuild, or have NVRTC compile \
+                     them at run time (pip install nvidia-cuda-nvrtc, or set CUDA_HOME); they take a GPU of capability 7.5 or later"
                 )
             }
+            Error::NoNvrtc { reason } => write!(
+                f,
+                "NVRTC, which compiles kernels at run time, could not be loaded: {reason}. PyTorch and CUDA bring it, and so does \
+                 `pip install nvidia-cuda-nvrtc`; where it is may be said by CUDA_HOME, LD_LIBRARY_PATH or an active Python environment"
+            ),
+            Error::Compile { loss, log } => write!(f, "{loss}: NVRTC does not compile the kernel:\n{log}"),
+            Error::Custom { loss, problem } => write!(f, "custom loss `{loss}`: {problem}"),
             Error::PtxTooNew { ptx, compiler, driver } => write!(
                 f,
                 "the kernels are PTX {ptx}, made by nvcc {compiler}, but the driver is for CUDA {driver}: update the driver, or \

@@ -12,6 +12,18 @@ pub use crate::cuda::plan;
 pub use crate::cuda::request::{Average, Dtype, Memory, Output, Request, Scalar, Targets, Weight};
 pub use crate::params;
 
+/// The file of a loss that the user wrote, without its ending, and its text.
+pub fn source(loss: &crate::Custom) -> Option<(&'static str, &'static str)> {
+    let definition = crate::cuda::custom::of_file(crate::cuda::kernel::HasKernel::kernel(loss).file())?;
+    Some((definition.file, definition.source.as_deref()?))
+}
+
+/// The version of NVRTC, if it is there.
+#[cfg(feature = "cuda")]
+pub fn nvrtc() -> crate::Result<&'static str> {
+    crate::cuda::nvrtc()
+}
+
 /// Checks a call of a loss and launches its kernels.
 ///
 /// # Safety

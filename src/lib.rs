@@ -23,6 +23,7 @@
 //! | Kullback-Leibler divergence | [`KlDiv`], [`KlDivProbs`], [`Distillation`] |
 //! | focal | [`SigmoidFocal`], [`SoftmaxFocal`] |
 //! | adversarial | [`GanLoss`], [`RelativisticAverage`], [`RelativisticPair`], [`GradientPenalty`] |
+//! | your own | [`Custom`] |
 //!
 //! Each type's page has formula, gradient, shapes, defaults, the PyTorch and Keras equivalents and the edge cases.
 //!
@@ -75,7 +76,8 @@
 //! # Crate features
 //!
 //! * `cuda` (default): the CUDA backend. Builds and runs without CUDA installed: kernels are compiled where `build.rs` finds an
-//!   nvcc, the driver is looked for at run time, and where either is missing [`Device::auto`] takes the CPU and says why.
+//!   nvcc, or at run time where there is NVRTC; the driver is looked for at run time, and where something is missing [`Device::auto`]
+//!   takes the CPU and says why.
 //! * `burn`: losses on burn's tensors of its CPU backend, Flex, with `backward`, in the module `burn`.
 //! * `candle`: losses on candle's tensors, with `backward`, in the module `candle`. On the CPU; needs nothing but candle.
 //! * `candle-cuda`: the same on candle's GPUs. It turns on candle's own CUDA, which wants nvcc to build and links libcuda: such a
@@ -107,6 +109,7 @@ pub mod head;
 #[doc(hidden)]
 pub mod launch;
 mod loss;
+pub mod math;
 mod on;
 pub mod parallel;
 #[doc(hidden)]

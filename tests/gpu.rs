@@ -204,3 +204,122 @@ fn a_device_gives_what_the_cpu_gives() {
     assert_eq!(wrong, Err(Error::WrongDevice { expected: "a GPU", got: "the CPU" }));
     assert!(gpu.zeros::<f32>(usize::MAX / 8).is_err());
 }
+
+/// Losses that the user wrote, compiled here by NVRTC, in all verbs against their formula in Rust.
+#[test]
+fn custom_losses_give_what_their_formula_gives() {
+    let Some(cuda) = cuda() else { return };
+    if !cases::gpu::nvrtc() {
+        return;
+    }
+    let ours = [cases::custom::expectile(0.8), cases::custom::charbonnier(0.1, 1.5), cases::custom::logistic()];
+    for loss in ours {
+        all_verbs::<f32>(cuda, loss);
+        all_verbs::<half::f16>(cuda, loss);
+        all_verbs::<half::bf16>(cuda, loss);
+    }
+    // An option is an argument of the kernel and no other text.
+    let stream = cuda.stream();
+    let (input, target) = (stream.clone_htod(&[1.0f32, -1.0]).unwrap(), stream.alloc_zeros::<f32>(2).unwrap());
+    let mut value = stream.alloc_zeros::<f32>(1).unwrap();
+    for (tau, want) in [(0.5f32, 1.0f32), (0.25, 1.0)] {
+        let on = cases::custom::expectile(tau).on(cuda);
+        on.forward(&input, &target, Reduction::Sum, &mut value).unwrap();
+        assert_eq!(read(stream, &value), [want]);
+    }
+    // The third door.
+    let device = Device::cuda(0).unwrap();
+    let (input, target) = (device.buffer(&[1.0f32, -1.0]).unwrap(), device.zeros(2).unwrap());
+    let mut grad = device.zeros(2).unwrap();
+    let on = cases::custom::expectile(0.75).on(&device);
+    assert_eq!(on.forward_backward(&input, &target, Reduction::Sum, &mut grad), Ok(1.0));
+    assert_eq!(grad.to_vec(), Ok(vec![0.5, -1.5]));
+}
+
+/// Calls a loss in every way on the CPU and the GPU.
+fn all_verbs<T: Element + Storable>(cuda: &Cuda, loss: Custom) {
+    let stream = cuda.stream();
+    // More than one block, and a last pack that is not full.
+    let n = 9_002;
+    let of = |seed| numbers(n, seed).into_iter().map(T::from_f32).collect::<Vec<T>>();
+    let (x, t, weight, upstream) = (of(1), of(2), numbers(n, 3), numbers(n, 4));
+    let (input, target) = (stream.clone_htod(&x).unwrap(), stream.clone_htod(&t).unwrap());
+    let (weight_there, upstream_there) = (stream.clone_htod(&weight).unwrap(), stream.clone_htod(&upstream).unwrap());
+    let mut value = stream.alloc_zeros::<f32>(1).unwrap();
+    let mut losses = stream.alloc_zeros::<f32>(n).unwrap();
+    let (mut grad, mut grad_want, mut losses_want) = (stream.clone_htod(&t).unwrap(), t.clone(), vec![0.0; n]);
+    let close = |what: &str, got: &[f32], want: &[f32], bits: f32| {
+        let largest = want.iter().fold(0.0f32, |m, w| m.max(w.abs()));
+        for (got, want) in got.iter().zip(want) {
+            let bound = 2e-6 * largest + bits * want.abs();
+            assert!((got - want).abs() <= bound, "{loss:?}, {}, {what}: {got} instead of {want}", T::NAME);
+        }
+    };
+    let wide = |x: &[T]| x.iter().map(|x| x.to_f32()).collect::<Vec<f32>>();
+    // One rounding of the storage type, and where it adds to what is there another.
+    let bits = match T::NAME {
+        "float32" => 0.0,
+        "float16" => 1.0 / 1024.0,
+        _ => 1.0 / 128.0,
+    };
+    let on = loss.on(cuda);
+
+    on.forward(&input, &target, Reduction::Mean, &mut value).unwrap();
+    let want = loss.forward(&x, &t, Reduction::Mean).unwrap();
+    close("forward", &read(stream, &value), &[want], 0.0);
+    let call = || on.call(&input, &target).weight(&weight_there).grad_output(64.0);
+    let here = || loss.call(&x, &t).weight(&weight).grad_output(64.0);
+
+    call().accumulate().forward_backward(Reduction::WeightedMean, &mut value, &mut grad).unwrap();
+    let want = here().accumulate().forward_backward(Reduction::WeightedMean, &mut grad_want).unwrap();
+    close("accumulated value", &read(stream, &value), &[want], 0.0);
+    close("accumulated", &wide(&read(stream, &grad)), &wide(&grad_want), bits);
+
+    on.forward_backward(&input, &target, Reduction::Sum, &mut value, &mut grad).unwrap();
+    let want = loss.forward_backward(&x, &t, Reduction::Sum, &mut grad_want).unwrap();
+    close("sum", &read(stream, &value), &[want], 0.0);
+    close("gradient", &wide(&read(stream, &grad)), &wide(&grad_want), bits);
+
+    call().backward(Reduction::Sum, &mut grad).unwrap();
+    here().backward(Reduction::Sum, &mut grad_want).unwrap();
+    close("backward", &wide(&read(stream, &grad)), &wide(&grad_want), bits);
+
+    call().forward_unreduced(&mut losses).unwrap();
+    here().forward_unreduced(&mut losses_want).unwrap();
+    close("values", &read(stream, &losses), &losses_want, 0.0);
+
+    call().forward_backward_unreduced(&upstream_there, &mut losses, &mut grad).unwrap();
+    here().forward_backward_unreduced(&upstream, &mut losses_want, &mut grad_want).unwrap();
+    close("unreduced values", &read(stream, &losses), &losses_want, 0.0);
+    close("unreduced", &wide(&read(stream, &grad)), &wide(&grad_want), bits);
+
+    call().backward_unreduced(&upstream_there, &mut grad).unwrap();
+    close("unreduced backward", &wide(&read(stream, &grad)), &wide(&grad_want), bits);
+
+    let (mut there, mut here) = (stream.clone_htod(&x).unwrap(), x.clone());
+    on.forward_backward_in_place(&mut there, &target, Reduction::Mean, &mut value).unwrap();
+    let want = loss.forward_backward_in_place(&mut here, &t, Reduction::Mean).unwrap();
+    close("in place value", &read(stream, &value), &[want], 0.0);
+    close("in place", &wide(&read(stream, &there)), &wide(&here), bits);
+}
+
+/// A text that does not compile, and none at all: errors, and the GPU is as it was.
+#[test]
+fn custom_losses_that_do_not_compile_are_errors() {
+    let Some(cuda) = cuda() else { return };
+    let stream = cuda.stream();
+    let (input, target) = (stream.clone_htod(&[1.0f32]).unwrap(), stream.alloc_zeros::<f32>(1).unwrap());
+    let mut value = stream.clone_htod(&[7.0f32]).unwrap();
+    let plain = Custom::new("of the CPU", [], |x, _, []| (x, 1.0)).unwrap();
+    if cases::gpu::nvrtc() {
+        let wrong = plain.cuda("value = x;\ngrad = one;");
+        let refused = wrong.on(cuda).forward(&input, &target, Reduction::Sum, &mut value).unwrap_err();
+        let Error::Compile { loss, log } = &refused else { panic!("{refused}") };
+        assert!(loss == "of the CPU" && log.contains("of the CPU(2): error: identifier \"one\" is undefined"), "{log}");
+        let refused = plain.on(cuda).forward(&input, &target, Reduction::Sum, &mut value).unwrap_err();
+        assert!(matches!(refused, Error::Custom { loss: "of the CPU", .. }), "{refused}");
+    }
+    assert_eq!(read(stream, &value), [7.0]);
+    Mse::new().on(cuda).forward(&input, &target, Reduction::Sum, &mut value).unwrap();
+    assert_eq!(read(stream, &value), [1.0]);
+}

@@ -6,8 +6,9 @@
 #
 # run.sh runs them, fails where there is no GPU, prints one verdict, and leaves everything they said in log.txt. With `run.sh sanitize`
 # it runs the small tests under compute-sanitizer too, if that is there; with `run.sh bench` the benches, with `run.sh head` that of the
-# head beside its parts, with `run.sh throughput` the
-# throughput command, whose pictures and JSON go to throughput-out.
+# head beside its parts, with `run.sh throughput` the throughput command, whose pictures and JSON go to throughput-out; with `run.sh nvrtc`
+# the tests once more, by kernels that NVRTC compiles there (its own, or that of the Python environment that was active when this was
+# bundled).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-target/bundle}
@@ -33,6 +34,12 @@ cargo build --release --example train
 take "${CARGO_TARGET_DIR:-target}/release/examples/train" train
 cargo build --release -p throughput
 take "${CARGO_TARGET_DIR:-target}/release/throughput" throughput
+# NVRTC of an active Python environment, for the tests of what is compiled at run time. (110 MB; a GPU machine may have its own.)
+nvrtc=$(find "${VIRTUAL_ENV:-/nowhere}" -name 'libnvrtc*.so.*' ! -name '*.alt.*' 2>/dev/null || true)
+if [ -n "$nvrtc" ]; then
+    mkdir -p "$out/nvrtc"
+    echo "$nvrtc" | xargs -I{} cp {} "$out/nvrtc"
+fi
 {
     echo "commit $(git rev-parse HEAD)$(git diff --quiet HEAD || echo ', changed since')"
     echo "built $(date -u +%Y-%m-%d)"
@@ -64,6 +71,14 @@ for word in "$@"; do
         throughput)
             mkdir -p throughput-out
             run throughput ./throughput --device cuda --scaling --out throughput-out --json throughput-out/gpu.json
+            ;;
+        nvrtc)
+            export LD_LIBRARY_PATH=$PWD/nvrtc:${LD_LIBRARY_PATH:-} FUSED_LOSS_CACHE=$PWD/nvrtc-cache
+            export FUSED_LOSS_NVRTC=1 FUSED_LOSS_REQUIRE_NVRTC=1
+            run gpu-by-nvrtc ./gpu --test-threads 1
+            run battery-by-nvrtc ./battery on_a_gpu
+            run by-kernels-by-nvrtc ./by_kernels --test-threads 1
+            unset FUSED_LOSS_NVRTC
             ;;
         sanitize)
             for tool in memcheck racecheck initcheck synccheck; do

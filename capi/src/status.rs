@@ -68,6 +68,8 @@ impl From<Error> for Failure {
             | Error::NoDriver
             | Error::NoDevice { .. }
             | Error::KernelsNotBuilt
+            | Error::NoNvrtc { .. }
+            | Error::Compile { .. }
             | Error::PtxTooNew { .. } => FL_ERROR_NO_CUDA,
             Error::Cuda { .. } => FL_ERROR_CUDA,
             Error::Capturing { .. } => FL_ERROR_CAPTURING,

@@ -10,13 +10,18 @@
 // | `block_sum` | all threads of a block | in all of them, the same bits |
 // | `cluster_sync` | all threads of all blocks of a cluster | |
 #pragma once
-#include <stdint.h>
 
 #ifdef FUSED_LOSS_HOST
+#include <stdint.h>
 #include "shim.h"
 #else
+#ifdef __CUDACC_RTC__
+#include "rtc.cuh"
+#else
+#include <stdint.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#endif
 #define SHARED_ARRAY(T, name, n) __shared__ T name[n]
 #define SHARED_VAR(T, name) __shared__ T name
 #define KERNEL(name)

@@ -103,6 +103,8 @@ FL Logistic logistic(float x) {
     return y;
 }
 
+FL float softplus(float x) { return logistic(x).softplus; }
+
 // -1, 0 or 1; NaN for NaN.
 FL float sign(float e) {
     const float positive = e > 0.0f ? 1.0f : 0.0f;

@@ -83,6 +83,15 @@ impl Params {
         Params { words, len: size_of::<P>() }
     }
 
+    /// The options of a loss that the user wrote, at most eight.
+    fn floats(values: &[f32]) -> Self {
+        let mut words = [0; 8];
+        for (word, value) in words.iter_mut().zip(values) {
+            *word = value.to_bits();
+        }
+        Params { words, len: 4 * values.len().max(1) }
+    }
+
     /// No options.
     pub(super) fn none() -> Self {
         Params::new(NO_PARAMS)
@@ -105,6 +114,11 @@ impl Params {
 pub(crate) const NO_PARAMS: NoParams = NoParams { unused: 0 };
 
 impl Kernel {
+    /// Its file.
+    pub(crate) fn file(&self) -> &'static str {
+        self.file
+    }
+
     /// Of an element-wise loss.
     pub(crate) fn elements<F: Pointwise>(file: &'static str, name: &'static str, params: impl Words) -> Self {
         let takes = Takes {
@@ -121,6 +135,14 @@ impl Kernel {
     /// Has another kernel for dense targets.
     pub(crate) fn dense(self, name: &'static str) -> Self {
         Kernel { name_dense: name, ..self }
+    }
+
+    /// Of a loss that the user wrote.
+    pub(crate) fn custom(file: &'static str, loss: &'static str, options: &[f32]) -> Self {
+        let takes =
+            Takes { index: false, dense: true, class_weight: false, grad_target: false, mean_by_class_weight: false };
+        let (family, params) = (Family::Elements, Params::floats(options));
+        Kernel { loss, file, name: file, name_dense: file, family, params, ignore_index: None, flags: 0, takes }
     }
 
     /// The labels are 0 and 1 if a launch before this one finds no other.

@@ -2,6 +2,7 @@
 //!
 //! * `kernel`: which kernel a loss has; `request`: a call, and its checks; `plan`: how large a launch is; `marshal`: from a call to
 //!   launches. They need neither CUDA nor a GPU, and the tests run them with kernels that are executed on the host.
+//! * `custom`: the kernel of a loss that the user wrote; `jit`: kernels compiled at run time, by NVRTC, and kept on the disk.
 //! * `driver`: probe and errors; `modules`: kernels, loaded; `handle`: a stream with a workspace; `buffers`: cudarc's slices and
 //!   views; `call`, `methods`, `others`: the methods of losses; `gpu`: what a `Device` has.
 //! * `linear`: the calls of language-model heads; `head`: their launches and products; `chunks`: how many tokens at
@@ -15,6 +16,8 @@ mod buffers;
 mod call;
 #[cfg(all(feature = "cuda", feature = "head"))]
 mod chunks;
+#[allow(missing_docs)] // public for the tests alone
+pub(crate) mod custom;
 #[cfg(feature = "cuda")]
 mod driver;
 #[cfg(feature = "cuda")]
@@ -23,6 +26,8 @@ pub(crate) mod gpu;
 mod handle;
 #[cfg(all(feature = "cuda", feature = "head"))]
 pub(crate) mod head;
+#[cfg(feature = "cuda")]
+mod jit;
 pub(crate) mod kernel;
 #[cfg(all(feature = "cuda", feature = "head"))]
 mod linear;
@@ -43,6 +48,8 @@ pub use buffers::{DeviceMut, DeviceRef, DeviceScalar, DeviceTarget};
 pub use call::{CudaCall, OnCuda};
 #[cfg(feature = "cuda")]
 pub use handle::Cuda;
+#[cfg(feature = "cuda")]
+pub(crate) use jit::{nvrtc, ptx};
 #[cfg(all(feature = "cuda", feature = "head"))]
 pub use linear::{CudaLinearCall, CudaLinearGrads};
 

@@ -1,4 +1,4 @@
-//! The kernels of a context: files of `kernels/`, compiled by `build.rs`, loaded when they are first used.
+//! The kernels of a context: files of `kernels/`, compiled by `build.rs`, or else by NVRTC, loaded when they are first used.
 //!
 //! A file and not all of them at once: the driver compiles PTX, which takes seconds for some, and most programs use few losses. (It
 //! keeps what it has compiled on the disk for the next time.)
@@ -10,6 +10,7 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaModule, DriverError, sys};
 use cudarc::nvrtc::Ptx;
 
 use super::driver::{self, failed};
+use super::jit;
 use super::plan::Limits;
 use crate::error::{Error, Result};
 
@@ -18,11 +19,9 @@ include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 /// Compiled kernels: the file, what capability they are for, `ptx` or `cubin`, and the bytes.
 type Compiled = (&'static str, u32, &'static str, &'static [u8]);
 
-/// The files that have been compiled.
-pub(super) fn files() -> Vec<&'static str> {
-    let mut files: Vec<&str> = MODULES.iter().map(|m| m.0).collect();
-    files.dedup();
-    files
+/// The files of `kernels/`.
+pub(super) fn files() -> impl Iterator<Item = &'static str> {
+    SOURCES.iter().map(|(file, _)| *file)
 }
 
 /// The loaded kernels of a context.
@@ -36,7 +35,7 @@ pub(super) struct Kernels {
 
 #[derive(Default)]
 struct Loaded {
-    modules: HashMap<&'static str, Arc<CudaModule>>,
+    modules: HashMap<String, Arc<CudaModule>>,
     /// And the most dynamic shared memory that it has been launched with, if that is more than any function may have unasked.
     functions: HashMap<String, (CudaFunction, u32)>,
 }
@@ -50,11 +49,9 @@ const USUAL_SHARED: u32 = 48 << 10;
 const STATIC_SHARED: u32 = 3 << 10;
 
 impl Kernels {
-    /// Those of this context, once for all handles. Tries the smallest file, so that kernels that cannot be used are found out now.
+    /// Those of this context, once for all handles. Tries the smallest file, so that kernels that cannot be used, or compiled, are
+    /// found out now.
     pub(super) fn of(context: &Arc<CudaContext>) -> Result<Arc<Kernels>> {
-        if MODULES.is_empty() {
-            return Err(Error::KernelsNotBuilt);
-        }
         let key = context.cu_ctx() as usize;
         let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
         cache.retain(|(_, kernels)| kernels.strong_count() > 0);
@@ -81,7 +78,7 @@ impl Kernels {
     /// Loads all files.
     pub(super) fn load_all(&self) -> Result<()> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        files().into_iter().try_for_each(|file| self.module(&mut loaded, file).map(drop))
+        files().try_for_each(|file| self.module(&mut loaded, file).map(drop))
     }
 
     /// Whether a file has been loaded.
@@ -110,20 +107,47 @@ impl Kernels {
         if let Some(module) = loaded.modules.get(file) {
             return Ok(module.clone());
         }
-        let mut error = Error::KernelsNotBuilt;
-        for compiled in candidates(MODULES, file, self.capability) {
-            match self.load(compiled) {
-                Ok(module) => {
-                    loaded.modules.insert(compiled.0, module.clone());
-                    return Ok(module);
-                }
-                Err(e) => error = e,
-            }
-        }
-        Err(error)
+        let module = self.load(file)?;
+        loaded.modules.insert(file.into(), module.clone());
+        Ok(module)
     }
 
-    fn load(&self, &(_, _, kind, bytes): &Compiled) -> Result<Arc<CudaModule>> {
+    fn load(&self, file: &str) -> Result<Arc<CudaModule>> {
+        let built = if jit::forced() { Vec::new() } else { candidates(MODULES, file, self.capability) };
+        let mut of_nvcc = None;
+        for (_, _, kind, bytes) in built {
+            match self.load_image(kind, bytes) {
+                Ok(module) => return Ok(module),
+                Err(error) => of_nvcc = Some(error),
+            }
+        }
+        let mut of_nvrtc = Error::KernelsNotBuilt;
+        for target in jit::targets(self.capability) {
+            let image = match jit::image(file, target) {
+                Ok(image) => image,
+                Err(error) => {
+                    of_nvrtc = error;
+                    break;
+                }
+            };
+            match self.load_image(target.kind(), &image) {
+                Ok(module) => return Ok(module),
+                Err(error) => of_nvrtc = error,
+            }
+            // Machine code is for drivers that are too old for the PTX.
+            if !matches!(of_nvrtc, Error::PtxTooNew { .. }) {
+                break;
+            }
+        }
+        Err(match (of_nvcc, of_nvrtc) {
+            (Some(error), _) => error,
+            // Whoever has neither may install either; for a loss of the user's it has to be NVRTC.
+            (None, Error::NoNvrtc { .. }) if !jit::forced() && files().any(|f| f == file) => Error::KernelsNotBuilt,
+            (None, error) => error,
+        })
+    }
+
+    fn load_image(&self, kind: &str, bytes: &[u8]) -> Result<Arc<CudaModule>> {
         let image = match kind {
             "ptx" => Ptx::from_src(String::from_utf8_lossy(bytes).trim_end_matches('\0')),
             _ => Ptx::from_binary(bytes.to_vec()),

@@ -91,3 +91,35 @@ fn options_that_are_off_are_not_numbers() {
         assert_eq!(error.to_string(), "GAN loss: a real label in a mode without labels is not supported");
     }
 }
+
+/// Names that would not be names in C, or of something else.
+#[test]
+fn a_custom_loss_is_refused_when_it_is_defined_badly() {
+    let formula = |x: f32, _: f32, [_]: [f32; 1]| (x, 1.0);
+    for bad in ["", "x", "t", "value", "grad", "2nd", "a b", "a-b", "\u{3b1}", "a;", "a\n"] {
+        let Err(Error::Custom { loss: "mine", problem }) = Custom::new("mine", [(bad, 1.0)], formula) else {
+            panic!("{bad:?}")
+        };
+        assert!(problem.contains(bad), "{problem}");
+    }
+    for bad in ["", "a\"b", "a\\b", "a\nb", "a\0b"] {
+        assert!(matches!(Custom::new(bad, [("a", 1.0)], formula), Err(Error::Custom { .. })), "{bad:?}");
+    }
+    let twice = Custom::new("mine", [("a", 1.0), ("a", 2.0)], |x, _, [_, _]| (x, 1.0));
+    assert!(matches!(twice, Err(Error::Custom { .. })));
+    let loss = Custom::new("mine", [("a", 1.0), ("_b2", 2.0)], |x, t, [a, b]| (a * x - b * t, a)).unwrap();
+    for unknown in ["", "c", "A"] {
+        let refused = loss.option(unknown, 1.0).unwrap_err();
+        assert_eq!(refused.to_string(), format!("custom loss `mine`: it has no option `{unknown}`"));
+    }
+    // Any value is one, and goes to its place.
+    let set = loss.option("_b2", NAN).unwrap().option("a", INF).unwrap().option("_b2", 3.0).unwrap();
+    assert_eq!(set.option("a", 4.0).unwrap().forward(&[1.0f32], &[1.0], Reduction::Sum), Ok(1.0));
+    assert_eq!(format!("{set:?}"), "Custom(mine, a = inf, _b2 = 3)");
+    // What it does not do.
+    let mut grad = [0.0f32];
+    let refused = loss.call(&[1.0f32], &[1.0]).grad_target(&mut grad).forward_backward(Reduction::Sum, &mut [0.0]);
+    assert!(matches!(refused, Err(Error::Unsupported { loss: "custom loss", .. })));
+    let refused = loss.call(&[1.0f32], &[1.0]).class_weight(&[1.0]).forward(Reduction::Sum);
+    assert!(matches!(refused, Err(Error::Unsupported { loss: "custom loss", .. })));
+}

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use fused_loss::cudarc::driver::{CudaSlice, DeviceRepr, ValidAsZeroBits};
 use fused_loss::{Cuda, DeviceMut, DeviceRef, DeviceTarget, Element, Loss, Reduction, Result, Target, launch};
 
+use super::Case;
 use super::job::{AnyLoss, Apply, Job, Verb, Weight};
 
 /// The handle of the first GPU. Where it cannot be had this says so, once, or fails if there must be one.
@@ -22,6 +23,26 @@ pub fn cuda() -> Option<&'static Cuda> {
     let required = std::env::var("FUSED_LOSS_REQUIRE_GPU").is_ok_and(|v| v == "1");
     assert!(cuda.is_some() || !required, "FUSED_LOSS_REQUIRE_GPU is 1: {}", Cuda::device(0).unwrap_err());
     cuda.as_ref()
+}
+
+/// Whether a GPU can run a case: for a loss that the user wrote it takes NVRTC. Where that is missing this says so, once, or fails if
+/// there must be one.
+pub fn can(case: &Case) -> bool {
+    !case.name.starts_with("custom") || nvrtc()
+}
+
+/// Whether there is NVRTC.
+pub fn nvrtc() -> bool {
+    static NVRTC: OnceLock<bool> = OnceLock::new();
+    *NVRTC.get_or_init(|| {
+        let version = launch::nvrtc();
+        if let Err(why) = &version {
+            let required = std::env::var("FUSED_LOSS_REQUIRE_NVRTC").is_ok_and(|v| v == "1");
+            assert!(!required, "FUSED_LOSS_REQUIRE_NVRTC is 1: {why}");
+            let _ = writeln!(std::io::stderr(), "\nSKIPPED, custom losses on a GPU: {why}");
+        }
+        version.is_ok()
+    })
 }
 
 /// Elements behind a buffer that nobody may write.

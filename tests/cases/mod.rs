@@ -6,6 +6,7 @@
 //! reason goes into `tolerance.rs`.
 #![allow(dead_code)] // neither the battery nor the benches use all of it
 
+pub mod custom;
 pub mod draw;
 mod elementwise;
 #[cfg(feature = "cuda")]

@@ -41,6 +41,16 @@ pub fn smooth_l1(x: f64, t: f64, beta: f64) -> f64 {
     if e < beta { 0.5 * e * e / beta } else { e - 0.5 * beta }
 }
 
+/// Newey and Powell, 1987.
+pub fn expectile(x: f64, t: f64, tau: f64) -> f64 {
+    (x - t).powi(2) * if x > t { 1.0 - tau } else { tau }
+}
+
+/// Charbonnier et al., 1994.
+pub fn charbonnier(x: f64, t: f64, epsilon: f64) -> f64 {
+    (x - t).hypot(epsilon)
+}
+
 /// Keras's smoothing of a binary target.
 pub fn smooth_binary(t: f64, smoothing: f64) -> f64 {
     t * (1.0 - smoothing) + 0.5 * smoothing

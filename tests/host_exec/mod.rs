@@ -18,7 +18,7 @@ pub fn out() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
 }
 
-/// Every file of `kernels/` that is compiled.
+/// Every file of `kernels/` that is compiled, and those of the losses that the tests define.
 pub fn sources() -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(root().join("kernels"))
         .expect("the crate has kernels")
@@ -26,6 +26,7 @@ pub fn sources() -> Vec<PathBuf> {
         .filter(|path| path.extension().is_some_and(|e| e == "cu"))
         .collect();
     files.sort();
+    files.extend(super::cases::custom::sources(out().join("custom")));
     files
 }
 
@@ -67,7 +68,14 @@ impl Build<'_> {
             // Without contraction, as nvcc is told too; and objects of one type are seen through pointers to another.
             job.args(["-std=c++17", "-DFUSED_LOSS_HOST", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-g1"]);
             job.args(["-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function"]);
-            job.args(self.flags).args(flags).arg("-I").arg(&here).arg("-I").arg(headers);
+            job.args(self.flags)
+                .args(flags)
+                .arg("-I")
+                .arg(root().join("kernels"))
+                .arg("-I")
+                .arg(&here)
+                .arg("-I")
+                .arg(headers);
             job.args(["-x", "c++", "-c"]).arg(&source).arg("-o").arg(&object);
             jobs.push(job);
         }

@@ -135,10 +135,16 @@ R cuStreamWaitEvent(void* stream, Event* event, unsigned flags) {
     return event->recorded && inside != event->captured ? ISOLATION : OK;
 }
 
+// NVRTC asks a driver for tables of functions, and takes it ill if there are none. A table begins with its size.
+R cuGetExportTable(const void** table, const void* id) {
+    static const uint64_t nothing[1] = {sizeof nothing};
+    return *table = nothing, OK;
+}
+
 // Kernels.
 R cuModuleLoadData(void** module, const char* image) {
     if (captured_stream) return CAPTURING;
-    if (setting("PRETEND_OLD", 0)) return UNSUPPORTED_PTX;
+    if (setting("PRETEND_OLD", 0) && image[0] != 0x7f) return UNSUPPORTED_PTX; // machine code it takes
     return *module = malloc(1), OK;
 }
 R cuModuleUnload(void* module) { return free(module), OK; }

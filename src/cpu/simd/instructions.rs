@@ -36,6 +36,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `a + b` where `m`, `a` elsewhere.
     fn f_add_where(self, m: Self::M, a: Self::F, b: Self::F) -> Self::F;
     fn f_to_bits(self, x: Self::F) -> Self::U;
+    /// A function of two numbers with two results, lane by lane.
+    fn f_zip_map(self, a: Self::F, b: Self::F, f: impl FnMut(f32, f32) -> (f32, f32)) -> (Self::F, Self::F);
     /// The floats of these bits.
     fn u_to_float(self, x: Self::U) -> Self::F;
     /// The floats of these values, as `i32`.
@@ -72,6 +74,17 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn wrap(self, v: Self::F) -> F32s<Self> {
         F32s { v, s: self }
     }
+}
+
+/// `f_zip_map` of an instruction set.
+#[cfg_attr(optimized, inline(always))]
+pub(super) fn zip_map<S: Machine>(s: S, a: S::F, b: S::F, mut f: impl FnMut(f32, f32) -> (f32, f32)) -> (S::F, S::F) {
+    let (a, b) = (s.wrap(a).to_array(), s.wrap(b).to_array());
+    let (mut first, mut second) = ([0.0; LANES], [0.0; LANES]);
+    for l in 0..LANES {
+        (first[l], second[l]) = f(a[l], b[l]);
+    }
+    (s.lanes(&first).raw(), s.lanes(&second).raw())
 }
 
 /// An instruction set: vectors of sixteen, to and from memory.

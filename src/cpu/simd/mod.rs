@@ -10,6 +10,7 @@
 
 mod half;
 mod instructions;
+mod one;
 mod pair;
 #[cfg(any(test, not(target_arch = "x86_64")))]
 mod portable;
@@ -17,7 +18,9 @@ mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use instructions::zip_map;
 pub(crate) use instructions::{Machine, Simd};
+pub(crate) use one::One;
 pub(crate) use pair::Pair;
 #[cfg(not(target_arch = "x86_64"))]
 use portable::Baseline;

@@ -63,6 +63,12 @@ impl<S: Simd> Simd for Pair<S> {
     }
 
     #[cfg_attr(optimized, inline(always))]
+    fn f_zip_map(self, a: Self::F, b: Self::F, mut f: impl FnMut(f32, f32) -> (f32, f32)) -> (Self::F, Self::F) {
+        let (a0, b0) = self.0.f_zip_map(a.0, b.0, &mut f);
+        let (a1, b1) = self.0.f_zip_map(a.1, b.1, &mut f);
+        ((a0, a1), (b0, b1))
+    }
+    #[cfg_attr(optimized, inline(always))]
     fn f_splat(self, x: f32) -> Self::F {
         (self.0.f_splat(x), self.0.f_splat(x))
     }

@@ -2,7 +2,7 @@
 //! loop over sixteen lanes an operation, which LLVM turns into vectors.
 
 use super::half::{narrow_bf16, narrow_f16, widen_f16};
-use super::{Kernel, LANES, Machine, Simd};
+use super::{Kernel, LANES, Machine, Simd, zip_map};
 
 /// The baseline of the target.
 #[derive(Clone, Copy)]
@@ -23,6 +23,10 @@ impl Simd for Baseline {
     type F = [f32; LANES];
     type U = [u32; LANES];
     type M = [bool; LANES];
+    #[cfg_attr(optimized, inline(always))]
+    fn f_zip_map(self, a: Self::F, b: Self::F, f: impl FnMut(f32, f32) -> (f32, f32)) -> (Self::F, Self::F) {
+        zip_map(self, a, b, f)
+    }
     #[cfg_attr(optimized, inline(always))]
     fn f_splat(self, x: f32) -> Self::F {
         [x; LANES]

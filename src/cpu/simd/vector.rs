@@ -106,6 +106,13 @@ impl<S: Simd> F32s<S> {
         F32s { v: self.s.f_add_where(mask.v, self.v, x.on(self.s).v), s: self.s }
     }
 
+    /// A function of two numbers with two results, lane by lane.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn zip_map(self, other: Self, f: impl FnMut(f32, f32) -> (f32, f32)) -> (Self, Self) {
+        let (a, b) = self.s.f_zip_map(self.v, other.v, f);
+        (self.s.wrap(a), self.s.wrap(b))
+    }
+
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn abs(self) -> Self {
         (self.to_bits() & 0x7fff_ffff).to_float()

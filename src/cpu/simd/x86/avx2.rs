@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 use core::mem::transmute;
 
-use super::super::{Kernel, LANES, Machine, Simd};
+use super::super::{Kernel, LANES, Machine, Simd, zip_map};
 
 /// AVX2, FMA and F16C: two registers for sixteen lanes.
 #[derive(Clone, Copy)]
@@ -35,6 +35,11 @@ impl Simd for Avx2 {
     type U = U;
     /// All bits of a lane set, or none.
     type M = F;
+
+    #[cfg_attr(optimized, inline(always))]
+    fn f_zip_map(self, a: Self::F, b: Self::F, f: impl FnMut(f32, f32) -> (f32, f32)) -> (Self::F, Self::F) {
+        zip_map(self, a, b, f)
+    }
 
     intrinsics! {
         fn f_splat(x: f32) -> F = [_mm256_set1_ps(x); 2];

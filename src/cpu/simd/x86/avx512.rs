@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 use core::mem::transmute;
 
-use super::super::{Kernel, LANES, Machine, Simd};
+use super::super::{Kernel, LANES, Machine, Simd, zip_map};
 
 /// AVX-512 F, BW, DQ and VL (every AVX-512 machine since 2017 but Xeon Phi), and what AVX2 asks for.
 #[derive(Clone, Copy)]
@@ -13,6 +13,11 @@ impl Simd for Avx512 {
     type F = __m512;
     type U = __m512i;
     type M = __mmask16;
+
+    #[cfg_attr(optimized, inline(always))]
+    fn f_zip_map(self, a: Self::F, b: Self::F, f: impl FnMut(f32, f32) -> (f32, f32)) -> (Self::F, Self::F) {
+        zip_map(self, a, b, f)
+    }
 
     intrinsics! {
         fn f_splat(x: f32) -> __m512 = _mm512_set1_ps(x);

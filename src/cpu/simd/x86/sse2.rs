@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 use core::mem::transmute;
 
 use super::super::half::{narrow_f16, widen_f16};
-use super::super::{Kernel, LANES, Machine, Simd};
+use super::super::{Kernel, LANES, Machine, Simd, zip_map};
 
 /// SSE2, which every x86-64 has: four registers for sixteen lanes.
 #[derive(Clone, Copy)]
@@ -43,6 +43,11 @@ impl Simd for Baseline {
     type U = QI;
     /// All bits of a lane set, or none.
     type M = Q;
+
+    #[cfg_attr(optimized, inline(always))]
+    fn f_zip_map(self, a: Self::F, b: Self::F, f: impl FnMut(f32, f32) -> (f32, f32)) -> (Self::F, Self::F) {
+        zip_map(self, a, b, f)
+    }
 
     intrinsics! {
         fn f_splat(x: f32) -> Q = [_mm_set1_ps(x); 4];

@@ -1,0 +1,68 @@
+//! Losses that a user of the crate might write.
+
+use std::path::PathBuf;
+
+use fused_loss::{Custom, launch};
+
+/// The squared error, weighted by `tau` where the prediction is too low.
+pub fn expectile(tau: f32) -> Custom {
+    let formula = |x: f32, t: f32, [tau]: [f32; 1]| {
+        let e = x - t;
+        let w = if e > 0.0 { 1.0 - tau } else { tau };
+        (w * e * e, 2.0 * w * e)
+    };
+    let expectile = Custom::new("expectile", [("tau", 0.5)], formula).unwrap().cuda(
+        "const float e = x - t;
+         const float w = e > 0.0f ? 1.0f - tau : tau;
+         value = w * e * e;
+         grad = 2.0f * w * e;",
+    );
+    expectile.option("tau", tau).unwrap()
+}
+
+/// Charbonnier's: the absolute error, rounded off, with a parameter that says how far and a factor.
+pub fn charbonnier(epsilon: f32, factor: f32) -> Custom {
+    let formula = |x: f32, t: f32, [epsilon, factor]: [f32; 2]| {
+        let e = x - t;
+        let root = (e * e + epsilon * epsilon).sqrt();
+        (factor * root, factor * (e / root))
+    };
+    let charbonnier = Custom::new("Charbonnier", [("epsilon", 1e-3), ("factor", 1.0)], formula).unwrap().cuda(
+        "const float e = x - t;
+         const float root = sqrtf(e * e + epsilon * epsilon);
+         value = factor * root;
+         grad = factor * (e / root);",
+    );
+    charbonnier.option("epsilon", epsilon).and_then(|l| l.option("factor", factor)).unwrap()
+}
+
+/// Without options, and with the functions of `kernels/skeleton/math.cuh`: binary cross-entropy on logits.
+pub fn logistic() -> Custom {
+    let formula = |x: f32, t: f32, []: [f32; 0]| {
+        let tail = (-x.abs()).exp();
+        let (soft, small) = (tail.ln_1p(), tail / (1.0 + tail));
+        let (sigmoid, rest) = if x > 0.0 { (1.0 - small, small) } else { (small, 1.0 - small) };
+        ((1.0 - t) * (soft + x.max(0.0)) + t * (soft - x.min(0.0)), (1.0 - t) * sigmoid - t * rest)
+    };
+    Custom::new("logistic", [], formula).unwrap().cuda(
+        "const fl::Logistic l = fl::logistic(x);
+         value = (1.0f - t) * l.softplus + t * l.softplus_neg;
+         grad = (1.0f - t) * l.sigmoid - t * l.sigmoid_neg;",
+    )
+}
+
+/// Their kernels, as files in this folder, for what compiles the kernels for the host.
+pub fn sources(folder: PathBuf) -> Vec<PathBuf> {
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = |loss: Custom| {
+        let (file, text) = launch::source(&loss).unwrap();
+        let path = folder.join(file).with_extension("cu");
+        // Left alone if it is there, so that it need not be compiled again.
+        if std::fs::read_to_string(&path).ok().as_deref() != Some(text) {
+            let own = path.with_extension(std::process::id().to_string());
+            std::fs::write(&own, text).and_then(|()| std::fs::rename(&own, &path)).unwrap();
+        }
+        path
+    };
+    [expectile(0.5), charbonnier(1.0, 1.0), logistic()].map(file).to_vec()
+}
