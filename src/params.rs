@@ -8,7 +8,7 @@
 
 /// Declares `#[repr(C)]` structs without padding, and [`STRUCTS`], which says the same to build.rs.
 macro_rules! params {
-    ($($(#[$doc:meta])* struct $name:ident { $($(#[$field_doc:meta])* $field:ident: $t:ident,)* })*) => {
+    ($($(#[$doc:meta])* struct $name:ident { $($(#[$field_doc:meta])* $field:ident: $t:ty,)* })*) => {
         $(
             $(#[$doc])*
             #[repr(C)]
@@ -97,6 +97,35 @@ constants! {
     BY_CLASS_WEIGHTS = 3;
     /// `divide_by`: the sum of all weights: per loss and, of its target or region, per class.
     BY_WEIGHTS = 4;
+
+    /// Most terms of a combined loss.
+    MAX_TERMS = 4;
+    /// `TermsParams::kind`
+    TERM_MSE = 0;
+    /// `TermsParams::kind`
+    TERM_MAE = 1;
+    /// `TermsParams::kind`
+    TERM_HUBER = 2;
+    /// `TermsParams::kind`
+    TERM_SMOOTH_L1 = 3;
+    /// `TermsParams::kind`
+    TERM_BCE = 4;
+    /// `TermsParams::kind`
+    TERM_BCE_WITH_LOGITS = 5;
+    /// `TermsParams::kind`
+    TERM_HINGE = 6;
+    /// `TermsParams::kind`
+    TERM_SQUARED_HINGE = 7;
+    /// `TermsParams::kind`
+    TERM_KL_DIV = 8;
+    /// `TermsParams::kind`
+    TERM_KL_DIV_LOG_TARGET = 9;
+    /// `TermsParams::kind`
+    TERM_KL_DIV_PROBS = 10;
+    /// `TermsParams::kind`: gamma 2.
+    TERM_SIGMOID_FOCAL = 11;
+    /// `TermsParams::kind`: any gamma.
+    TERM_SIGMOID_FOCAL_ANY = 12;
 }
 
 params! {
@@ -127,8 +156,11 @@ params! {
         divisor: u64,
         /// A [`Workspace`] with its arrays behind it. No two launches may use it at once.
         workspace: u64,
-        /// Partial sums and slopes of the losses that take several launches; as large as their plan says.
+        /// Partial sums and slopes of the losses that take several launches, and those of the terms of a combined loss; as large
+        /// as their plan says.
         scratch: u64,
+        /// One f32 for each term of a combined loss: their own reduced values.
+        terms: u64,
         /// Input elements.
         elements: u64,
         /// Losses: elements, rows or regions.
@@ -276,6 +308,24 @@ params! {
         alpha_neg: f32,
         /// The exponent.
         gamma: f32,
+    }
+
+    /// The terms of a combined loss.
+    struct TermsParams {
+        /// What they are, see `TERM_MSE`.
+        kind: [u32; 4],
+        /// What they are multiplied by.
+        weight: [f32; 4],
+        /// The first of the options of each.
+        a: [f32; 4],
+        /// The second.
+        b: [f32; 4],
+        /// The third.
+        c: [f32; 4],
+        /// How many they are.
+        terms: u32,
+        /// 1 if one of them is made of the logistic function of the input.
+        logistic: u32,
     }
 
     /// A GAN term: `sign * l(x)`, pulled to `label` where the mode has labels.

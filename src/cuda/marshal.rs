@@ -38,6 +38,7 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
     let (target_kind, target) = targets.parts();
     let tensors = if target_kind == TARGET_DENSE { 2 } else { 1 };
     let plan = match kernel.family {
+        Family::Elements if kernel.terms.is_some() => plan::combined(input.len as u64, dtype.bytes),
         Family::Elements => plan::elementwise(input.len as u64),
         Family::Rows => plan::rowwise(sizes.losses as u64, classes, inner, dtype.bytes, tensors, launcher.limits()),
         Family::Regions { softmax } => {
@@ -74,6 +75,7 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
         divisor,
         workspace: launcher.workspace(),
         scratch: if plan.scratch == 0 { 0 } else { launcher.scratch(plan.scratch)? },
+        terms: of(request.terms),
         elements: input.len as u64,
         losses: sizes.losses as u64,
         classes,
@@ -173,6 +175,7 @@ pub(crate) unsafe fn run_average(call: &Average, names: [&'static str; 2], launc
         divisor: 0,
         workspace: launcher.workspace(),
         scratch: launcher.scratch(plan.scratch)?,
+        terms: 0,
         elements: high.len as u64,
         losses: low.len as u64,
         classes: 1,

@@ -3,7 +3,7 @@
 //! Grids depend on sizes and storage types, not on the number of SMs, so that sums are made of the same parts on every GPU. What a
 //! GPU can hold on the chip decides only whether and how a long row is kept there.
 
-use super::params::{BLOCK, COLUMN_BLOCK, IN_FLIGHT, MAX_CHUNKS, MAX_PARTIALS, Workspace};
+use super::params::{BLOCK, COLUMN_BLOCK, IN_FLIGHT, MAX_CHUNKS, MAX_PARTIALS, MAX_TERMS, Workspace};
 
 /// Bytes of the workspace. Zero it once.
 pub const WORKSPACE_BYTES: usize = size_of::<Workspace>() + 8 * (MAX_CHUNKS + MAX_PARTIALS) as usize;
@@ -48,6 +48,13 @@ pub fn elementwise(n: u64) -> Plan {
     let step = u64::from(BLOCK * IN_FLIGHT);
     let tile = step * n.div_ceil(step * u64::from(MAX_PARTIALS)).max(1);
     Plan::new(n.div_ceil(tile), (BLOCK, 1), tile)
+}
+
+/// A sum of element-wise losses, each of which has a partial sum in every block. What is in flight is in shared memory.
+pub fn combined(n: u64, bytes: u64) -> Plan {
+    let plan = elementwise(n);
+    let shared = u64::from(2 * BLOCK * IN_FLIGHT) * bytes;
+    Plan { scratch: u64::from(plan.grid * MAX_TERMS) * 8, shared: shared as u32, ..plan }
 }
 
 /// Row-wise losses of `rows` rows; `tensors` is 2 where targets are dense, else 1.
