@@ -70,6 +70,8 @@ constants! {
     NO_BACKGROUND = 16;
     /// `flags`: the labels are 0 and 1 if a launch of `fl_keras_labels` found no other.
     KERAS_LABELS = 32;
+    /// `flags`: the reduction is a mean, which each term of a combined loss divides by what is its own.
+    OWN_MEANS = 64;
 
     /// The bit of a row in the error word that says: a token of a head that counts, one more than was said.
     TOO_MANY = 62;
@@ -401,5 +403,29 @@ params! {
         smooth_dr: f32,
         /// k is 2 if not zero, else 1.
         squared: u32,
+    }
+
+    /// Dice and its kin as above, with cross-entropy of the same softmax beside it.
+    struct DiceCrossEntropyParams {
+        /// As in `DiceParams`.
+        overlap: f32,
+        /// As in `DiceParams`.
+        union_i: f32,
+        /// As in `DiceParams`.
+        union_p: f32,
+        /// As in `DiceParams`.
+        union_t: f32,
+        /// As in `DiceParams`.
+        smooth_nr: f32,
+        /// As in `DiceParams`.
+        smooth_dr: f32,
+        /// As in `DiceParams`.
+        squared: u32,
+        /// What the two are multiplied by.
+        weights: [f32; 2],
+        /// Mass taken from the target and spread over all classes.
+        smoothing: f32,
+        /// Factor of the squared log-sum-exp.
+        z_loss: f32,
     }
 }

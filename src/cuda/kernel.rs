@@ -1,6 +1,6 @@
 //! Which kernel a loss has, and what it takes. Each loss says so in one line at the end of its file.
 
-use super::params::{self, KERAS_LABELS, NoParams, TermsParams};
+use super::params::{self, DiceCrossEntropyParams, KERAS_LABELS, NoParams, TermsParams};
 use crate::cpu::elementwise::Pointwise;
 use crate::cpu::region::{Activation, Region};
 use crate::cpu::rowwise::Rowwise;
@@ -84,7 +84,7 @@ macro_rules! words {
 words! {
     NoParams MseParams HuberParams SmoothL1Params BceParams BceWithLogitsParams HingeParams KlDivProbsParams
     SigmoidFocalParams GanTermParams CrossEntropyParams CrossEntropyProbsParams SoftmaxFocalParams
-    DistillationParams MultiMarginParams GradientPenaltyParams DiceParams TermsParams HeadParams
+    DistillationParams MultiMarginParams GradientPenaltyParams DiceParams TermsParams DiceCrossEntropyParams HeadParams
 }
 
 impl Params {
@@ -182,6 +182,11 @@ impl Kernel {
             },
             terms: None,
         }
+    }
+
+    /// The same with cross-entropy beside it.
+    pub(crate) fn beside_cross_entropy(self, params: DiceCrossEntropyParams, terms: Terms) -> Self {
+        Kernel { name: "region_cross_entropy", params: Params::new(params), terms: Some(terms), ..self }
     }
 
     /// Of a sum of element-wise losses.

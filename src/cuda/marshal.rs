@@ -47,10 +47,12 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
             if blocks > i32::MAX as u64 || sizes.losses as u64 > u64::MAX >> 16 {
                 return Err(Error::Unsupported { loss: kernel.loss, what: "so many regions on a GPU" });
             }
-            plan::region(outer, classes, inner, softmax)
+            plan::region(outer, classes, inner, softmax, kernel.terms.is_some())
         }
     };
     let (divide_by, denominator) = denominator(kernel, request, &sizes);
+    let mean = matches!(request.output, Output::Reduced(Reduction::Mean | Reduction::WeightedMean, _));
+    let own_means = mean && kernel.terms.is_some();
     let (grad_output, grad_scale) = match request.grad_output {
         Scalar::Host(scale) => (scale, 0),
         Scalar::Device(address) => (1.0, address),
@@ -93,7 +95,8 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
         flags: kernel.flags
             | if request.accumulate { ACCUMULATE } else { 0 }
             | if kernel.ignore_index.is_some() { IGNORE } else { 0 }
-            | if plan.cached { CACHED } else { 0 },
+            | if plan.cached { CACHED } else { 0 }
+            | if own_means { OWN_MEANS } else { 0 },
         target_kind,
         divide_by,
     };

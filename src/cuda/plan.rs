@@ -93,15 +93,16 @@ pub fn rowwise(rows: u64, classes: u64, inner: u64, bytes: u64, tensors: u64, li
     Plan { shared: if cached { share(c) as u32 } else { 0 }, cluster: c, cached, ..plan }
 }
 
-/// Region losses: both launches.
-pub fn region(samples: u64, channels: u64, inner: u64, softmax: bool) -> Plan {
+/// Region losses: both launches. `beside`: with cross-entropy, which has a cost and a weight in each block, and a scale.
+pub fn region(samples: u64, channels: u64, inner: u64, softmax: bool, beside: bool) -> Plan {
     // Positions of a block; at most 4096 blocks a channel of a sample.
     let step = u64::from(BLOCK) * if softmax { 4 } else { 32 };
     let tile = step * inner.div_ceil(4096 * step).max(1);
     let segments = if softmax { samples } else { samples * channels };
     let blocks = segments * inner.div_ceil(tile);
     let sums = blocks.max(1) * if softmax { channels } else { 1 } * 24;
-    Plan { scratch: sums + samples * channels * 8, ..Plan::new(blocks, (BLOCK, 1), tile) }
+    let more = if beside { blocks.max(1) * 16 + 8 } else { 0 };
+    Plan { scratch: sums + samples * channels * 8 + more, ..Plan::new(blocks, (BLOCK, 1), tile) }
 }
 
 /// The relativistic average of two batches: all three launches.

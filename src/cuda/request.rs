@@ -170,7 +170,7 @@ impl Request {
         let n = self.input.len;
         let unsupported = |what| Error::Unsupported { loss: kernel.loss, what };
         if let Some(refused) = kernel.terms.and_then(|terms| terms.refused) {
-            return Err(refused.error());
+            return Err(refused.error(kernel.loss));
         }
         if self.in_place && self.accumulate {
             return Err(unsupported("accumulate in place, over the input,"));
@@ -193,8 +193,14 @@ impl Request {
             Output::Unreduced { .. } if self.terms.is_some() => {
                 return Err(unsupported("asking for terms without a reduction"));
             }
+            Output::Unreduced { .. } if kernel.terms.is_some() && kernel.family != Family::Elements => {
+                return Err(unsupported("a call without a reduction, for its terms are of regions and of rows,"));
+            }
             Output::Reduced(reduction, value) => {
                 reduction.check(sizes.losses)?;
+                if let (Some(_), Family::Regions { .. }, Some(shape)) = (kernel.terms, kernel.family, self.shape) {
+                    reduction.check(shape.rows())?;
+                }
                 value
             }
             Output::Over(_, value) => value,
@@ -280,7 +286,12 @@ impl Request {
         }
         let counted = shape.classes - background;
         let regions = if kernel.flags & super::params::BATCH != 0 { counted } else { shape.outer * counted };
-        self.class_weight.map_or(Ok(()), |w| check_len("class_weight", counted, w.len))?;
+        // Those of a sum are of all channels.
+        let weighed = if kernel.terms.is_some() { shape.classes } else { counted };
+        self.class_weight.map_or(Ok(()), |w| check_len("class_weight", weighed, w.len))?;
+        if kernel.terms.is_some() && self.weight.is_some() {
+            return Err(unsupported("a weight, which is of regions or of rows,"));
+        }
         if self.grad_target.is_some() {
             return Err(unsupported("a gradient for the targets"));
         }

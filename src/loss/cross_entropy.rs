@@ -101,6 +101,17 @@ impl CrossEntropy {
     }
 }
 
+impl CrossEntropy {
+    pub(super) fn params(&self) -> CrossEntropyParams {
+        self.params
+    }
+
+    /// The index whose rows are left out.
+    pub(super) fn ignored(&self) -> Option<i64> {
+        self.ignore_index
+    }
+}
+
 impl Default for CrossEntropy {
     fn default() -> Self {
         CrossEntropy::new()

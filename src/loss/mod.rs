@@ -23,7 +23,7 @@ mod target_weights;
 
 pub use bce::{Bce, BceWithLogits};
 pub(crate) use combine::Refused;
-pub use combine::{Combination, Combined};
+pub use combine::{Combination, Combined, CombinedRegions, Weighted};
 pub use cross_entropy::CrossEntropy;
 pub use cross_entropy_probs::CrossEntropyProbs;
 pub use dice::{DiceLoss, TverskyLoss};

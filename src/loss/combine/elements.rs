@@ -139,7 +139,7 @@ struct Term {
 impl Combined {
     /// One term; `options` as the kernel has them, if it can.
     pub(in crate::loss) fn of(element: Element, options: Option<[f32; 3]>) -> Self {
-        let refused = if options.is_none() { Some(Refused::Labels) } else { None };
+        let refused = if options.is_none() { Some(Refused::Unsupported("Keras's rule for labels")) } else { None };
         let term = Term { element, weight: 1.0, options: options.unwrap_or_default() };
         Combined { terms: [term; MOST], count: 1, logistic: element.is_logistic(), refused }
     }
@@ -208,7 +208,7 @@ impl Loss for Combined {
 impl Run for Combined {
     fn run(&self, request: AnyRequest<'_>) -> Result<f32> {
         if let Some(refused) = self.refused() {
-            return Err(refused.error());
+            return Err(refused.error(<Self as Loss>::NAME));
         }
         for_request!(request, |r| elementwise::run(*self, r))
     }

@@ -8,9 +8,11 @@ use crate::error::Error;
 use crate::params::MAX_TERMS;
 
 mod elements;
+mod regions;
 
 pub use elements::Combined;
 pub(super) use elements::{Element, term};
+pub use regions::CombinedRegions;
 
 /// Most terms of a sum.
 pub(crate) const MOST: usize = MAX_TERMS as usize;
@@ -84,6 +86,40 @@ macro_rules! operators {
 }
 pub(crate) use operators;
 
+/// A loss with its weight, which is no sum yet: what [`CombinedRegions`] is made of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Weighted<L> {
+    loss: L,
+    weight: f32,
+}
+
+impl<L> Scaled for Weighted<L> {
+    fn scaled(self, by: f32) -> Self {
+        Weighted { weight: self.weight * by, ..self }
+    }
+}
+
+/// Gives losses a weight by the operators.
+macro_rules! weighted {
+    ($($loss:ty)*) => {$(
+        impl $crate::loss::combine::IntoSum for $loss {
+            type Sum = $crate::loss::combine::Weighted<$loss>;
+            fn into_sum(self) -> Self::Sum {
+                $crate::loss::combine::Weighted { loss: self, weight: 1.0 }
+            }
+        }
+        impl $crate::loss::combine::IntoSum for $crate::loss::combine::Weighted<$loss> {
+            type Sum = Self;
+            fn into_sum(self) -> Self {
+                self
+            }
+        }
+        $crate::loss::combine::operators!($loss);
+        $crate::loss::combine::operators!($crate::loss::combine::Weighted<$loss>);
+    )*};
+}
+use weighted;
+
 /// Why terms cannot be combined. Operators cannot fail; the calls of the sum do.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Refused {
@@ -91,18 +127,18 @@ pub(crate) enum Refused {
     Terms(usize),
     /// One that is no finite number.
     Weight(f32),
-    /// A rule that takes a look at all labels first.
-    Labels,
+    /// Something that a term does on its own.
+    Unsupported(&'static str),
 }
 
 impl Refused {
-    pub(crate) fn error(self) -> Error {
+    pub(crate) fn error(self, loss: &'static str) -> Error {
         match self {
             Refused::Terms(got) => Error::Option { name: "terms", expected: "at most 4 of them", got: got as f64 },
             Refused::Weight(got) => {
                 Error::Option { name: "weight of a term", expected: "a finite number", got: got.into() }
             }
-            Refused::Labels => Error::Unsupported { loss: Combined::NAME, what: "Keras's rule for labels" },
+            Refused::Unsupported(what) => Error::Unsupported { loss, what },
         }
     }
 }
