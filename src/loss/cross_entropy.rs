@@ -86,7 +86,6 @@ impl CrossEntropy {
         Ok(self)
     }
 
-    #[cfg(all(feature = "cuda", feature = "head"))]
     pub(crate) fn params(&self) -> CrossEntropyParams {
         self.params
     }
@@ -98,17 +97,6 @@ impl CrossEntropy {
             None => 0.0,
         };
         Ok(self)
-    }
-}
-
-impl CrossEntropy {
-    pub(super) fn params(&self) -> CrossEntropyParams {
-        self.params
-    }
-
-    /// The index whose rows are left out.
-    pub(super) fn ignored(&self) -> Option<i64> {
-        self.ignore_index
     }
 }
 

@@ -292,3 +292,32 @@ fn what_regions_and_rows_cannot_do_together_is_an_error() {
     is(call().forward(Reduction::BatchMean(4)), "BatchMean");
     is(sum.forward(&x, &[1i64, -100], [1, 4, 2], Reduction::Mean), "got -100 in row 1");
 }
+
+#[test]
+fn a_device_gives_the_terms_too() {
+    let device = Device::auto();
+    let (x, t) = ([0.5f32, -2.0, 3.0, 1.0, 0.25, -1.0], [0.0f32, 1.0, 1.0, 0.0, 1.0, 0.5]);
+    let (input, target) = (device.buffer(&x).unwrap(), device.buffer(&t).unwrap());
+    let (mut grad, mut terms) = (device.zeros(6).unwrap(), device.zeros(2).unwrap());
+    let near = |got: &[f32], want: &[f32]| got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6);
+
+    let sum = 0.5 * BceWithLogits::new() + SigmoidFocal::new();
+    let value =
+        sum.on(&device).forward_backward_terms(&input, &target, Reduction::Mean, &mut grad, &mut terms).unwrap();
+    let (mut want, mut of_terms) = ([0.0; 6], [0.0; 2]);
+    let whole = sum.call(&x, &t).terms(&mut of_terms).forward_backward(Reduction::Mean, &mut want).unwrap();
+    assert!(
+        near(&[value], &[whole]) && near(&terms.to_vec().unwrap(), &of_terms) && near(&grad.to_vec().unwrap(), &want)
+    );
+
+    let sum = CrossEntropy::new() + 2.0 * DiceLoss::new().softmax();
+    let (on, shape) = (sum.on(&device), [1, 3, 2]);
+    let value = on.forward_backward_terms(&input, &target, shape, Reduction::Sum, &mut grad, &mut terms).unwrap();
+    let whole = sum.call(&x, &t, shape).terms(&mut of_terms).forward_backward(Reduction::Sum, &mut want).unwrap();
+    assert!(
+        near(&[value], &[whole]) && near(&terms.to_vec().unwrap(), &of_terms) && near(&grad.to_vec().unwrap(), &want)
+    );
+    let mut short = device.zeros(1).unwrap();
+    let refused = on.forward_backward_terms(&input, &target, shape, Reduction::Sum, &mut grad, &mut short);
+    assert_eq!(refused, Err(Error::Length { what: "terms", expected: 2, got: 1 }));
+}

@@ -1,6 +1,7 @@
 use super::{Combination, IntoSum, Join, Refused, Scaled, Weighted, operators, weighted};
 use crate::call::{AnyRequest, Loss, Run, class_methods, for_request};
 use crate::cpu::region::{self, Activation, Beside, Region};
+use crate::cpu::rowwise::Rowwise;
 use crate::cuda::kernel::{self, HasKernel, Kernel};
 use crate::device::Buffer;
 use crate::error::Result;
@@ -63,7 +64,7 @@ impl CombinedRegions {
             Some("cross-entropy beside a region loss without a softmax")
         } else if self.cross_entropy.params().softcap != 0.0 {
             Some("a soft-cap beside a region loss")
-        } else if self.cross_entropy.ignored().is_some_and(|index| index >= 0) {
+        } else if Rowwise::ignore_index(&self.cross_entropy).is_some_and(|index| index >= 0) {
             Some("an ignored class beside a region loss")
         } else {
             None
