@@ -153,7 +153,8 @@ impl Ask {
         }
         let power = if self.squared { 2 } else { 1 };
         let (mut dice, mut weights, mut regions) = (0.0, 0.0, 0.0);
-        let batches: Vec<_> = if self.batch { vec![0..n] } else { (0..n).map(|s| s..s + 1).collect() };
+        let batches: Vec<_> =
+            if self.batch { std::iter::once(0..n).collect() } else { (0..n).map(|s| s..s + 1).collect() };
         for samples in batches {
             for k in usize::from(!self.background)..c {
                 let sum = |f: &dyn Fn(usize) -> f64| -> f64 {
