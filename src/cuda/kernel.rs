@@ -129,7 +129,18 @@ impl Kernel {
             mean_by_class_weight: false,
         };
         let (family, params) = (Family::Elements, Params::new(params));
-        Kernel { loss: F::NAME, file, name, name_dense: name, family, params, ignore_index: None, flags: 0, takes, terms: None }
+        Kernel {
+            loss: F::NAME,
+            file,
+            name,
+            name_dense: name,
+            family,
+            params,
+            ignore_index: None,
+            flags: 0,
+            takes,
+            terms: None,
+        }
     }
 
     /// Has another kernel for dense targets.
@@ -152,7 +163,18 @@ impl Kernel {
             mean_by_class_weight: F::MEAN_BY_CLASS_WEIGHT,
         };
         let (family, params, ignore_index) = (Family::Rows, Params::new(params), loss.ignore_index());
-        Kernel { loss: F::NAME, file, name, name_dense: name, family, params, ignore_index, flags: 0, takes, terms: None }
+        Kernel {
+            loss: F::NAME,
+            file,
+            name,
+            name_dense: name,
+            family,
+            params,
+            ignore_index,
+            flags: 0,
+            takes,
+            terms: None,
+        }
     }
 
     /// Of a region loss.
@@ -186,7 +208,13 @@ impl Kernel {
 
     /// The same with cross-entropy beside it.
     pub(crate) fn beside_cross_entropy(self, params: DiceCrossEntropyParams, terms: Terms) -> Self {
-        Kernel { name: "region_cross_entropy", params: Params::new(params), terms: Some(terms), ..self }
+        Kernel {
+            name: "region_cross_entropy",
+            name_dense: "region_cross_entropy",
+            params: Params::new(params),
+            terms: Some(terms),
+            ..self
+        }
     }
 
     /// Of a sum of element-wise losses.
