@@ -71,7 +71,10 @@ fn c_header() -> String {
     for (name, size, fields) in params::STRUCTS {
         write!(c, "\ntypedef struct {name} {{\n").unwrap();
         for (rust, field, _) in *fields {
-            let c_type = match *rust {
+            // `[f32; 4]`
+            let array = rust.strip_prefix('[').and_then(|rust| rust.strip_suffix(']')?.split_once("; "));
+            let (rust, count) = array.map_or((*rust, String::new()), |(rust, count)| (rust, format!("[{count}]")));
+            let c_type = match rust {
                 "f32" => "float",
                 "f64" => "double",
                 "u32" => "uint32_t",
@@ -79,7 +82,7 @@ fn c_header() -> String {
                 "i64" => "int64_t",
                 other => panic!("params.rs: no C type for {other} of {name}.{field}"),
             };
-            writeln!(c, "    {c_type} {field};").unwrap();
+            writeln!(c, "    {c_type} {field}{count};").unwrap();
         }
         writeln!(c, "}} {name};\nstatic_assert(sizeof({name}) == {size}, \"{name}\");").unwrap();
         for (_, field, offset) in *fields {

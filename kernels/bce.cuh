@@ -1,9 +1,15 @@
-// Binary cross-entropy on probabilities, which the GAN terms have too.
+// Binary cross-entropy, `src/loss/bce.rs`: on probabilities, which the GAN terms have too,
 //
 //     l = -(t max(ln x, -100) + (1 - t) max(ln(1 - x), -100))
 //     dl/dx = (x - t) / max(x (1 - x), 1e-12)        dl/dt = max(ln(1 - x), -100) - max(ln x, -100)
 //
 // With epsilon, x is clipped to [epsilon, 1 - epsilon] and has no gradient where it was. Without, an x outside [0, 1] gives NaN.
+//
+// And on logits. With p = pos_weight, sp = softplus:
+//
+//     l = (1 - t) sp(x) + p t sp(-x)        dl/dx = (1 - t) sigmoid(x) - p t sigmoid(-x)        dl/dt = p sp(-x) - sp(x)
+//
+// A sum of two terms of one sign, exact for any logit.
 #pragma once
 #include "skeleton/elementwise.cuh"
 
@@ -37,5 +43,21 @@ struct Bce : fl::Pointwise {
         ln_x = fl::ln(x), ln_1mx = fl::ln_1p(-x);
         ln_x = ln_x < -100.0f ? -100.0f : ln_x;
         ln_1mx = ln_1mx < -100.0f ? -100.0f : ln_1mx;
+    }
+};
+
+struct BceWithLogits : fl::Pointwise {
+    static constexpr bool GRAD_TARGET = true, LOGISTIC = true;
+    BceWithLogitsParams p;
+
+    FL fl::Point eval(float x, float t, float class_weight) const { return eval_with(fl::logistic(x), x, t, class_weight); }
+    FL fl::Point eval_with(const fl::Logistic& l, float, float t, float class_weight) const {
+        t = t * (1.0f - p.smoothing) + 0.5f * p.smoothing;
+        const float neg = 1.0f - t, pos = p.pos_weight * class_weight * t;
+        return {neg * l.softplus + pos * l.softplus_neg, neg * l.sigmoid - pos * l.sigmoid_neg};
+    }
+    FL float grad_target(float x, float, float class_weight) const {
+        const fl::Logistic l = fl::logistic(x);
+        return (1.0f - p.smoothing) * (p.pos_weight * class_weight * l.softplus_neg - l.softplus);
     }
 };

@@ -4,6 +4,7 @@ use crate::cpu::mem::{Dst, Src};
 use crate::cuda::kernel::HasKernel;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
+use crate::loss::Combination;
 use crate::reduction::Reduction;
 use crate::shape::Shape;
 use crate::target::Target;
@@ -84,6 +85,8 @@ pub(crate) struct Extras<'a, T> {
     pub(crate) grad_output: f32,
     pub(crate) accumulate: bool,
     pub(crate) grad_target: Option<Dst<'a, T>>,
+    /// The values of the terms of a combined loss.
+    pub(crate) terms: Option<Dst<'a, f32>>,
 }
 
 /// Weights of elements, or of samples of several elements each.
@@ -129,8 +132,14 @@ impl<'a, L: Loss, T: Element, I> Call<'a, L, T, I> {
             grad_output: 1.0,
             accumulate: false,
             grad_target: None,
+            terms: None,
         };
         Call { loss, input, extras }
+    }
+
+    pub(crate) fn with_terms(mut self, values: &'a mut [f32]) -> Self {
+        self.extras.terms = Some(Dst::new(values));
+        self
     }
 
     /// One weight for each loss: each element of an element-wise loss, each row of a row-wise one. It
@@ -176,6 +185,14 @@ impl<'a, L: Loss, T: Element, I> Call<'a, L, T, I> {
     pub fn grad_target(mut self, grad: &'a mut [T]) -> Self {
         self.extras.grad_target = Some(Dst::new(grad));
         self
+    }
+}
+
+impl<'a, L: Combination, T: Element, I> Call<'a, L, T, I> {
+    /// Also writes the value of each term here, in the order of the terms, reduced as the sum is but without its weight. Verbs
+    /// without a reduction refuse it.
+    pub fn terms(self, values: &'a mut [f32]) -> Self {
+        self.with_terms(values)
     }
 }
 

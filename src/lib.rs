@@ -22,6 +22,7 @@
 //! | overlap | [`DiceLoss`] (and Jaccard), [`TverskyLoss`] |
 //! | Kullback-Leibler divergence | [`KlDiv`], [`KlDivProbs`], [`Distillation`] |
 //! | focal | [`SigmoidFocal`], [`SoftmaxFocal`] |
+//! | sums of losses | [`Combined`], [`CombinedRegions`] |
 //! | adversarial | [`GanLoss`], [`RelativisticAverage`], [`RelativisticPair`], [`GradientPenalty`] |
 //! | your own | [`Custom`] |
 //!

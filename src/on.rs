@@ -176,12 +176,16 @@ impl<L: Loss> On<'_, L> {
         shape: Option<Shape>,
         reduction: Reduction,
         [grad_input, grad_target]: [Option<&mut Buffer<T>>; 2],
+        terms: Option<&mut Buffer<f32>>,
     ) -> Result<f32> {
         match self.device.kind() {
             Kind::Cpu => {
                 let mut call = extended!(self, Call::new(self.loss, input.host()?, target.host()?, shape), host);
                 if let Some(grad) = grad_target {
                     call = call.grad_target(grad.host_mut()?);
+                }
+                if let Some(terms) = terms {
+                    call = call.with_terms(terms.host_mut()?);
                 }
                 match grad_input {
                     Some(grad) => call.forward_backward(reduction, grad.host_mut()?),
@@ -195,6 +199,9 @@ impl<L: Loss> On<'_, L> {
                 let mut call = extended!(self, call, device);
                 if let Some(grad) = grad_target {
                     call = call.grad_target(grad.device_mut()?);
+                }
+                if let Some(terms) = terms {
+                    call = call.with_terms(terms.device_mut()?);
                 }
                 let checked = target.is_index();
                 let values = gpu.values(checked, |value, _| match grad_input {
@@ -264,7 +271,7 @@ macro_rules! methods {
                 $($arg: $t,)*
                 reduction: $crate::Reduction,
             ) -> $crate::Result<f32> {
-                self.run(input, $target, $shape, reduction, [None, None])
+                self.run(input, $target, $shape, reduction, [None, None], None)
             }
 
             /// The value, and its gradient for the input into `grad_input`, in one pass.
@@ -275,7 +282,7 @@ macro_rules! methods {
                 reduction: $crate::Reduction,
                 grad_input: &'a mut $crate::Buffer<T>,
             ) -> $crate::Result<f32> {
-                self.run(input, $target, $shape, reduction, [Some(grad_input), None])
+                self.run(input, $target, $shape, reduction, [Some(grad_input), None], None)
             }
 
             /// The value, and its gradient over the input, in one pass.
@@ -307,7 +314,7 @@ macro_rules! methods_with_targets {
                 grad_input: &'a mut $crate::Buffer<T>,
                 grad_target: &'a mut $crate::Buffer<T>,
             ) -> $crate::Result<f32> {
-                self.run(input, $target, $shape, reduction, [Some(grad_input), Some(grad_target)])
+                self.run(input, $target, $shape, reduction, [Some(grad_input), Some(grad_target)], None)
             }
         }
     };

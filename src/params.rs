@@ -8,7 +8,7 @@
 
 /// Declares `#[repr(C)]` structs without padding, and [`STRUCTS`], which says the same to build.rs.
 macro_rules! params {
-    ($($(#[$doc:meta])* struct $name:ident { $($(#[$field_doc:meta])* $field:ident: $t:ident,)* })*) => {
+    ($($(#[$doc:meta])* struct $name:ident { $($(#[$field_doc:meta])* $field:ident: $t:ty,)* })*) => {
         $(
             $(#[$doc])*
             #[repr(C)]
@@ -70,6 +70,8 @@ constants! {
     NO_BACKGROUND = 16;
     /// `flags`: the labels are 0 and 1 if a launch of `fl_keras_labels` found no other.
     KERAS_LABELS = 32;
+    /// `flags`: the reduction is a mean, which each term of a combined loss divides by what is its own.
+    OWN_MEANS = 64;
 
     /// The bit of a row in the error word that says: a token of a head that counts, one more than was said.
     TOO_MANY = 62;
@@ -97,6 +99,35 @@ constants! {
     BY_CLASS_WEIGHTS = 3;
     /// `divide_by`: the sum of all weights: per loss and, of its target or region, per class.
     BY_WEIGHTS = 4;
+
+    /// Most terms of a combined loss.
+    MAX_TERMS = 4;
+    /// `TermsParams::kind`
+    TERM_MSE = 0;
+    /// `TermsParams::kind`
+    TERM_MAE = 1;
+    /// `TermsParams::kind`
+    TERM_HUBER = 2;
+    /// `TermsParams::kind`
+    TERM_SMOOTH_L1 = 3;
+    /// `TermsParams::kind`
+    TERM_BCE = 4;
+    /// `TermsParams::kind`
+    TERM_BCE_WITH_LOGITS = 5;
+    /// `TermsParams::kind`
+    TERM_HINGE = 6;
+    /// `TermsParams::kind`
+    TERM_SQUARED_HINGE = 7;
+    /// `TermsParams::kind`
+    TERM_KL_DIV = 8;
+    /// `TermsParams::kind`
+    TERM_KL_DIV_LOG_TARGET = 9;
+    /// `TermsParams::kind`
+    TERM_KL_DIV_PROBS = 10;
+    /// `TermsParams::kind`: gamma 2.
+    TERM_SIGMOID_FOCAL = 11;
+    /// `TermsParams::kind`: any gamma.
+    TERM_SIGMOID_FOCAL_ANY = 12;
 }
 
 params! {
@@ -127,8 +158,11 @@ params! {
         divisor: u64,
         /// A [`Workspace`] with its arrays behind it. No two launches may use it at once.
         workspace: u64,
-        /// Partial sums and slopes of the losses that take several launches; as large as their plan says.
+        /// Partial sums and slopes of the losses that take several launches, and those of the terms of a combined loss; as large
+        /// as their plan says.
         scratch: u64,
+        /// One f32 for each term of a combined loss: their own reduced values.
+        terms: u64,
         /// Input elements.
         elements: u64,
         /// Losses: elements, rows or regions.
@@ -278,6 +312,24 @@ params! {
         gamma: f32,
     }
 
+    /// The terms of a combined loss.
+    struct TermsParams {
+        /// What they are, see `TERM_MSE`.
+        kind: [u32; 4],
+        /// What they are multiplied by.
+        weight: [f32; 4],
+        /// The first of the options of each.
+        a: [f32; 4],
+        /// The second.
+        b: [f32; 4],
+        /// The third.
+        c: [f32; 4],
+        /// How many they are.
+        terms: u32,
+        /// 1 if one of them is made of the logistic function of the input.
+        logistic: u32,
+    }
+
     /// A GAN term: `sign * l(x)`, pulled to `label` where the mode has labels.
     struct GanTermParams {
         /// 1 or -1.
@@ -351,5 +403,29 @@ params! {
         smooth_dr: f32,
         /// k is 2 if not zero, else 1.
         squared: u32,
+    }
+
+    /// Dice and its kin as above, with cross-entropy of the same softmax beside it.
+    struct DiceCrossEntropyParams {
+        /// As in `DiceParams`.
+        overlap: f32,
+        /// As in `DiceParams`.
+        union_i: f32,
+        /// As in `DiceParams`.
+        union_p: f32,
+        /// As in `DiceParams`.
+        union_t: f32,
+        /// As in `DiceParams`.
+        smooth_nr: f32,
+        /// As in `DiceParams`.
+        smooth_dr: f32,
+        /// As in `DiceParams`.
+        squared: u32,
+        /// What the two are multiplied by.
+        weights: [f32; 2],
+        /// Mass taken from the target and spread over all classes.
+        smoothing: f32,
+        /// Factor of the squared log-sum-exp.
+        z_loss: f32,
     }
 }

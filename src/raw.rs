@@ -94,6 +94,7 @@ unsafe fn typed<L: Loss, T: Element>(loss: &L, request: &Request) -> Result<()> 
                 grad_output: scalar(request.grad_output),
                 accumulate: request.accumulate,
                 grad_target: request.grad_target.map(|m| Dst::of(m)),
+                terms: request.terms.map(|m| Dst::of(m)),
             },
             grad_input: request.grad_input.map(|m| Dst::of(m)),
             in_place: request.in_place,
@@ -176,9 +177,9 @@ pub unsafe fn on_cuda<L: Loss>(cuda: &crate::Cuda, loss: &L, request: &Request) 
         Output::Reduced(_, value) | Output::Over(_, value) => [value, None],
         Output::Unreduced { losses, grad_output } => [losses, grad_output],
     };
-    let others =
-        [Some(request.targets.memory()), weight, request.class_weight, request.grad_input, request.grad_target];
-    cuda.check_addresses([Some(request.input)].iter().chain(&others).chain(&outputs).flatten())?;
+    let written = [request.grad_input, request.grad_target, request.terms];
+    let others = [Some(request.targets.memory()), weight, request.class_weight];
+    cuda.check_addresses([Some(request.input)].iter().chain(&others).chain(&written).chain(&outputs).flatten())?;
     // SAFETY: the caller's promise.
     unsafe { crate::cuda::marshal::run(&loss.kernel(), request, &mut cuda.launcher()) }
 }

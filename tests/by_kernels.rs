@@ -168,6 +168,7 @@ mod on_gpu {
                 grad => grad.map(|g| lender.lend(g, size, true)),
             };
             there.grad_target = request.grad_target.map(|g| lender.lend(g, size, true));
+            there.terms = request.terms.map(|t| lender.lend(t, 4, true));
             there.targets = match request.targets {
                 Targets::Nothing => Targets::Nothing,
                 Targets::Dense(t) => Targets::Dense(lender.lend(t, size, false)),

@@ -55,6 +55,37 @@ fn slices_and_views_of_cudarc_are_taken_as_they_are() {
 }
 
 #[test]
+fn the_terms_of_sums_come_beside_their_values() {
+    let Some(cuda) = cuda() else { return };
+    let stream = cuda.stream();
+    let (x, t) = (numbers(10_000, 1), numbers(10_000, 2));
+    let (input, target) = (stream.clone_htod(&x).unwrap(), stream.clone_htod(&t).unwrap());
+    let mut value = stream.alloc_zeros::<f32>(1).unwrap();
+    let (mut terms, mut grad) = (stream.alloc_zeros::<f32>(2).unwrap(), stream.alloc_zeros::<f32>(10_000).unwrap());
+    let (mut of_cpu, mut want) = ([0.0; 2], vec![0.0; 10_000]);
+    let near = |got: f32, want: f32| (got - want).abs() <= 2e-6 * want.abs();
+
+    let sum = 0.7 * Mse::new() + 0.3 * Mae::new();
+    let call = sum.on(cuda).call(&input, &target).terms(&mut terms);
+    call.forward_backward(Reduction::Mean, &mut value, &mut grad).unwrap();
+    let whole = sum.call(&x, &t).terms(&mut of_cpu).forward_backward(Reduction::Mean, &mut want).unwrap();
+    assert!(near(read(stream, &value)[0], whole));
+    assert!(read(stream, &terms).into_iter().zip(of_cpu).all(|(got, want)| near(got, want)));
+    assert!(read(stream, &grad).into_iter().zip(&want).all(|(got, &want)| (got - want).abs() <= 1e-6 * 2e-4));
+
+    let sum = DiceLoss::new().softmax() + 0.5 * CrossEntropy::new();
+    let shape = [2, 5, 1000];
+    let call = sum.on(cuda).call(&input, &target, shape).terms(&mut terms);
+    call.forward_backward(Reduction::Mean, &mut value, &mut grad).unwrap();
+    let whole = sum.call(&x, &t, shape).terms(&mut of_cpu).forward(Reduction::Mean).unwrap();
+    assert!(near(read(stream, &value)[0], whole));
+    assert!(read(stream, &terms).into_iter().zip(of_cpu).all(|(got, want)| near(got, want)));
+    let mut one = stream.alloc_zeros::<f32>(1).unwrap();
+    let refused = sum.on(cuda).call(&input, &target, shape).terms(&mut one).forward(Reduction::Mean, &mut value);
+    assert_eq!(refused, Err(Error::Length { what: "terms", expected: 2, got: 1 }));
+}
+
+#[test]
 fn foreign_memory_and_streams_are_taken_by_address() {
     let Some(cuda) = cuda() else { return };
     let stream = cuda.stream();

@@ -4,7 +4,7 @@ use super::cases::draw::Dims;
 use super::cases::{self, Case, Dense, Family, Targets};
 
 /// By (the beginning of) their name: element-wise losses, at every size, ...
-pub const ELEMENTWISE: [&str; 22] = [
+pub const ELEMENTWISE: [&str; 24] = [
     "mse",
     "mae",
     "huber[delta=1]",
@@ -27,6 +27,8 @@ pub const ELEMENTWISE: [&str; 22] = [
     "gan[Hinge+real]",
     "gan[Probabilities+real]",
     "relativistic_pair",
+    "combined[mse+mae]",
+    "combined[bce+focal]",
 ];
 pub const SIZES: [usize; 4] = [1 << 12, 1 << 16, 1 << 20, 1 << 24];
 

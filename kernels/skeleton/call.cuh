@@ -143,32 +143,47 @@ FL double denominator_of(const LaunchArgs& a) {
     return a.divide_by == FL_BY_DEVICE ? double(*at<const float>(a.divisor)) : __ldcg(&workspace(a)->denominator);
 }
 
-// Adds up what the blocks of a launch found and writes the value. All threads of all blocks call this, last of all; `total` is
-// the sum of the thread. The block that finishes last adds up the partial sums, in the order of the blocks.
-FL void finish(const LaunchArgs& a, double total) {
+// Adds up what the blocks of a launch found: `total` has N sums of the thread, and in the block that finishes last, for which alone
+// this is true, those of the launch. There the partial sums, N arrays of as many as there are blocks, are added up in the order of
+// the blocks. All threads of all blocks call this.
+template <int N> FL bool sum_over_blocks(const LaunchArgs& a, double* partials, double (&total)[N]) {
     SHARED_VAR(uint32_t, last);
-    const bool shared_work = a.divide_by >= FL_BY_ROWS || (a.flags & FL_KERAS_LABELS);
-    if (a.value == 0 && !shared_work) return;
+#pragma unroll
+    for (int i = 0; i < N; ++i) total[i] = block_sum(total[i]);
+    if (gridDim.x == 1) return true;
+    if (thread_index() == 0) {
+#pragma unroll
+        for (int i = 0; i < N; ++i) partials[i * gridDim.x + blockIdx.x] = total[i];
+        __threadfence();
+        last = atomicInc(&workspace(a)->done, gridDim.x - 1) == gridDim.x - 1; // back to zero for the next launch
+        __threadfence();
+    }
+    __syncthreads();
+    if (!last) return false;
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+        total[i] = 0.0;
+        for (unsigned b = thread_index(); b < gridDim.x; b += thread_count()) total[i] += __ldcg(partials + i * gridDim.x + b);
+        total[i] = block_sum(total[i]);
+    }
+    return true;
+}
+
+// Whether blocks have worked together on what `clear_shared_work` leaves zero for the next launch.
+FL bool has_shared_work(const LaunchArgs& a) { return a.divide_by >= FL_BY_ROWS || (a.flags & FL_KERAS_LABELS); }
+FL void clear_shared_work(const LaunchArgs& a) {
     Workspace* w = workspace(a);
-    total = block_sum(total);
-    const bool leads = thread_index() == 0;
-    if (gridDim.x > 1) {
-        if (leads) {
-            partial_sums(a)[blockIdx.x] = total;
-            __threadfence();
-            last = atomicInc(&w->done, gridDim.x - 1) == gridDim.x - 1; // back to zero for the next launch
-            __threadfence();
-        }
-        __syncthreads();
-        if (!last) return;
-        total = 0.0;
-        for (unsigned i = thread_index(); i < gridDim.x; i += thread_count()) total += __ldcg(partial_sums(a) + i);
-        total = block_sum(total);
-    }
-    if (leads) {
-        if (a.value) *at<float>(a.value) = float(total / denominator_of(a));
-        if (shared_work) w->dealt = w->arrived = w->ready = w->stray_labels = 0;
-    }
+    w->dealt = w->arrived = w->ready = w->stray_labels = 0;
+}
+
+// Adds up what the blocks of a launch found and writes the value. All threads of all blocks call this, last of all; `total` is
+// the sum of the thread.
+FL void finish(const LaunchArgs& a, double total) {
+    if (a.value == 0 && !has_shared_work(a)) return;
+    double sums[1] = {total};
+    if (!sum_over_blocks(a, partial_sums(a), sums) || thread_index() != 0) return;
+    if (a.value) *at<float>(a.value) = float(sums[0] / denominator_of(a));
+    if (has_shared_work(a)) clear_shared_work(a);
 }
 
 } // namespace fl

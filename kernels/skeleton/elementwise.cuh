@@ -22,6 +22,7 @@ struct Point {
 struct Pointwise {
     static constexpr bool TARGET = true;       // it takes a target
     static constexpr bool GRAD_TARGET = false; // it has a gradient for the target
+    static constexpr bool LOGISTIC = false;    // it has `eval_with`, which is given the logistic function of x
     // Blocks an SM of the kernels of 16-bit numbers: as many as spill no registers.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     static constexpr int BLOCKS_16 = 5;

@@ -75,13 +75,13 @@ struct Sigmoids {
     float sigmoid, sigmoid_neg;
 };
 
-FL Sigmoids sigmoids_from(float x, float e) {
-    // e / (1 + e) as e - e * (e / (1 + e)): the rounding of the quotient counts less.
-    const float small = fmaf(-e, e * reciprocal(1.0f + e), e);
+// e / (1 + e) as e - e * (e / (1 + e)): the rounding of the quotient counts less.
+FL float small_sigmoid(float e) { return fmaf(-e, e * reciprocal(1.0f + e), e); }
+FL Sigmoids sigmoids_from(float x, float small) {
     const float large = 1.0f - small;
     return {x >= 0.0f ? large : small, x >= 0.0f ? small : large};
 }
-FL Sigmoids sigmoids(float x) { return sigmoids_from(x, exp(-fabsf(x))); }
+FL Sigmoids sigmoids(float x) { return sigmoids_from(x, small_sigmoid(exp(-fabsf(x)))); }
 FL float sigmoid(float x) { return sigmoids(x).sigmoid; }
 
 // Sigmoid and softplus of a logit and of its negative, from one exponential: none of the four is the difference of two
@@ -90,18 +90,27 @@ struct Logistic {
     float sigmoid, sigmoid_neg, softplus, softplus_neg;
 };
 
-FL Logistic logistic(float x) {
+// Sigmoid and softplus of -|x|, of which the four are made.
+struct LogisticTail {
+    float sigmoid, softplus;
+};
+
+FL LogisticTail logistic_tail(float x) {
     const float e = exp(-fabsf(x));
-    const Sigmoids s = sigmoids_from(x, e);
-    const float l = fmaf(e * ln_1p_unit_poly(e), e, e);
+    return {small_sigmoid(e), fmaf(e * ln_1p_unit_poly(e), e, e)};
+}
+
+FL Logistic logistic(float x, LogisticTail tail) {
+    const Sigmoids s = sigmoids_from(x, tail.sigmoid);
     const bool positive = x >= 0.0f;
     Logistic y;
     y.sigmoid = s.sigmoid;
     y.sigmoid_neg = s.sigmoid_neg;
-    y.softplus = positive ? x + l : l;
-    y.softplus_neg = positive ? l : l - x;
+    y.softplus = positive ? x + tail.softplus : tail.softplus;
+    y.softplus_neg = positive ? tail.softplus : tail.softplus - x;
     return y;
 }
+FL Logistic logistic(float x) { return logistic(x, logistic_tail(x)); }
 
 FL float softplus(float x) { return logistic(x).softplus; }
 

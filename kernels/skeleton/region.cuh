@@ -7,8 +7,7 @@
 // One launch would need a barrier across the grid, and with it all blocks at once on the machine, which a launch into a busy
 // stream cannot promise.
 #pragma once
-#include "call.cuh"
-#include "math.cuh"
+#include "softmax.cuh"
 
 namespace fl {
 
@@ -37,14 +36,28 @@ struct RegionSums {
     }
 };
 
+// What is computed beside the region loss from the same softmax: nothing, or cross-entropy.
+struct Alone {
+    static constexpr bool CROSS_ENTROPY = false;
+};
+struct BesideCrossEntropy {
+    static constexpr bool CROSS_ENTROPY = true;
+    float weights[2]; // of the region loss, and of this
+    float smoothing, z_loss;
+
+    // The weight that the target puts on a class whose own weight is w.
+    FL float weight(float w, float t, uint64_t classes) const { return w * (t * (1.0f - smoothing) + smoothing / float(classes)); }
+};
+
 // How a launch is dealt out.
 struct Regions {
     const LaunchArgs& a;
     uint64_t samples, channels, tiles; // of a channel of a sample
     uint64_t counted;                  // channels with a loss
     bool softmax;
+    bool weigh_all; // class weights are of all channels, not of those with a loss
 
-    FL Regions(const LaunchArgs& a, bool softmax) : a(a), softmax(softmax) {
+    FL Regions(const LaunchArgs& a, bool softmax, bool weigh_all = false) : a(a), softmax(softmax), weigh_all(weigh_all) {
         channels = a.classes;
         samples = a.inner == 0 ? 0 : divide(a.elements, channels * a.inner);
         tiles = divide(a.inner + a.tile - 1, a.tile);
@@ -60,9 +73,15 @@ struct Regions {
     }
     FL Slopes* slopes() const { return reinterpret_cast<Slopes*>(at<double>(a.scratch) + 3 * (softmax ? blocks() * channels : blocks())); }
     FL uint64_t region(uint64_t n, uint64_t c) const { return (a.flags & FL_BATCH ? 0 : n * counted) + c - background(); }
+    // Of a region, and of a channel.
     FL float class_weight(uint64_t region) const {
-        return a.class_weight ? at<const float>(a.class_weight)[region - divide(region, counted) * counted] : 1.0f;
+        const uint64_t c = region - divide(region, counted) * counted;
+        return channel_weight(weigh_all ? c + background() : c);
     }
+    FL float channel_weight(uint64_t c) const { return a.class_weight ? at<const float>(a.class_weight)[c] : 1.0f; }
+    // What block b found of cross-entropy, its cost and its share of the denominator; and what its gradients are multiplied by.
+    FL double* beside(uint64_t b) const { return reinterpret_cast<double*>(slopes() + samples * channels) + 2 * b; }
+    FL float* beside_scale() const { return reinterpret_cast<float*>(beside(blocks())); }
     // The target of class c at position i of sample n, of elements k.
     template <class T> FL float target(uint64_t n, uint64_t c, uint64_t i, uint64_t k) const {
         if (a.target_kind == FL_TARGET_DENSE) return to_f32(at<const T>(a.target)[k]);
@@ -82,7 +101,7 @@ FL double value_of(const DiceParams& p, const double (&sums)[3], double scale, S
 }
 
 // What the block does that finishes last: a warp a region adds up its tiles in their order.
-FL void finish_regions(const LaunchArgs& a, const DiceParams& p, const Regions& r, float scale) {
+template <class Beside> FL void finish_regions(const LaunchArgs& a, const DiceParams& p, const Regions& r, float scale, const Beside& b) {
     SHARED_VAR(uint32_t, last);
     Workspace* w = workspace(a);
     __syncthreads(); // the sums of this block are written
@@ -113,7 +132,9 @@ FL void finish_regions(const LaunchArgs& a, const DiceParams& p, const Regions& 
         const float weight = r.class_weight(region) * weight_of(a, region);
         const float above = a.grad_outputs ? at<const float>(a.grad_outputs)[region] : 1.0f;
         Slopes slopes;
-        double value = value_of(p, sums, double(scale) * double(weight) * double(above), slopes) * double(weight);
+        double factor = double(scale) * double(weight) * double(above);
+        if constexpr (Beside::CROSS_ENTROPY) factor *= double(b.weights[0]);
+        double value = value_of(p, sums, factor, slopes) * double(weight);
         if (bad) value = double(nan()), slopes.overlap = slopes.size = 0.0f;
         if (lane == 0) {
             r.slopes()[region] = slopes;
@@ -122,8 +143,22 @@ FL void finish_regions(const LaunchArgs& a, const DiceParams& p, const Regions& 
         }
     }
     total = block_sum(total);
+    double cost = 0.0, count = 0.0;
+    if constexpr (Beside::CROSS_ENTROPY) {
+        for (uint64_t i = threadIdx.x; i < r.blocks(); i += FL_BLOCK) cost += __ldcg(r.beside(i)), count += __ldcg(r.beside(i) + 1);
+        cost = block_sum(cost), count = block_sum(count);
+    }
     if (threadIdx.x == 0) {
-        if (a.value) *at<float>(a.value) = float(total / denominator_of(a));
+        const double denominator = denominator_of(a);
+        double value = total / denominator;
+        if constexpr (Beside::CROSS_ENTROPY) {
+            const double of_rows = a.flags & FL_OWN_MEANS ? count : denominator;
+            const double mean_cost = bad ? double(nan()) : cost / of_rows;
+            *r.beside_scale() = bad ? 0.0f : float(double(scale) * denominator * double(b.weights[1]) / of_rows);
+            if (a.terms) at<float>(a.terms)[0] = float(value), at<float>(a.terms)[1] = float(mean_cost);
+            value = double(b.weights[0]) * value + double(b.weights[1]) * mean_cost;
+        }
+        if (a.value) *at<float>(a.value) = float(value);
         w->dealt = w->arrived = w->ready = w->bad_target = 0;
     }
 }
@@ -217,7 +252,7 @@ template <class T, bool SIGMOID> FL void channel_sums(const LaunchArgs& a, const
             if (threadIdx.x == 0) r.sums(n, c, tile)[i] = sum;
         }
     }
-    finish_regions(a, p, r, scale);
+    finish_regions(a, p, r, scale, Alone());
 }
 
 template <class T> FL void put_pack(const LaunchArgs& a, T* out, uint64_t from, uint64_t to, int64_t i, bool whole, float (&g)[Pack<T>::N]) {
@@ -302,16 +337,74 @@ template <class T> struct PositionSoftmax {
     FL float at_logit(int j, float z) const { return exp_neg(z - max[j]) * inv_sum[j]; }
 };
 
-template <class T> FL void softmax_sums(const LaunchArgs& a, const DiceParams& p) {
-    const Regions r(a, true);
+// Cross-entropy of a thread's positions: the formulas of `cross_entropy.cu`.
+template <class T> struct PositionCrossEntropy {
+    float value[POSITIONS], mass[POSITIONS], slope[POSITIONS], top[POSITIONS];
+    float top_e[POSITIONS]; // the exponential of the class that leads; NaN where none does
+
+    FL PositionCrossEntropy(const Regions& r, const BesideCrossEntropy& p, const PositionSoftmax<T>& softmax, uint64_t n, uint64_t i, uint64_t to) {
+        float ones[POSITIONS] = {}, rest[POSITIONS] = {}, cost[POSITIONS] = {};
+#pragma unroll
+        for (int j = 0; j < POSITIONS; ++j) mass[j] = 0.0f;
+#pragma unroll 1
+        for (uint64_t c = 0; c < r.channels; ++c) {
+            const float w = r.channel_weight(c);
+#pragma unroll
+            for (int j = 0; j < POSITIONS; ++j) {
+                const uint64_t at_j = i + j * FL_BLOCK, k = (n * r.channels + c) * r.a.inner + at_j;
+                if (at_j >= to) continue;
+                const float u = to_f32(at<const T>(r.a.input)[k]) - softmax.max[j];
+                const float e = exp_neg(u), one = e == 1.0f ? 1.0f : 0.0f;
+                ones[j] += one, rest[j] += e - one;
+                const float a = p.weight(w, r.target<T>(n, c, at_j, k), r.channels);
+                mass[j] += a;
+                // Zero times minus infinity is a masked class that the target does not ask for.
+                cost[j] += a == 0.0f ? 0.0f : -a * u;
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < POSITIONS; ++j) {
+            const Softmax s = {softmax.max[j], ones[j], rest[j]};
+            const float ln_sum = s.ln_sum(), lse = s.max + ln_sum, miss = s.miss(1.0f);
+            const float pull = p.z_loss == 0.0f ? 0.0f : 2.0f * p.z_loss * lse;
+            value[j] = mass[j] * ln_sum + cost[j];
+            if (p.z_loss != 0.0f) value[j] += p.z_loss * lse * lse;
+            slope[j] = (mass[j] + pull) * ratio(1.0f, s.sum());
+            top[j] = pull * (1.0f - miss) - mass[j] * miss;
+            top_e[j] = s.one_class_leads() ? 1.0f : nan();
+        }
+    }
+
+    // For the logit of a class with this exponential, on which the target puts a.
+    FL float grad(int j, float e, float a) const { return e == top_e[j] ? (mass[j] - a) + top[j] : e * slope[j] - a; }
+};
+
+// What a position adds to the denominator of a mean: 1, or the class weight of its target.
+FL double share(const Regions& r, uint64_t position) {
+    if (!has_index(r.a) || r.a.class_weight == 0) return 1.0;
+    const int64_t index = index_of(r.a, position);
+    return is_class(r.a, index) ? double(r.channel_weight(uint64_t(index))) : 0.0;
+}
+
+template <class T, class Beside> FL void softmax_sums(const LaunchArgs& a, const DiceParams& p, const Beside& b) {
+    const Regions r(a, true, Beside::CROSS_ENTROPY);
     const float scale = scale_of_regions(a, r);
     if (blockIdx.x < r.blocks()) {
         const uint64_t n = divide(blockIdx.x, r.tiles), tile = blockIdx.x - n * r.tiles;
         const uint64_t from = tile * a.tile, to = from + a.tile < a.inner ? from + a.tile : a.inner;
         check_targets(a, n, from, to);
+        double cost = 0.0, count = 0.0;
         for (uint64_t step = from; step < to; step += POSITIONS * FL_BLOCK) {
             const uint64_t i = step + threadIdx.x;
             const PositionSoftmax<T> softmax(a, n, i, to);
+            if constexpr (Beside::CROSS_ENTROPY) {
+                const PositionCrossEntropy<T> row(r, b, softmax, n, i, to);
+#pragma unroll
+                for (int j = 0; j < POSITIONS; ++j) {
+                    const uint64_t at_j = i + j * FL_BLOCK;
+                    if (at_j < to) cost += double(row.value[j]), count += share(r, n * a.inner + at_j);
+                }
+            }
             for (uint64_t c = r.background(); c < r.channels; ++c) {
                 const uint64_t base = (n * r.channels + c) * a.inner;
                 RegionSums sums;
@@ -329,12 +422,16 @@ template <class T> FL void softmax_sums(const LaunchArgs& a, const DiceParams& p
                 }
             }
         }
+        if constexpr (Beside::CROSS_ENTROPY) {
+            cost = block_sum(cost), count = block_sum(count);
+            if (threadIdx.x == 0) r.beside(blockIdx.x)[0] = cost, r.beside(blockIdx.x)[1] = count;
+        }
     }
-    finish_regions(a, p, r, scale);
+    finish_regions(a, p, r, scale, b);
 }
 
-template <class T> FL void softmax_grads(const LaunchArgs& a, const DiceParams& p) {
-    const Regions r(a, true);
+template <class T, class Beside> FL void softmax_grads(const LaunchArgs& a, const DiceParams& p, const Beside& b) {
+    const Regions r(a, true, Beside::CROSS_ENTROPY);
     if (blockIdx.x >= r.blocks()) return;
     const uint64_t block = r.blocks() - 1 - blockIdx.x;
     const uint64_t n = divide(block, r.tiles), tile = block - n * r.tiles;
@@ -358,16 +455,29 @@ template <class T> FL void softmax_grads(const LaunchArgs& a, const DiceParams& 
                 mean[j] += slope(c, y, r.target<T>(n, c, at_j, k)) * y;
             }
         }
-        for (uint64_t c = 0; c < r.channels; ++c) {
+        // Writes gradients; `more` is that of class c at position j, of exponential e and target t.
+        auto put = [&](auto more) {
+            for (uint64_t c = 0; c < r.channels; ++c) {
 #pragma unroll
-            for (int j = 0; j < POSITIONS; ++j) {
-                const uint64_t at_j = i + j * FL_BLOCK, k = (n * r.channels + c) * a.inner + at_j;
-                if (at_j >= to) continue;
-                const float y = softmax.at_logit(j, to_f32(at<const T>(a.input)[k]));
-                const float g = y * (slope(c, y, r.target<T>(n, c, at_j, k)) - mean[j]);
-                T* out = at<T>(a.grad_input) + k;
-                *out = from_f32<T>(a.flags & FL_ACCUMULATE ? to_f32(*out) + g : g);
+                for (int j = 0; j < POSITIONS; ++j) {
+                    const uint64_t at_j = i + j * FL_BLOCK, k = (n * r.channels + c) * a.inner + at_j;
+                    if (at_j >= to) continue;
+                    const float e = exp_neg(to_f32(at<const T>(a.input)[k]) - softmax.max[j]), y = e * softmax.inv_sum[j];
+                    const float t = r.target<T>(n, c, at_j, k);
+                    const float g = more(y * (slope(c, y, t) - mean[j]), c, j, e, t);
+                    T* out = at<T>(a.grad_input) + k;
+                    *out = from_f32<T>(a.flags & FL_ACCUMULATE ? to_f32(*out) + g : g);
+                }
             }
+        };
+        if constexpr (Beside::CROSS_ENTROPY) {
+            const PositionCrossEntropy<T> row(r, b, softmax, n, i, to);
+            const float scale = *r.beside_scale();
+            put([&](float g, uint64_t c, int j, float e, float t) {
+                return g + row.grad(j, e, b.weight(r.channel_weight(c), t, r.channels)) * scale;
+            });
+        } else {
+            put([](float g, uint64_t, int, float, float) { return g; });
         }
     }
 }

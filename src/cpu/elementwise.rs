@@ -6,6 +6,7 @@ use super::tiles::{Tiles, sum_weights};
 use crate::call::{Output, Request, Weight};
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
+use crate::loss::Logistic;
 use crate::target::Target;
 
 /// Values and gradients of sixteen elements.
@@ -27,13 +28,85 @@ pub(crate) trait Pointwise: Copy + Send + Sync {
     /// Its gradients may be so small that, scaled, they are denormal numbers, with which processors take a hundred cycles.
     const FAINT: bool = false;
 
+    /// It is made of the logistic function of its input, which the terms of a combined loss share.
+    const LOGISTIC: bool = false;
+
     /// Value and gradient for the input.
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> Point<S>;
+
+    /// The same, given the logistic function of the input if it is made of that.
+    #[cfg_attr(optimized, inline(always))]
+    fn eval_with<S: Simd>(&self, _l: &Logistic<S>, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> Point<S> {
+        self.eval(x, t, aux)
+    }
 
     /// Gradient for the target.
     #[cfg_attr(optimized, inline(always))]
     fn grad_target<S: Simd>(&self, x: F32s<S>, _t: F32s<S>, _aux: F32s<S>) -> F32s<S> {
         x.simd().zero()
+    }
+}
+
+/// The values of up to `N` terms and the gradient of their sum, of sixteen elements.
+#[derive(Clone, Copy)]
+pub(crate) struct Points<S: Simd, const N: usize> {
+    pub(crate) values: [F32s<S>; N],
+    pub(crate) grad: F32s<S>,
+}
+
+/// What the skeleton runs: a loss, or a sum of up to `N`.
+pub(crate) trait Terms<const N: usize>: Copy + Send + Sync {
+    const NAME: &'static str;
+    const TARGET: bool;
+    const FAINT: bool;
+
+    /// How many terms there are.
+    fn terms(&self) -> usize;
+    fn takes_class_weight(&self) -> bool;
+    fn has_grad_target(&self) -> bool;
+    fn points<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> Points<S, N>;
+    fn grad_for_target<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> F32s<S>;
+    /// The value of the whole.
+    fn whole<S: Simd>(&self, values: [F32s<S>; N]) -> F32s<S>;
+    /// The same of sums of values.
+    fn whole_of_sums(&self, sums: [f64; N]) -> f64;
+}
+
+impl<F: Pointwise> Terms<1> for F {
+    const NAME: &'static str = <F as Pointwise>::NAME;
+    const TARGET: bool = <F as Pointwise>::TARGET;
+    const FAINT: bool = <F as Pointwise>::FAINT;
+
+    fn terms(&self) -> usize {
+        1
+    }
+
+    fn takes_class_weight(&self) -> bool {
+        F::CLASS_WEIGHT
+    }
+
+    fn has_grad_target(&self) -> bool {
+        F::GRAD_TARGET
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn points<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> Points<S, 1> {
+        let Point { value, grad } = self.eval(x, t, aux);
+        Points { values: [value], grad }
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn grad_for_target<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> F32s<S> {
+        self.grad_target(x, t, aux)
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn whole<S: Simd>(&self, [value]: [F32s<S>; 1]) -> F32s<S> {
+        value
+    }
+
+    fn whole_of_sums(&self, [sum]: [f64; 1]) -> f64 {
+        sum
     }
 }
 
@@ -54,7 +127,7 @@ struct Plan<'a, T> {
 }
 
 /// Runs the loss.
-pub(crate) fn run<T: Element, F: Pointwise>(loss: F, request: Request<'_, T>) -> Result<f32> {
+pub(crate) fn run<T: Element, F: Terms<N>, const N: usize>(loss: F, request: Request<'_, T>) -> Result<f32> {
     let n = request.input.len();
     let extras = request.extras;
     let unsupported = |what| Error::Unsupported { loss: F::NAME, what };
@@ -68,7 +141,7 @@ pub(crate) fn run<T: Element, F: Pointwise>(loss: F, request: Request<'_, T>) ->
     };
     let class_weight = extras.class_weight;
     if let Some(w) = class_weight {
-        if !F::CLASS_WEIGHT {
+        if !loss.takes_class_weight() {
             return Err(unsupported("a class weight"));
         }
         if w.is_empty() || !n.is_multiple_of(w.len()) {
@@ -77,10 +150,13 @@ pub(crate) fn run<T: Element, F: Pointwise>(loss: F, request: Request<'_, T>) ->
     }
     let weight = extras.weight.map(|w| w.per_loss(n)).transpose()?;
     if let Some(grad) = &extras.grad_target {
-        if !F::GRAD_TARGET {
+        if !loss.has_grad_target() {
             return Err(unsupported("a gradient for the targets"));
         }
         check_len("grad_target", n, grad.len())?;
+    }
+    if let Some(terms) = &extras.terms {
+        check_len("terms", loss.terms(), terms.len())?;
     }
     let (mut losses, mut grad_output, mut denominator) = (None, None, 1.0);
     match request.output {
@@ -88,6 +164,9 @@ pub(crate) fn run<T: Element, F: Pointwise>(loss: F, request: Request<'_, T>) ->
             reduction.check(n)?;
             let weighted = || weight.map_or(n as f64, |(w, each)| sum_weights(w) * each as f64);
             denominator = reduction.denominator(|| n as f64, weighted);
+        }
+        Output::Unreduced { .. } if extras.terms.is_some() => {
+            return Err(unsupported("asking for terms without a reduction"));
         }
         Output::Unreduced { losses: l, grad_output: g } => {
             if let Some(l) = l {
@@ -113,8 +192,12 @@ pub(crate) fn run<T: Element, F: Pointwise>(loss: F, request: Request<'_, T>) ->
         target_mode: Mode::new(extras.accumulate, false, n * size_of::<T>()),
     };
     let isa = Isa::detect();
-    let total = Tiles::new(n, BLOCK).sum(n, &|start, end| isa.run(Tile { loss, plan, start, end }));
-    Ok((total / denominator) as f32)
+    let sums = Tiles::new(n, BLOCK).sums(n, n, &|start, end| isa.run(Tile { loss, plan, start, end }));
+    if let Some(terms) = extras.terms {
+        // SAFETY: there are as many, and this is the only task.
+        (0..terms.len()).for_each(|j| unsafe { terms.set(j, (sums[j] / denominator) as f32) });
+    }
+    Ok((loss.whole_of_sums(sums) / denominator) as f32)
 }
 
 /// Elements summed in f32 before the sum goes to f64: eight additions a lane, so that the rounding
@@ -128,7 +211,7 @@ impl<T> Clone for Plan<'_, T> {
 }
 impl<T> Copy for Plan<'_, T> {}
 
-struct Tile<'a, T, F> {
+struct Tile<'a, T, F, const N: usize> {
     loss: F,
     /// A copy, so that LLVM keeps it in registers: behind a reference it might change with every store.
     plan: Plan<'a, T>,
@@ -136,18 +219,18 @@ struct Tile<'a, T, F> {
     end: usize,
 }
 
-impl<T, F: Copy> Clone for Tile<'_, T, F> {
+impl<T, F: Copy, const N: usize> Clone for Tile<'_, T, F, N> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<T, F: Copy> Copy for Tile<'_, T, F> {}
+impl<T, F: Copy, const N: usize> Copy for Tile<'_, T, F, N> {}
 
-impl<T: Element, F: Pointwise> Kernel for Tile<'_, T, F> {
-    type Output = f64;
+impl<T: Element, F: Terms<N>, const N: usize> Kernel for Tile<'_, T, F, N> {
+    type Output = [f64; N];
 
     #[cfg_attr(optimized, inline(always))]
-    fn run<S: Machine>(self, s: S) -> f64 {
+    fn run<S: Machine>(self, s: S) -> [f64; N] {
         let plan = self.plan;
         let plain = plan.class_weight.is_none()
             && plan.weight.is_none()
@@ -165,11 +248,11 @@ impl<T: Element, F: Pointwise> Kernel for Tile<'_, T, F> {
         let pair = Pair(s);
         // What is smaller would be denormal after scaling.
         let least = f32::MIN_POSITIVE / plan.scale.abs();
-        let mut total = s.zero_wide();
+        let mut total = [s.zero_wide(); N];
         for block in (self.start..self.end).step_by(BLOCK) {
             let stop = self.end.min(block + BLOCK);
             // The even vectors and the odd ones, whichever way they come.
-            let (mut even, mut odd) = (s.zero(), s.zero());
+            let (mut even, mut odd) = ([s.zero(); N], [s.zero(); N]);
             let mut i = block;
             if let Some((input, target, grad)) = fast {
                 let mode = Mode { accumulate: false, ..mode };
@@ -184,40 +267,46 @@ impl<T: Element, F: Pointwise> Kernel for Tile<'_, T, F> {
                         }
                         let x = pair.join(input.load(s, i), input.load(s, i + LANES));
                         let t = pair.join(target.load(s, i), target.load(s, i + LANES));
-                        let point = self.loss.eval(x, t, pair.splat(1.0));
-                        let mut grads = point.grad;
+                        let Points { values, grad: mut grads } = self.loss.points(x, t, pair.splat(1.0));
                         if F::FAINT {
                             grads = grads.abs().lt(least).pick(0.0, grads);
                         }
                         let (low, high) = pair.split(grads * plan.scale);
                         grad.store(s, i, low, mode);
                         grad.store(s, i + LANES, high, mode);
-                        let (v0, v1) = pair.split(point.value);
-                        (even, odd) = (even + v0, odd + v1);
+                        for j in 0..N {
+                            let (v0, v1) = pair.split(values[j]);
+                            (even[j], odd[j]) = (even[j] + v0, odd[j] + v1);
+                        }
                     }
                     i += 2 * LANES;
                 }
             }
             while i < stop {
-                let value = self.general(s, i, LANES.min(stop - i), mode);
-                if (i - block).is_multiple_of(2 * LANES) {
-                    even = even + value;
-                } else {
-                    odd = odd + value;
+                let values = self.general(s, i, LANES.min(stop - i), mode);
+                let sums = if (i - block).is_multiple_of(2 * LANES) { &mut even } else { &mut odd };
+                for j in 0..N {
+                    sums[j] = sums[j] + values[j];
                 }
                 i += LANES;
             }
-            total = total + (even + odd).widen();
+            for j in 0..N {
+                total[j] = total[j] + (even[j] + odd[j]).widen();
+            }
         }
         fence();
-        total.sum()
+        let mut sums = [0.0; N];
+        for j in 0..N {
+            sums[j] = total[j].sum();
+        }
+        sums
     }
 }
 
-impl<T: Element, F: Pointwise> Tile<'_, T, F> {
+impl<T: Element, F: Terms<N>, const N: usize> Tile<'_, T, F, N> {
     /// Elements `i..i + count` of any call.
     #[cfg_attr(optimized, inline(always))]
-    fn general<S: Machine>(&self, s: S, i: usize, count: usize, mode: Mode) -> F32s<S> {
+    fn general<S: Machine>(&self, s: S, i: usize, count: usize, mode: Mode) -> [F32s<S>; N] {
         let plan = self.plan;
         // SAFETY (all loads and stores): tiles do not overlap, and a tile belongs to one task.
         let x = unsafe { plan.input.load_upto(s, i, count, 0.0) };
@@ -242,25 +331,29 @@ impl<T: Element, F: Pointwise> Tile<'_, T, F> {
         if let Some(g) = plan.grad_output {
             scale = scale * unsafe { Src::new(g).load_upto(s, i, count, 0.0) };
         }
-        let point = self.loss.eval(x, t, aux);
-        let value = point.value * weight;
+        let Points { mut values, mut grad } = self.loss.points(x, t, aux);
+        for value in &mut values {
+            *value = *value * weight;
+        }
         if let Some(losses) = plan.losses {
-            unsafe { losses.store_upto(s, i, count, value, Mode::PLAIN) };
+            unsafe { losses.store_upto(s, i, count, self.loss.whole(values), Mode::PLAIN) };
         }
         if let Some(out) = plan.grad_target {
-            let grad = self.loss.grad_target(x, t, aux) * scale;
+            let grad = self.loss.grad_for_target(x, t, aux) * scale;
             unsafe { out.store_upto(s, i, count, grad, plan.target_mode.at(out, i)) };
         }
         if let Some(out) = plan.grad_input {
-            let mut grad = point.grad;
             if F::FAINT {
                 // As above: whatever else is asked for, the gradient has the same bits.
                 grad = grad.abs().lt(f32::MIN_POSITIVE / scale.abs()).pick(0.0, grad);
             }
             unsafe { out.store_upto(s, i, count, grad * scale, mode) };
         }
-        // The padding has a value too.
-        s.first(count).pick(value, 0.0)
+        // The padding has values too.
+        for value in &mut values {
+            *value = s.first(count).pick(*value, 0.0);
+        }
+        values
     }
 }
 

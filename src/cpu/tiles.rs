@@ -10,12 +10,12 @@ pub(crate) struct Tiles {
     tile: usize,
 }
 
-/// What is done to elements `start..end`. Not generic: rayon is then compiled once.
-pub(crate) type Task<'a> = dyn Fn(usize, usize) -> f64 + Sync + 'a;
+/// What is done to elements `start..end`: the `N` sums over them. Not a type of its own for each: rayon is then compiled once.
+pub(crate) type Task<'a, const N: usize = 1> = dyn Fn(usize, usize) -> [f64; N] + Sync + 'a;
 
 /// Fewest elements of a tile.
 const TILE: usize = 1 << 14;
-/// Most tiles, which bounds the partial sums to 8 KiB.
+/// Most tiles, which bounds the partial sums to 8 KiB each.
 const MAX_TILES: usize = 1 << 10;
 /// Fewest elements for which waking the thread pool pays.
 const PARALLEL_MIN: usize = 1 << 16;
@@ -32,23 +32,32 @@ impl Tiles {
     }
 
     /// The sum over all tiles `start..end` of `n` of what `task` returns.
-    pub(crate) fn sum(&self, n: usize, task: &Task<'_>) -> f64 {
+    pub(crate) fn sum(&self, n: usize, task: &(dyn Fn(usize, usize) -> f64 + Sync)) -> f64 {
         self.sum_weighing(n, n, task)
     }
 
     /// The same, where the `n` are rows that hold `elements` elements together.
-    pub(crate) fn sum_weighing(&self, n: usize, elements: usize, task: &Task<'_>) -> f64 {
+    pub(crate) fn sum_weighing(&self, n: usize, elements: usize, task: &(dyn Fn(usize, usize) -> f64 + Sync)) -> f64 {
+        self.sums(n, elements, &|start, end| [task(start, end)])[0]
+    }
+
+    /// The same of several sums.
+    pub(crate) fn sums<const N: usize>(&self, n: usize, elements: usize, task: &Task<'_, N>) -> [f64; N] {
         let count = n.div_ceil(self.tile);
         let one = |i: usize| task(i * self.tile, n.min((i + 1) * self.tile));
+        let add = |mut sums: [f64; N], more: [f64; N]| {
+            sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+            sums
+        };
         match count {
-            0 => 0.0,
+            0 => [0.0; N],
             1 => one(0),
-            _ if elements < PARALLEL_MIN => (0..count).map(one).sum(),
+            _ if elements < PARALLEL_MIN => (0..count).map(one).fold([0.0; N], add),
             _ => {
-                let mut partial = [0f64; MAX_TILES];
+                let mut partial = [[0f64; N]; MAX_TILES];
                 let partial = &mut partial[..count];
-                partial.par_iter_mut().enumerate().for_each(|(i, sum)| *sum = one(i));
-                partial.iter().sum()
+                partial.par_iter_mut().enumerate().for_each(|(i, sums)| *sums = one(i));
+                partial.iter().copied().fold([0.0; N], add)
             }
         }
     }

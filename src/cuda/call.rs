@@ -7,6 +7,7 @@ use super::request::{self, Memory, Output, Request};
 use crate::call::Loss;
 use crate::element::Element;
 use crate::error::{Error, Result};
+use crate::loss::Combination;
 use crate::reduction::Reduction;
 use crate::shape::Shape;
 
@@ -59,6 +60,7 @@ pub struct CudaCall<'a, L, T, I = DeviceRef<'a, T>> {
     denominator: Option<DeviceRef<'a, f32>>,
     accumulate: bool,
     grad_target: Option<DeviceMut<'a, T>>,
+    terms: Option<DeviceMut<'a, f32>>,
 }
 
 /// Per element or per sample.
@@ -84,7 +86,13 @@ impl<'a, L: Loss, T: Element, I> CudaCall<'a, L, T, I> {
             denominator: None,
             accumulate: false,
             grad_target: None,
+            terms: None,
         }
+    }
+
+    pub(crate) fn with_terms(mut self, values: DeviceMut<'a, f32>) -> Self {
+        self.terms = Some(values);
+        self
     }
 
     /// See [`Call::weight`](crate::Call::weight).
@@ -128,6 +136,13 @@ impl<'a, L: Loss, T: Element, I> CudaCall<'a, L, T, I> {
     pub fn grad_target(mut self, grad: impl Into<DeviceMut<'a, T>>) -> Self {
         self.grad_target = Some(grad.into());
         self
+    }
+}
+
+impl<'a, L: Combination, T: Element, I> CudaCall<'a, L, T, I> {
+    /// See [`Call::terms`](crate::Call::terms).
+    pub fn terms(self, values: impl Into<DeviceMut<'a, f32>>) -> Self {
+        self.with_terms(values.into())
     }
 }
 
@@ -219,7 +234,8 @@ impl<'a, L: Loss, T: Element, I> CudaCall<'a, L, T, I> {
         mut outputs: Outputs<'a>,
     ) -> Result<()> {
         let CudaCall { cuda, loss, target, shape, weight, class_weight, denominator, accumulate, .. } = self;
-        let (mut input, grad_output, mut grad_target) = (input(self.input), self.grad_output, self.grad_target);
+        let (mut input, grad_output) = (input(self.input), self.grad_output);
+        let (mut grad_target, mut terms) = (self.grad_target, self.terms);
         let mut lender = Lender::new(cuda)?;
         let (input, in_place) = match &mut input {
             Input::Read(x) => (lender.read(x)?, false),
@@ -231,6 +247,7 @@ impl<'a, L: Loss, T: Element, I> CudaCall<'a, L, T, I> {
         request.weight = weight.as_ref().map(|(w, kind)| lender.read(w).map(kind)).transpose()?;
         request.class_weight = class_weight.as_ref().map(|w| lender.read(w)).transpose()?;
         request.grad_target = grad_target.as_mut().map(|g| lender.write(g)).transpose()?;
+        request.terms = terms.as_mut().map(|t| lender.write(t)).transpose()?;
         request.accumulate = accumulate;
         request.grad_output = lender.scalar(&grad_output)?;
         let denominator = denominator.as_ref().map(|d| lender.read_one("denominator", d)).transpose()?;

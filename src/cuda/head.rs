@@ -117,6 +117,7 @@ fn args(loss: &Kernel, call: &HeadRequest, memory: u64, workspace: u64) -> Launc
         divisor,
         workspace,
         scratch: memory,
+        terms: 0,
         elements: 0,
         losses: tokens as u64,
         classes: classes as u64,

@@ -1,9 +1,10 @@
 //! Which kernel a loss has, and what it takes. Each loss says so in one line at the end of its file.
 
-use super::params::{self, KERAS_LABELS, NoParams};
+use super::params::{self, DiceCrossEntropyParams, KERAS_LABELS, NoParams, TermsParams};
 use crate::cpu::elementwise::Pointwise;
 use crate::cpu::region::{Activation, Region};
 use crate::cpu::rowwise::Rowwise;
+use crate::loss::Refused;
 
 /// A loss that has a kernel.
 pub(crate) trait HasKernel {
@@ -26,6 +27,16 @@ pub struct Kernel {
     pub(super) ignore_index: Option<i64>,
     pub(super) flags: u32,
     pub(super) takes: Takes,
+    /// Of a combined loss.
+    pub(super) terms: Option<Terms>,
+}
+
+/// The terms of a combined loss.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) count: usize,
+    /// Why they cannot be combined.
+    pub(crate) refused: Option<Refused>,
 }
 
 /// What the launches of a loss are shaped by.
@@ -47,36 +58,39 @@ pub(crate) struct Takes {
     pub(super) mean_by_class_weight: bool,
 }
 
+/// Words that the options of a loss take.
+const MOST_WORDS: usize = 22;
+
 /// The second argument of a kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Params {
-    words: [u32; 8],
+    words: [u32; MOST_WORDS],
     len: usize,
 }
 
 /// A struct of `params.rs` that is the second argument of a kernel.
 ///
 /// # Safety
-/// It is made of `f32` and `u32` alone, at most eight of them.
+/// It is made of `f32` and `u32` (and arrays of them) alone, at most `MOST_WORDS` of them.
 pub(crate) unsafe trait Words: Copy {}
 
 macro_rules! words {
     ($($params:ident)*) => {$(
         // SAFETY: see its declaration; the size is checked here, and that there is no padding where it is declared.
         unsafe impl Words for params::$params {}
-        const _: () = assert!(size_of::<params::$params>() <= 32 && align_of::<params::$params>() == 4);
+        const _: () = assert!(size_of::<params::$params>() <= 4 * MOST_WORDS && align_of::<params::$params>() == 4);
     )*};
 }
 words! {
     NoParams MseParams HuberParams SmoothL1Params BceParams BceWithLogitsParams HingeParams KlDivProbsParams
     SigmoidFocalParams GanTermParams CrossEntropyParams CrossEntropyProbsParams SoftmaxFocalParams
-    DistillationParams MultiMarginParams GradientPenaltyParams DiceParams HeadParams
+    DistillationParams MultiMarginParams GradientPenaltyParams DiceParams TermsParams DiceCrossEntropyParams HeadParams
 }
 
 impl Params {
     pub(super) fn new<P: Words>(params: P) -> Self {
-        let mut words = [0; 8];
-        // SAFETY: `Words` says that these are whole words, and no more than eight.
+        let mut words = [0; MOST_WORDS];
+        // SAFETY: `Words` says that these are whole words, and no more than that.
         unsafe {
             std::ptr::copy_nonoverlapping((&raw const params).cast::<u8>(), words.as_mut_ptr().cast(), size_of::<P>())
         };
@@ -85,7 +99,7 @@ impl Params {
 
     /// The options of a loss that the user wrote, at most eight.
     fn floats(values: &[f32]) -> Self {
-        let mut words = [0; 8];
+        let mut words = [0; MOST_WORDS];
         for (word, value) in words.iter_mut().zip(values) {
             *word = value.to_bits();
         }
@@ -129,7 +143,18 @@ impl Kernel {
             mean_by_class_weight: false,
         };
         let (family, params) = (Family::Elements, Params::new(params));
-        Kernel { loss: F::NAME, file, name, name_dense: name, family, params, ignore_index: None, flags: 0, takes }
+        Kernel {
+            loss: F::NAME,
+            file,
+            name,
+            name_dense: name,
+            family,
+            params,
+            ignore_index: None,
+            flags: 0,
+            takes,
+            terms: None,
+        }
     }
 
     /// Has another kernel for dense targets.
@@ -142,7 +167,8 @@ impl Kernel {
         let takes =
             Takes { index: false, dense: true, class_weight: false, grad_target: false, mean_by_class_weight: false };
         let (family, params) = (Family::Elements, Params::floats(options));
-        Kernel { loss, file, name: file, name_dense: file, family, params, ignore_index: None, flags: 0, takes }
+        let (name, name_dense) = (file, file);
+        Kernel { loss, file, name, name_dense, family, params, ignore_index: None, flags: 0, takes, terms: None }
     }
 
     /// The labels are 0 and 1 if a launch before this one finds no other.
@@ -160,7 +186,18 @@ impl Kernel {
             mean_by_class_weight: F::MEAN_BY_CLASS_WEIGHT,
         };
         let (family, params, ignore_index) = (Family::Rows, Params::new(params), loss.ignore_index());
-        Kernel { loss: F::NAME, file, name, name_dense: name, family, params, ignore_index, flags: 0, takes }
+        Kernel {
+            loss: F::NAME,
+            file,
+            name,
+            name_dense: name,
+            family,
+            params,
+            ignore_index,
+            flags: 0,
+            takes,
+            terms: None,
+        }
     }
 
     /// Of a region loss.
@@ -188,7 +225,47 @@ impl Kernel {
                 grad_target: false,
                 mean_by_class_weight: false,
             },
+            terms: None,
         }
+    }
+
+    /// The same with cross-entropy beside it.
+    pub(crate) fn beside_cross_entropy(self, params: DiceCrossEntropyParams, terms: Terms) -> Self {
+        Kernel {
+            name: "region_cross_entropy",
+            name_dense: "region_cross_entropy",
+            params: Params::new(params),
+            terms: Some(terms),
+            ..self
+        }
+    }
+
+    /// Of a sum of element-wise losses.
+    pub(crate) fn combined(
+        loss: &'static str,
+        params: TermsParams,
+        terms: Terms,
+        class_weight: bool,
+        grad_target: bool,
+    ) -> Self {
+        Kernel {
+            loss,
+            file: "combined",
+            name: "combined",
+            name_dense: "combined",
+            family: Family::Elements,
+            params: Params::new(params),
+            ignore_index: None,
+            flags: 0,
+            takes: Takes { index: false, dense: true, class_weight, grad_target, mean_by_class_weight: false },
+            terms: Some(terms),
+        }
+    }
+
+    /// The options of an element-wise loss as a term of a sum has them, unless it takes a launch of its own before.
+    pub(crate) fn as_term(&self) -> Option<[f32; 3]> {
+        let options = std::array::from_fn(|i| f32::from_bits(self.params.words[i]));
+        (self.flags & KERAS_LABELS == 0).then_some(options)
     }
 }
 

@@ -38,6 +38,7 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
     let (target_kind, target) = targets.parts();
     let tensors = if target_kind == TARGET_DENSE { 2 } else { 1 };
     let plan = match kernel.family {
+        Family::Elements if kernel.terms.is_some() => plan::combined(input.len as u64, dtype.bytes),
         Family::Elements => plan::elementwise(input.len as u64),
         Family::Rows => plan::rowwise(sizes.losses as u64, classes, inner, dtype.bytes, tensors, launcher.limits()),
         Family::Regions { softmax } => {
@@ -46,10 +47,12 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
             if blocks > i32::MAX as u64 || sizes.losses as u64 > u64::MAX >> 16 {
                 return Err(Error::Unsupported { loss: kernel.loss, what: "so many regions on a GPU" });
             }
-            plan::region(outer, classes, inner, softmax)
+            plan::region(outer, classes, inner, softmax, kernel.terms.is_some())
         }
     };
     let (divide_by, denominator) = denominator(kernel, request, &sizes);
+    let mean = matches!(request.output, Output::Reduced(Reduction::Mean | Reduction::WeightedMean, _));
+    let own_means = mean && kernel.terms.is_some();
     let (grad_output, grad_scale) = match request.grad_output {
         Scalar::Host(scale) => (scale, 0),
         Scalar::Device(address) => (1.0, address),
@@ -74,6 +77,7 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
         divisor,
         workspace: launcher.workspace(),
         scratch: if plan.scratch == 0 { 0 } else { launcher.scratch(plan.scratch)? },
+        terms: of(request.terms),
         elements: input.len as u64,
         losses: sizes.losses as u64,
         classes,
@@ -91,7 +95,8 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
         flags: kernel.flags
             | if request.accumulate { ACCUMULATE } else { 0 }
             | if kernel.ignore_index.is_some() { IGNORE } else { 0 }
-            | if plan.cached { CACHED } else { 0 },
+            | if plan.cached { CACHED } else { 0 }
+            | if own_means { OWN_MEANS } else { 0 },
         target_kind,
         divide_by,
     };
@@ -173,6 +178,7 @@ pub(crate) unsafe fn run_average(call: &Average, names: [&'static str; 2], launc
         divisor: 0,
         workspace: launcher.workspace(),
         scratch: launcher.scratch(plan.scratch)?,
+        terms: 0,
         elements: high.len as u64,
         losses: low.len as u64,
         classes: 1,

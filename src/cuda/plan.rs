@@ -3,7 +3,7 @@
 //! Grids depend on sizes and storage types, not on the number of SMs, so that sums are made of the same parts on every GPU. What a
 //! GPU can hold on the chip decides only whether and how a long row is kept there.
 
-use super::params::{BLOCK, COLUMN_BLOCK, IN_FLIGHT, MAX_CHUNKS, MAX_PARTIALS, Workspace};
+use super::params::{BLOCK, COLUMN_BLOCK, IN_FLIGHT, MAX_CHUNKS, MAX_PARTIALS, MAX_TERMS, Workspace};
 
 /// Bytes of the workspace. Zero it once.
 pub const WORKSPACE_BYTES: usize = size_of::<Workspace>() + 8 * (MAX_CHUNKS + MAX_PARTIALS) as usize;
@@ -50,6 +50,13 @@ pub fn elementwise(n: u64) -> Plan {
     Plan::new(n.div_ceil(tile), (BLOCK, 1), tile)
 }
 
+/// A sum of element-wise losses, each of which has a partial sum in every block. What is in flight is in shared memory.
+pub fn combined(n: u64, bytes: u64) -> Plan {
+    let plan = elementwise(n);
+    let shared = u64::from(2 * BLOCK * IN_FLIGHT) * bytes;
+    Plan { scratch: u64::from(plan.grid * MAX_TERMS) * 8, shared: shared as u32, ..plan }
+}
+
 /// Row-wise losses of `rows` rows; `tensors` is 2 where targets are dense, else 1.
 pub fn rowwise(rows: u64, classes: u64, inner: u64, bytes: u64, tensors: u64, limits: Limits) -> Plan {
     // How many rows each of `at_once` groups does one after another, so that there are not too many partial sums.
@@ -86,15 +93,16 @@ pub fn rowwise(rows: u64, classes: u64, inner: u64, bytes: u64, tensors: u64, li
     Plan { shared: if cached { share(c) as u32 } else { 0 }, cluster: c, cached, ..plan }
 }
 
-/// Region losses: both launches.
-pub fn region(samples: u64, channels: u64, inner: u64, softmax: bool) -> Plan {
+/// Region losses: both launches. `beside`: with cross-entropy, which has a cost and a weight in each block, and a scale.
+pub fn region(samples: u64, channels: u64, inner: u64, softmax: bool, beside: bool) -> Plan {
     // Positions of a block; at most 4096 blocks a channel of a sample.
     let step = u64::from(BLOCK) * if softmax { 4 } else { 32 };
     let tile = step * inner.div_ceil(4096 * step).max(1);
     let segments = if softmax { samples } else { samples * channels };
     let blocks = segments * inner.div_ceil(tile);
     let sums = blocks.max(1) * if softmax { channels } else { 1 } * 24;
-    Plan { scratch: sums + samples * channels * 8, ..Plan::new(blocks, (BLOCK, 1), tile) }
+    let more = if beside { blocks.max(1) * 16 + 8 } else { 0 };
+    Plan { scratch: sums + samples * channels * 8 + more, ..Plan::new(blocks, (BLOCK, 1), tile) }
 }
 
 /// The relativistic average of two batches: all three launches.

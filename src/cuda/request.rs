@@ -113,6 +113,8 @@ pub struct Request {
     /// `grad_input` is the input.
     pub in_place: bool,
     pub grad_target: Option<Memory>,
+    /// The values of the terms of a combined loss.
+    pub terms: Option<Memory>,
     pub output: Output,
 }
 
@@ -159,6 +161,7 @@ impl Request {
             grad_input: None,
             in_place: false,
             grad_target: None,
+            terms: None,
             output: Output::Unreduced { losses: None, grad_output: None },
         }
     }
@@ -166,6 +169,9 @@ impl Request {
     pub(super) fn check(&self, kernel: &Kernel) -> Result<Sizes> {
         let n = self.input.len;
         let unsupported = |what| Error::Unsupported { loss: kernel.loss, what };
+        if let Some(refused) = kernel.terms.and_then(|terms| terms.refused) {
+            return Err(refused.error(kernel.loss));
+        }
         if self.in_place && self.accumulate {
             return Err(unsupported("accumulate in place, over the input,"));
         }
@@ -180,9 +186,21 @@ impl Request {
             Family::Rows => self.check_rows(kernel)?,
             Family::Regions { .. } => self.check_regions(kernel)?,
         };
+        if let Some(terms) = self.terms {
+            check_len("terms", kernel.terms.map_or(0, |terms| terms.count), terms.len)?;
+        }
         let value = match self.output {
+            Output::Unreduced { .. } if self.terms.is_some() => {
+                return Err(unsupported("asking for terms without a reduction"));
+            }
+            Output::Unreduced { .. } if kernel.terms.is_some() && kernel.family != Family::Elements => {
+                return Err(unsupported("a call without a reduction, for its terms are of regions and of rows,"));
+            }
             Output::Reduced(reduction, value) => {
                 reduction.check(sizes.losses)?;
+                if let (Some(_), Family::Regions { .. }, Some(shape)) = (kernel.terms, kernel.family, self.shape) {
+                    reduction.check(shape.rows())?;
+                }
                 value
             }
             Output::Over(_, value) => value,
@@ -268,7 +286,12 @@ impl Request {
         }
         let counted = shape.classes - background;
         let regions = if kernel.flags & super::params::BATCH != 0 { counted } else { shape.outer * counted };
-        self.class_weight.map_or(Ok(()), |w| check_len("class_weight", counted, w.len))?;
+        // Those of a sum are of all channels.
+        let weighed = if kernel.terms.is_some() { shape.classes } else { counted };
+        self.class_weight.map_or(Ok(()), |w| check_len("class_weight", weighed, w.len))?;
+        if kernel.terms.is_some() && self.weight.is_some() {
+            return Err(unsupported("a weight, which is of regions or of rows,"));
+        }
         if self.grad_target.is_some() {
             return Err(unsupported("a gradient for the targets"));
         }

@@ -2,7 +2,8 @@ use crate::call::elementwise_methods;
 use crate::cpu::elementwise::{Point, Pointwise};
 use crate::cpu::simd::{F32s, Simd};
 use crate::error::{Result, check_option};
-use crate::loss::{elementwise_loss, logistic};
+use crate::loss::combine::term;
+use crate::loss::{Logistic, elementwise_loss, logistic};
 use crate::params::{BceParams, BceWithLogitsParams};
 
 /// Binary cross-entropy on probabilities. Prefer [`BceWithLogits`]: a sigmoid that has saturated to 0
@@ -168,12 +169,17 @@ impl Pointwise for BceWithLogits {
     const NAME: &'static str = "BCE with logits";
     const GRAD_TARGET: bool = true;
     const CLASS_WEIGHT: bool = true;
+    const LOGISTIC: bool = true;
 
     #[cfg_attr(optimized, inline(always))]
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, class_weight: F32s<S>) -> Point<S> {
+        self.eval_with(&logistic(x), x, t, class_weight)
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn eval_with<S: Simd>(&self, l: &Logistic<S>, _: F32s<S>, t: F32s<S>, class_weight: F32s<S>) -> Point<S> {
         let t = smooth(t, self.0.smoothing);
         let (neg, pos) = (1.0 - t, self.0.pos_weight * class_weight * t);
-        let l = logistic(x);
         Point { value: l.cost(neg, pos), grad: l.slope(neg, pos) }
     }
 
@@ -203,3 +209,5 @@ pub(crate) fn check_smoothing(smoothing: f32) -> Result<f32> {
 
 crate::cuda::kernel::kernel!(Bce, |l| Kernel::elements::<Bce>("bce", "bce", l.0));
 crate::cuda::kernel::kernel!(BceWithLogits, |l| Kernel::elements::<BceWithLogits>("bce", "bce_with_logits", l.0));
+term!(Bce, |l| Bce(l));
+term!(BceWithLogits, |l| BceWithLogits(l));

@@ -88,7 +88,6 @@ impl CrossEntropy {
         Ok(self)
     }
 
-    #[cfg(all(feature = "cuda", feature = "head"))]
     pub(crate) fn params(&self) -> CrossEntropyParams {
         self.params
     }

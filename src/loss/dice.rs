@@ -54,7 +54,7 @@ macro_rules! region_options {
         }
         impl Run for $loss {
             fn run(&self, request: AnyRequest<'_>) -> Result<f32> {
-                for_request!(request, |r| region::run(self.0, r))
+                for_request!(request, |r| region::run(self.0, None, r))
             }
         }
         class_methods!($loss);
@@ -98,7 +98,7 @@ fn check_factor(name: &'static str, value: f32) -> Result<f32> {
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct DiceLoss(Region);
+pub struct DiceLoss(pub(super) Region);
 
 impl DiceLoss {
     /// `smooth = 1`, every option off.
@@ -166,7 +166,7 @@ region_options!(DiceLoss);
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct TverskyLoss(Region);
+pub struct TverskyLoss(pub(super) Region);
 
 impl TverskyLoss {
     /// The price of false positives and that of false negatives, both zero or above.

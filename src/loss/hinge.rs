@@ -3,6 +3,7 @@ use crate::cpu::elementwise::{self, Point, Pointwise};
 use crate::cpu::simd::{F32s, Simd};
 use crate::element::Element;
 use crate::error::Result;
+use crate::loss::combine::term;
 use crate::params::HingeParams;
 use crate::target::Target;
 
@@ -125,8 +126,8 @@ hinge! {
     SquaredHinge, Squared, "squared hinge"
 }
 
-#[derive(Clone, Copy)]
-struct Linear(HingeParams);
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Linear(HingeParams);
 
 impl Pointwise for Linear {
     const NAME: &'static str = "hinge";
@@ -141,8 +142,8 @@ impl Pointwise for Linear {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Squared(HingeParams);
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Squared(HingeParams);
 
 impl Pointwise for Squared {
     const NAME: &'static str = "squared hinge";
@@ -168,3 +169,5 @@ crate::cuda::kernel::kernel!(SquaredHinge, |l| Kernel::elements::<Squared>(
     l.labels.params::<f32>(Target::Nothing)
 )
 .keras_labels(l.labels == HingeLabels::Keras));
+term!(Hinge, |l| Hinge(Linear(l.labels.params::<f32>(Target::Nothing))));
+term!(SquaredHinge, |l| SquaredHinge(Squared(l.labels.params::<f32>(Target::Nothing))));

@@ -2,6 +2,7 @@ use crate::call::elementwise_methods;
 use crate::cpu::elementwise::{Point, Pointwise};
 use crate::cpu::simd::{F32s, Simd};
 use crate::error::{Result, check_option};
+use crate::loss::combine::term;
 use crate::loss::{elementwise_loss, sign};
 use crate::params::{HuberParams, SmoothL1Params};
 
@@ -137,3 +138,5 @@ elementwise_methods!(SmoothL1);
 
 crate::cuda::kernel::kernel!(Huber, |l| Kernel::elements::<Huber>("huber", "huber", l.0));
 crate::cuda::kernel::kernel!(SmoothL1, |l| Kernel::elements::<SmoothL1>("huber", "smooth_l1", l.0));
+term!(Huber, |l| Huber(l));
+term!(SmoothL1, |l| SmoothL1(l));

@@ -6,6 +6,7 @@ use crate::cpu::simd::{F32s, Machine, Mask, Simd, Span};
 use crate::cpu::softmax::{BlockSum, Logits, Softmax, Visit};
 use crate::element::Element;
 use crate::error::{Result, check_option};
+use crate::loss::combine::term;
 use crate::loss::{elementwise_loss, rowwise_loss};
 use crate::params::{DistillationParams, KlDivProbsParams};
 
@@ -70,8 +71,8 @@ impl Run for KlDiv {
 }
 elementwise_methods!(KlDiv);
 
-#[derive(Clone, Copy)]
-struct ProbTarget;
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct ProbTarget;
 
 impl Pointwise for ProbTarget {
     const NAME: &'static str = KlDiv::NAME;
@@ -89,8 +90,8 @@ impl Pointwise for ProbTarget {
     }
 }
 
-#[derive(Clone, Copy)]
-struct LogTarget;
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct LogTarget;
 
 impl Pointwise for LogTarget {
     const NAME: &'static str = KlDiv::NAME;
@@ -341,3 +342,5 @@ crate::cuda::kernel::kernel!(KlDiv, |l| if l.log_target {
 });
 crate::cuda::kernel::kernel!(KlDivProbs, |l| Kernel::elements::<KlDivProbs>("kl", "kl_div_probs", l.0));
 crate::cuda::kernel::kernel!(Distillation, |l| Kernel::rows(l, "distillation", "distillation", l.params()));
+term!(KlDiv, |l| if l.log_target { KlDivLogTarget(LogTarget) } else { KlDiv(ProbTarget) });
+term!(KlDivProbs, |l| KlDivProbs(l));

@@ -1,6 +1,7 @@
 use crate::call::elementwise_methods;
 use crate::cpu::elementwise::{Point, Pointwise};
 use crate::cpu::simd::{F32s, Simd};
+use crate::loss::combine::term;
 use crate::loss::{elementwise_loss, sign};
 
 /// Mean absolute error: `|x - t|`.
@@ -54,3 +55,4 @@ elementwise_loss!(Mae);
 elementwise_methods!(Mae);
 
 crate::cuda::kernel::kernel!(Mae, |_l| Kernel::elements::<Mae>("mae", "mae", NO_PARAMS));
+term!(Mae, |l| Mae(l));

@@ -3,6 +3,7 @@
 use crate::cpu::simd::{F32s, Mask, Operand, Simd};
 
 mod bce;
+mod combine;
 pub(crate) mod cross_entropy;
 mod cross_entropy_probs;
 mod custom;
@@ -22,6 +23,8 @@ mod relativistic;
 mod target_weights;
 
 pub use bce::{Bce, BceWithLogits};
+pub(crate) use combine::Refused;
+pub use combine::{Combination, Combined, CombinedRegions, Weighted};
 pub use cross_entropy::CrossEntropy;
 pub use cross_entropy_probs::CrossEntropyProbs;
 pub use custom::Custom;
@@ -98,6 +101,13 @@ pub(crate) fn logistic<S: Simd>(x: F32s<S>) -> Logistic<S> {
 }
 
 impl<S: Simd> Logistic<S> {
+    /// Of no use: where nothing looks at it.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn none(s: S) -> Self {
+        let zero = s.zero();
+        Logistic { positive: zero.gt(0.0), abs: zero, tail: zero, soft: zero }
+    }
+
     /// `neg softplus(x) + pos softplus(-x)`: binary cross-entropy that weighs negatives and positives so.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn cost(&self, neg: impl Operand<S>, pos: impl Operand<S>) -> F32s<S> {

@@ -1,6 +1,7 @@
 use crate::call::elementwise_methods;
 use crate::cpu::elementwise::{Point, Pointwise};
 use crate::cpu::simd::{F32s, Simd};
+use crate::loss::combine::term;
 use crate::loss::elementwise_loss;
 use crate::params::MseParams;
 
@@ -67,3 +68,4 @@ elementwise_loss!(Mse);
 elementwise_methods!(Mse);
 
 crate::cuda::kernel::kernel!(Mse, |l| Kernel::elements::<Mse>("mse", "mse", l.0));
+term!(Mse, |l| Mse(l));

@@ -25,6 +25,7 @@ pub fn cases() -> Vec<Case> {
     focals(&mut cases);
     gan_terms(&mut cases);
     custom(&mut cases);
+    sums(&mut cases);
     cases
 }
 
@@ -177,4 +178,57 @@ fn gan_terms(cases: &mut Vec<Case>) {
             push("real+label", gan.real_term(), Box::new(move |x| book::gan_real(mode, x, label)));
         }
     }
+}
+
+/// Sums of several losses: one to four terms of every kind, with weights of either sign.
+fn sums(cases: &mut Vec<Case>) {
+    let sum = |name: &str, loss: Combined, draw, value: fn(f64, f64, f64) -> f64| {
+        case(format!("combined[{name}]"), loss, draw, value)
+    };
+    let away = |radii: &'static [f64]| {
+        pairs(logit, logit, move |x, t| radii.iter().all(|radius| ((x - t).abs() - radius).abs() > CLEAR))
+    };
+    let mse_mae = 0.75 * Mse::new() + 0.25 * Mae::new();
+    cases.push(
+        sum("mse+mae", mse_mae, away(&[0.0]), |x, t, _| 0.75 * book::mse(x, t) + 0.25 * book::mae(x, t))
+            .grad_target(STEP),
+    );
+    let distances = Mae::new() + 0.5 * (Huber::new(3.0).unwrap() + SmoothL1::new(0.5).unwrap() * -2.0) + Mse::half();
+    let value = |x, t, _| {
+        let near = 0.5 * book::huber(x, t, 3.0) - book::smooth_l1(x, t, 0.5);
+        book::mae(x, t) + near + book::half_mse(x, t)
+    };
+    cases.push(sum("four distances", distances, away(&[0.0, 0.5, 3.0]), value).grad_target(STEP));
+    cases.push(
+        sum("huber", Huber::new(1.0).unwrap() * 2.0, away(&[1.0]), |x, t, _| 2.0 * book::huber(x, t, 1.0))
+            .grad_target(STEP),
+    );
+    let bce_focal = 0.5 * BceWithLogits::new().pos_weight(2.5).unwrap() + SigmoidFocal::new();
+    let value = |x, t, w: f64| 0.5 * book::bce_with_logits(x, t, 2.5 * w) + book::sigmoid_focal(x, t, Some(0.25), 2.0);
+    cases.push(sum("bce+focal", bce_focal, pairs(logit, soft_label, anywhere), value));
+    cases
+        .push(sum("bce+focal+per class", bce_focal, pairs(logit, soft_label, anywhere), value).with_class_weight(true));
+    let focals = 0.5 * SigmoidFocal::new().gamma(1.0).unwrap() + 2.0 * BceWithLogits::new() + 0.25 * Mse::new();
+    let value = |x, t, _| {
+        let focal = 0.5 * book::sigmoid_focal(x, t, Some(0.25), 1.0);
+        focal + 2.0 * book::bce_with_logits(x, t, 1.0) + 0.25 * book::mse(x, t)
+    };
+    cases.push(sum("focal, any gamma+bce+mse", focals, pairs(logit, soft_label, anywhere), value));
+    let hinges = Hinge::new().labels(HingeLabels::ZeroOne) + 0.5 * SquaredHinge::new().labels(HingeLabels::ZeroOne);
+    let draw = pairs(logit, hard_label, |x, t| (1.0 - (2.0 * t - 1.0) * x).abs() > CLEAR);
+    let value = |x, t, _| book::hinge(x, 2.0 * t - 1.0) + 0.5 * book::squared_hinge(x, 2.0 * t - 1.0);
+    cases.push(sum("hinges", hinges, draw, value));
+    let inside = |p: f64| p > 1e-3 && p < 0.999;
+    let draw = pairs(probability, probability, move |x, t| inside(x) && inside(t));
+    let probabilities = Bce::new().label_smoothing(0.125).unwrap() + 0.5 * KlDivProbs::new();
+    let value = |x, t, _| book::bce(x, book::smooth_binary(t, 0.125)) + 0.5 * book::kl_div_probs(x, t, 1e-7);
+    let case = sum("bce of probabilities+kl", probabilities, draw, value);
+    cases.push(case.step(Step::Probability).grad_target(Step::Probability));
+    let draw = pairs(log_probability, log_probability, anywhere);
+    let value = |x, t, _| book::kl_div_log_target(x, t) + 0.125 * book::mse(x, t);
+    let divergence = KlDiv::new().log_target(true) + 0.125 * Mse::new();
+    cases.push(sum("kl, log target+mse", divergence, draw, value).grad_target(STEP));
+    let draw = pairs(log_probability, probability, move |_, t| inside(t));
+    let value = |x, t, _| 3.0 * book::kl_div(x, t);
+    cases.push(sum("kl", 3.0 * KlDiv::new(), draw, value).grad_target(Step::Probability));
 }

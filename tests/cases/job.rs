@@ -173,7 +173,7 @@ macro_rules! any_loss {
 }
 any_loss! {
     elementwise: Mse Mae Huber SmoothL1 Bce BceWithLogits Hinge SquaredHinge KlDiv KlDivProbs SigmoidFocal
-        RelativisticPair Custom;
+        RelativisticPair Combined Custom;
     classes: CrossEntropy CrossEntropyProbs Nll SoftmaxFocal CategoricalHinge MultiMargin Distillation DiceLoss
         TverskyLoss;
 }

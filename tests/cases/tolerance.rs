@@ -38,6 +38,10 @@ macro_rules! exceptions {
 exceptions! {
     "kl_div" with "": value 0.25, gradient 0.25,
         "ln t - x, a difference of numbers up to 8 that may be almost equal";
+    "combined" with "kl": value 0.25, gradient 0.25,
+        "as KL divergence";
+    "combined" with "four distances": value 1.0, gradient 1.0,
+        "a difference of terms that may be almost equal";
     "relativistic_pair" with "": value 1e-6, gradient 1e-6,
         "x - t is rounded, by 1e-6 where it is 32, and softplus of minus that is an exponential";
     "sigmoid_focal" with "gamma=3.5": value 0.1, gradient 0.1,

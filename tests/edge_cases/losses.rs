@@ -143,6 +143,7 @@ pub fn losses<T: Element>() -> Vec<AnyLoss<T>> {
         element!("KL on probabilities", Probability, Probability, KlDivProbs::new()),
         element!("sigmoid focal", Real, Binary, SigmoidFocal::new()),
         element!("sigmoid focal, any gamma", Real, Probability, SigmoidFocal::new().gamma(0.5).unwrap()),
+        element!("MSE and sigmoid focal", Real, Binary, 0.75 * Mse::new() + 2.0 * SigmoidFocal::new()),
         element!("relativistic pair", Real, Real, RelativisticPair),
         term!("GAN, logistic", Real, GanLoss::new(GanMode::NonSaturating).generator_term()),
         term!("GAN, minimax", Real, GanLoss::new(GanMode::Minimax).generator_term()),

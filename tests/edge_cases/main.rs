@@ -5,6 +5,7 @@
 #[macro_use]
 mod support;
 
+mod combined;
 mod elementwise;
 mod gan;
 mod large;

@@ -206,6 +206,7 @@ fn run_of<T: Element>(loss: &impl Loss, job: Job<'_, T>) -> Result<f32> {
         },
         per_loss,
         scratch: 0,
+        terms: 0,
     };
     let mut host = OnHost::new(input.len + input.len / 3, sizes);
     // SAFETY: the buffers are as long as the request says, live longer than this, and those that are written are this function's.

@@ -16,6 +16,7 @@ pub struct Buffers {
     pub weight: usize,
     pub per_loss: usize,
     pub scratch: usize,
+    pub terms: usize,
 }
 
 /// A buffer: which argument it is, where, how long.
@@ -72,6 +73,7 @@ impl Record {
             (a.divisor, 4),
             (a.workspace, WORKSPACE_BYTES),
             (a.scratch, sizes.scratch),
+            (a.terms, sizes.terms),
         ];
         let all = lens.into_iter().enumerate().map(|(argument, (address, len))| Buffer { argument, address, len });
         let buffers: Vec<Buffer> = all.filter(|b| b.address != 0).collect();

@@ -1,10 +1,10 @@
 //! The two looks of the region skeleton at a tile: sums, and gradients.
 
-use super::{BLOCK, Plan, RegionTarget, Slopes, Sums};
+use super::{BLOCK, CrossEntropy, Plan, RegionTarget, Slopes, Sums};
 use crate::cpu::mem::{Dst, Mode, fence};
 use crate::cpu::region::Activation;
 use crate::cpu::row::{KEEP, Kept};
-use crate::cpu::simd::{F32s, Kernel, LANES, Machine, Pair, Simd};
+use crate::cpu::simd::{F32s, Kernel, LANES, Machine, Mask, Pair, Simd};
 use crate::cpu::softmax::BlockSum;
 use crate::element::Element;
 use crate::loss::logistic;
@@ -244,16 +244,80 @@ impl<'k, S: Machine> PositionSoftmax<'k, S> {
         self.inv_sum = 1.0 / sum;
     }
 
-    /// The probabilities of a channel.
+    /// The exponentials of a channel.
     #[cfg_attr(optimized, inline(always))]
-    fn at<T: Element>(&self, plan: &Plan<'_, T>, c: usize, at: At) -> F32s<S> {
-        let e = if fits(plan) {
+    fn exp<T: Element>(&self, plan: &Plan<'_, T>, c: usize, at: At) -> F32s<S> {
+        if fits(plan) {
             // SAFETY: `look` has put them.
             unsafe { self.keep.get(self.s, c * LANES) }
         } else {
             (plan.input(self.s, c, at) - self.max).exp_neg()
-        };
-        e * self.inv_sum
+        }
+    }
+
+    /// The probabilities of a channel.
+    #[cfg_attr(optimized, inline(always))]
+    fn at<T: Element>(&self, plan: &Plan<'_, T>, c: usize, at: At) -> F32s<S> {
+        self.exp(plan, c, at) * self.inv_sum
+    }
+}
+
+/// What cross-entropy has to know of sixteen positions: the formulas of `CrossEntropy::rows`.
+#[derive(Clone, Copy)]
+struct Row<S: Simd> {
+    value: F32s<S>,
+    mass: F32s<S>,
+    slope: F32s<S>,
+    /// Of the class of probability near 1, if there is one.
+    top: F32s<S>,
+    leads: Mask<S>,
+}
+
+impl<S: Simd> Row<S> {
+    /// The gradient of classes with these exponentials and weights.
+    #[cfg_attr(optimized, inline(always))]
+    fn slope(&self, e: F32s<S>, a: F32s<S>) -> F32s<S> {
+        (e.eq(1.0) & self.leads).pick((self.mass - a) + self.top, e * self.slope - a)
+    }
+}
+
+impl CrossEntropy<'_> {
+    /// The weight that targets put on channel `c` of `channels`.
+    #[cfg_attr(optimized, inline(always))]
+    fn weight<S: Simd>(&self, channels: usize, c: usize, t: F32s<S>) -> F32s<S> {
+        let w = self.class_weight.map_or(1.0, |w| w[c]);
+        t.mul_add(1.0 - self.smoothing, self.smoothing / channels as f32) * w
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn look<S: Machine, T: Element>(&self, softmax: &PositionSoftmax<'_, S>, plan: &Plan<'_, T>, at: At) -> Row<S> {
+        let (s, max) = (softmax.s, softmax.max);
+        let [mut ones, mut rest, mut mass, mut cost] = [BlockSum::new(s); 4];
+        for block in (0..plan.channels).step_by(8) {
+            for c in block..plan.channels.min(block + 8) {
+                let a = self.weight(plan.channels, c, plan.target(s, c, at));
+                let e = softmax.exp(plan, c, at);
+                let is_one = e.eq(1.0);
+                ones.add_where(is_one, 1.0);
+                rest.add_where(!is_one, e);
+                mass.add(a);
+                // Zero times minus infinity is a masked class that the target does not ask for.
+                cost.add_where(!a.eq(0.0), a * (max - plan.input(s, c, at)));
+            }
+            for sum in [&mut ones, &mut rest, &mut mass, &mut cost] {
+                sum.end_block();
+            }
+        }
+        let [ones, rest, mass, cost] = [ones.lanes(), rest.lanes(), mass.lanes(), cost.lanes()];
+        let ln_sum = ones.ln() + (rest / ones).ln_1p();
+        let lse = max + ln_sum;
+        let value = mass * ln_sum + cost;
+        let value = if self.z_loss == 0.0 { value } else { value + self.z_loss * lse * lse };
+        let pull = if self.z_loss == 0.0 { s.zero() } else { 2.0 * self.z_loss * lse };
+        let (sum, inv) = (ones + rest, 1.0 / (ones + rest));
+        let miss = (ones - 1.0 + rest) * inv;
+        let (slope, top) = ((mass + pull) * inv, pull * (1.0 - miss) - mass * miss);
+        Row { value, mass, slope, top, leads: sum.lt(2.0) }
     }
 }
 
@@ -270,15 +334,16 @@ pub(super) struct SoftmaxSums<'p, 'a, T> {
 }
 
 impl<T: Element> Kernel for SoftmaxSums<'_, '_, T> {
-    type Output = Vec<Sums>;
+    type Output = (Vec<Sums>, f64);
 
     #[cfg_attr(optimized, inline(always))]
-    fn run<S: Machine>(self, s: S) -> Vec<Sums> {
+    fn run<S: Machine>(self, s: S) -> (Vec<Sums>, f64) {
         let SoftmaxSums { plan, n, start, end } = self;
         let squared = plan.region.params.squared != 0;
         let mut keep = Kept::new();
         let mut softmax = PositionSoftmax::new(s, &mut keep);
         let mut sums = vec![LaneSums::new(s); plan.channels];
+        let mut cost = BlockSum::new(s);
         for block in (start..end).step_by(BLOCK) {
             for i in (block..end.min(block + BLOCK)).step_by(LANES) {
                 let at = At { n, i, count: LANES.min(end - i) };
@@ -286,16 +351,21 @@ impl<T: Element> Kernel for SoftmaxSums<'_, '_, T> {
                 for c in 0..plan.channels {
                     sums[c].add(squared, softmax.at(plan, c, at), plan.target(s, c, at), at.count);
                 }
+                if let Some(cross_entropy) = plan.cross_entropy {
+                    let value = cross_entropy.look(&softmax, plan, at).value;
+                    cost.add(s.first(at.count).pick(value, 0.0));
+                }
             }
             for sums in &mut sums {
                 sums.end_block();
             }
+            cost.end_block();
         }
         let mut out = Vec::with_capacity(plan.channels);
         for sums in sums {
             out.push(sums.sums());
         }
-        out
+        (out, cost.sum())
     }
 }
 
@@ -326,9 +396,16 @@ impl<T: Element> Kernel for SoftmaxGrads<'_, '_, T> {
                 let (p, t) = (softmax.at(plan, c, at), plan.target(s, c, at));
                 mean = mean + slopes[c].at(squared, p, t) * p;
             }
+            let beside =
+                plan.cross_entropy.map(|cross_entropy| (cross_entropy, cross_entropy.look(&softmax, plan, at)));
             for c in 0..plan.channels {
                 let (p, t) = (softmax.at(plan, c, at), plan.target(s, c, at));
-                plan.store(s, grad, c, at, p * (slopes[c].at(squared, p, t) - mean));
+                let mut g = p * (slopes[c].at(squared, p, t) - mean);
+                if let Some((cross_entropy, row)) = beside {
+                    let a = cross_entropy.weight(plan.channels, c, t);
+                    g = g + row.slope(softmax.exp(plan, c, at), a) * cross_entropy.scale;
+                }
+                plan.store(s, grad, c, at, g);
             }
         }
         fence();

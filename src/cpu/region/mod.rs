@@ -64,9 +64,28 @@ impl DiceParams {
     }
 }
 
+/// Cross-entropy beside a region loss with a softmax, of the same softmax, and what both are multiplied by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Beside {
+    pub(crate) smoothing: f32,
+    pub(crate) z_loss: f32,
+    /// Of the region loss, and of this.
+    pub(crate) weights: [f32; 2],
+}
+
+/// The same in a call: it has class weights, and a factor of its gradients.
+#[derive(Clone, Copy)]
+struct CrossEntropy<'a> {
+    smoothing: f32,
+    z_loss: f32,
+    class_weight: Option<&'a [f32]>,
+    scale: f32,
+}
+
 /// What every tile needs to know.
 struct Plan<'a, T> {
     region: Region,
+    cross_entropy: Option<CrossEntropy<'a>>,
     channels: usize,
     /// Positions of a channel of a sample.
     inner: usize,
@@ -89,7 +108,7 @@ const TILE: usize = 1 << 14;
 const SPLIT_MIN: usize = 1 << 18;
 
 /// Runs the loss.
-pub(crate) fn run<T: Element>(region: Region, request: Request<'_, T>) -> Result<f32> {
+pub(crate) fn run<T: Element>(region: Region, beside: Option<Beside>, request: Request<'_, T>) -> Result<f32> {
     let n = request.input.len();
     let extras = request.extras;
     let unsupported = |what| Error::Unsupported { loss: region.name, what };
@@ -102,8 +121,14 @@ pub(crate) fn run<T: Element>(region: Region, request: Request<'_, T>) -> Result
     }
     let counted = channels - background;
     let regions = if region.batch { counted } else { samples * counted };
+    // Those of a sum are of all channels.
+    let all = if beside.is_some() { channels } else { counted };
     if let Some(w) = extras.class_weight {
-        check_len("class_weight", counted, w.len())?;
+        check_len("class_weight", all, w.len())?;
+    }
+    let class_weight = extras.class_weight.map(|w| &w[all - counted..]);
+    if beside.is_some() && extras.weight.is_some() {
+        return Err(unsupported("a weight, which is of regions or of rows,"));
     }
     if extras.grad_target.is_some() {
         return Err(unsupported("a gradient for the targets"));
@@ -122,20 +147,36 @@ pub(crate) fn run<T: Element>(region: Region, request: Request<'_, T>) -> Result
             RegionTarget::Index(indices)
         }
     };
+    if let Some(terms) = &extras.terms {
+        check_len("terms", 2, terms.len())?;
+    }
     let weight_of = |r: usize| {
-        let class = extras.class_weight.map_or(1.0, |w| w[r % counted]);
+        let class = class_weight.map_or(1.0, |w| w[r % counted]);
         class * weight.map_or(1.0, |(w, each)| w[r / each])
     };
     // Without a weight of their own, samples are alike: there may be more of them than there is time for.
     let weighted = match weight {
-        None => extras.class_weight.map_or(counted as f64, sum_weights) * (regions / counted) as f64,
+        None => class_weight.map_or(counted as f64, sum_weights) * (regions / counted) as f64,
         Some(_) => (0..regions).map(|r| f64::from(weight_of(r))).sum(),
     };
-    let (mut losses, mut grad_output, mut denominator) = (None, None, 1.0);
+    let (mut losses, mut grad_output, mut denominator, mut of_rows) = (None, None, 1.0, 1.0);
     match request.output {
         Output::Reduced(reduction) => {
             reduction.check(regions)?;
             denominator = reduction.denominator(|| regions as f64, || weighted);
+            if beside.is_some() {
+                reduction.check(samples * inner)?;
+                let counted = || match (target, extras.class_weight) {
+                    (RegionTarget::Index(indices), Some(w)) => {
+                        Scan { indices, classes: channels, ignore: None }.sum(|_, class| f64::from(w[class]))
+                    }
+                    _ => (samples * inner) as f64,
+                };
+                of_rows = reduction.denominator(counted, counted);
+            }
+        }
+        Output::Unreduced { .. } if beside.is_some() => {
+            return Err(unsupported("a call without a reduction, for its terms are of regions and of rows,"));
         }
         Output::Unreduced { losses: l, grad_output: g } => {
             if let Some(l) = l {
@@ -147,6 +188,17 @@ pub(crate) fn run<T: Element>(region: Region, request: Request<'_, T>) -> Result
             (losses, grad_output) = (l, g);
         }
     }
+    let [weight_of_regions, weight_of_rows] = beside.map_or([1.0, 0.0], |b| b.weights.map(f64::from));
+    // The value of the whole, from the sums of both.
+    let whole = |[of_region, of_row]: [f64; 2]| {
+        let terms = [of_region / denominator, of_row / of_rows];
+        if let Some(out) = extras.terms {
+            // SAFETY: there are two, and this is the only task.
+            (0..2).for_each(|j| unsafe { out.set(j, terms[j] as f32) });
+        }
+        let both = || weight_of_regions * terms[0] + weight_of_rows * terms[1];
+        (if beside.is_some() { both() } else { terms[0] }) as f32
+    };
     if n == 0 {
         // Regions without elements, perhaps more of them than there is time to look at.
         let (value, _) = region.params.value([0.0; 3]);
@@ -155,13 +207,26 @@ pub(crate) fn run<T: Element>(region: Region, request: Request<'_, T>) -> Result
             (0..regions).for_each(|r| unsafe { losses.set(r, (value * f64::from(weight_of(r))) as f32) });
         }
         let total = if regions == 0 { 0.0 } else { value * weighted };
-        return Ok((total / denominator) as f32);
+        return Ok(whole([total, 0.0]));
     }
     let bytes = n * size_of::<T>();
     let mode = Mode::new(extras.accumulate, request.in_place, bytes);
-    let plan =
-        Plan { region, channels, inner, input: request.input, target, grad: request.grad_input.map(|g| (g, mode)) };
-    let scale = f64::from(extras.grad_output) / denominator;
+    let grad_output_of_all = f64::from(extras.grad_output);
+    let plan = Plan {
+        region,
+        cross_entropy: beside.map(|b| CrossEntropy {
+            smoothing: b.smoothing,
+            z_loss: b.z_loss,
+            class_weight: extras.class_weight,
+            scale: (grad_output_of_all * weight_of_rows / of_rows) as f32,
+        }),
+        channels,
+        inner,
+        input: request.input,
+        target,
+        grad: request.grad_input.map(|g| (g, mode)),
+    };
+    let scale = grad_output_of_all * weight_of_regions / denominator;
     let finish = |r: usize, sums: Sums| {
         let (value, slopes) = region.params.value(sums);
         let weight = f64::from(weight_of(r));
@@ -175,11 +240,11 @@ pub(crate) fn run<T: Element>(region: Region, request: Request<'_, T>) -> Result
 
     // A group is the regions that are worked on together: their samples and their channels.
     let samples_of = |group: usize, each: usize| if region.batch { 0..samples } else { group / each..group / each + 1 };
-    let value = if region.activation == Activation::Softmax {
+    let sums = if region.activation == Activation::Softmax {
         let groups = if region.batch { 1 } else { samples };
         for_groups(groups, n / groups, &|group, split| {
             let samples = samples_of(group, 1);
-            let sums = plan.softmax_sums(samples.clone(), split);
+            let (sums, cost) = plan.softmax_sums(samples.clone(), split);
             let mut slopes = vec![Slopes::default(); channels];
             let mut value = 0.0;
             for c in background..channels {
@@ -188,7 +253,7 @@ pub(crate) fn run<T: Element>(region: Region, request: Request<'_, T>) -> Result
                 slopes[c] = s;
             }
             plan.softmax_grads(samples, &slopes, split);
-            value
+            [value, cost]
         })
     } else {
         let groups = if region.batch { channels } else { samples * channels };
@@ -196,28 +261,29 @@ pub(crate) fn run<T: Element>(region: Region, request: Request<'_, T>) -> Result
             let (samples, c) = (samples_of(group, channels), group % channels);
             if c < background {
                 plan.pointwise_grads(samples, c, None, split);
-                return 0.0;
+                return [0.0; 2];
             }
             let sums = plan.pointwise_sums(samples.clone(), c, split);
             let (value, slopes) = finish(group / channels * counted + c - background, sums);
             plan.pointwise_grads(samples, c, Some(slopes), split);
-            value
+            [value, 0.0]
         })
     };
-    Ok((value / denominator) as f32)
+    Ok(whole(sums))
 }
 
-/// The sum of `task` over all groups, in order. Small groups are dealt to the threads, large ones are
+/// The sums of `task`, of regions and of rows, over all groups, in order. Small groups are dealt to the threads, large ones are
 /// split among them; the result is the same.
-fn for_groups(groups: usize, elements: usize, task: &(dyn Fn(usize, bool) -> f64 + Sync)) -> f64 {
+fn for_groups(groups: usize, elements: usize, task: &(dyn Fn(usize, bool) -> [f64; 2] + Sync)) -> [f64; 2] {
+    let add = |[a, b]: [f64; 2], [c, d]: [f64; 2]| [a + c, b + d];
     if elements >= SPLIT_MIN {
-        (0..groups).map(|g| task(g, true)).sum()
+        (0..groups).map(|g| task(g, true)).fold([0.0; 2], add)
     } else if groups > 1 && groups * elements >= SPLIT_MIN {
-        let mut values = vec![0.0; groups];
+        let mut values = vec![[0.0; 2]; groups];
         values.par_iter_mut().enumerate().for_each(|(g, v)| *v = task(g, false));
-        values.iter().sum()
+        values.into_iter().fold([0.0; 2], add)
     } else {
-        (0..groups).map(|g| task(g, false)).sum()
+        (0..groups).map(|g| task(g, false)).fold([0.0; 2], add)
     }
 }
 
@@ -262,15 +328,16 @@ impl<T: Element> Plan<'_, T> {
         for_tiles(samples, self.inner, tile_of(self.inner), split, &task, &mut |()| ());
     }
 
-    /// The sums of all channels.
-    fn softmax_sums(&self, samples: std::ops::Range<usize>, split: bool) -> Vec<Sums> {
+    /// The sums of all channels, and that of the cross-entropy.
+    fn softmax_sums(&self, samples: std::ops::Range<usize>, split: bool) -> (Vec<Sums>, f64) {
         let isa = Isa::detect();
-        let mut sums = vec![[0.0; 3]; self.channels];
+        let (mut sums, mut cost) = (vec![[0.0; 3]; self.channels], 0.0);
         let task = |n: usize, start: usize, end: usize| isa.run(SoftmaxSums { plan: self, n, start, end });
-        for_tiles(samples, self.inner, self.softmax_tile(), split, &task, &mut |tile: Vec<Sums>| {
+        for_tiles(samples, self.inner, self.softmax_tile(), split, &task, &mut |(tile, more): (Vec<Sums>, f64)| {
             sums.iter_mut().zip(tile).for_each(|(sum, s)| add(sum, s));
+            cost += more;
         });
-        sums
+        (sums, cost)
     }
 
     /// The gradients of all channels.

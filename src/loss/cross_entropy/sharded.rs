@@ -93,6 +93,7 @@ impl Shard<'_> {
             grad_output: 1.0,
             accumulate: false,
             grad_target: None,
+            terms: None,
         };
         Request { input, extras, grad_input: None, in_place: false, output: Output::Reduced(Reduction::Sum) }
     }

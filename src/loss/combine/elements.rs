@@ -1,0 +1,285 @@
+use super::{Combination, IntoSum, Join, MOST, Refused, Scaled, operators};
+use crate::call::{AnyRequest, Loss, Run, elementwise_methods, for_request};
+use crate::cpu::elementwise::{self, Point, Points, Pointwise, Terms};
+use crate::cpu::simd::{F32s, Simd};
+use crate::cuda::kernel::{self, HasKernel, Kernel};
+use crate::device::Buffer;
+use crate::error::Result;
+use crate::loss::{Logistic, focal, hinge, kl, logistic};
+use crate::on::On;
+use crate::params::{self, TermsParams};
+use crate::reduction::Reduction;
+
+/// Declares [`Element`]: the functor of a kind of term, and the number that the kernel knows it by.
+macro_rules! elements {
+    ($($kind:ident($functor:ty) = $number:ident,)*) => {
+        /// An element-wise loss that can be a term of a sum.
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        pub(in crate::loss) enum Element {
+            $($kind($functor),)*
+        }
+
+        impl Element {
+            /// Its `TermsParams::kind`.
+            fn kind(&self) -> u32 {
+                match self { $(Element::$kind(_) => params::$number,)* }
+            }
+
+            fn is_logistic(&self) -> bool {
+                match self { $(Element::$kind(_) => <$functor>::LOGISTIC,)* }
+            }
+
+            fn takes_class_weight(&self) -> bool {
+                match self { $(Element::$kind(_) => <$functor>::CLASS_WEIGHT,)* }
+            }
+
+            fn has_grad_target(&self) -> bool {
+                match self { $(Element::$kind(_) => <$functor>::GRAD_TARGET,)* }
+            }
+
+            #[cfg_attr(optimized, inline(always))]
+            fn eval<S: Simd>(&self, l: &Logistic<S>, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> Point<S> {
+                match self { $(Element::$kind(f) => f.eval_with(l, x, t, aux),)* }
+            }
+
+            #[cfg_attr(optimized, inline(always))]
+            fn grad_target<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> F32s<S> {
+                match self { $(Element::$kind(f) => f.grad_target(x, t, aux),)* }
+            }
+        }
+    };
+}
+elements! {
+    Mse(crate::Mse) = TERM_MSE,
+    Mae(crate::Mae) = TERM_MAE,
+    Huber(crate::Huber) = TERM_HUBER,
+    SmoothL1(crate::SmoothL1) = TERM_SMOOTH_L1,
+    Bce(crate::Bce) = TERM_BCE,
+    BceWithLogits(crate::BceWithLogits) = TERM_BCE_WITH_LOGITS,
+    Hinge(hinge::Linear) = TERM_HINGE,
+    SquaredHinge(hinge::Squared) = TERM_SQUARED_HINGE,
+    KlDiv(kl::ProbTarget) = TERM_KL_DIV,
+    KlDivLogTarget(kl::LogTarget) = TERM_KL_DIV_LOG_TARGET,
+    KlDivProbs(crate::KlDivProbs) = TERM_KL_DIV_PROBS,
+    SigmoidFocal(focal::Square) = TERM_SIGMOID_FOCAL,
+    SigmoidFocalAny(focal::AnyGamma) = TERM_SIGMOID_FOCAL_ANY,
+}
+
+/// Makes an element-wise loss a term: the [`Element`] of its options.
+macro_rules! term {
+    ($loss:ty, |$l:ident| $element:expr) => {
+        impl $crate::loss::combine::IntoSum for $loss {
+            type Sum = $crate::Combined;
+            fn into_sum(self) -> $crate::Combined {
+                #[allow(unused_imports)]
+                use $crate::loss::combine::Element::*;
+                let options = $crate::cuda::kernel::HasKernel::kernel(&self).as_term();
+                let $l = self;
+                $crate::Combined::of($element, options)
+            }
+        }
+        $crate::loss::combine::operators!($loss);
+    };
+}
+pub(crate) use term;
+
+/// A weighted sum of element-wise losses of one input and one target, in one pass.
+///
+/// It is made by operators, and called like any other loss:
+///
+/// ```
+/// use fused_loss::{Mae, Mse, Reduction};
+/// # fn main() -> fused_loss::Result<()> {
+/// let loss = 0.7 * Mse::new() + 0.3 * Mae::new();
+/// let (input, target) = ([0.5, 3.0, -4.0], [0.0; 3]);
+/// let (mut grad, mut terms) = ([0.0; 3], [0.0; 2]);
+/// let value = loss.call(&input, &target).terms(&mut terms).forward_backward(Reduction::Sum, &mut grad)?;
+/// assert_eq!(terms, [25.25, 7.5]); // the squared and the absolute error
+/// assert!((value - (0.7 * 25.25 + 0.3 * 7.5)).abs() < 1e-5);
+/// assert!((grad[0] - (0.7 * 2.0 * 0.5 + 0.3)).abs() < 1e-6);
+/// # Ok(()) }
+/// ```
+///
+/// With `l_j` the terms and `w_j` their weights (1 where none is written):
+///
+/// | | |
+/// |---|---|
+/// | value | `sum_j w_j l_j` |
+/// | gradient | `sum_j w_j dl_j/dx`; `sum_j w_j dl_j/dt` where every term has a gradient for the target |
+/// | [`Call::terms`](crate::Call::terms) | the values `l_j`, each reduced as the sum is, without `w_j` |
+/// | terms | at most 4, each of `Mse`, `Mae`, `Huber`, `SmoothL1`, `Bce`, `BceWithLogits`, `Hinge`, `SquaredHinge`, `KlDiv`, `KlDivProbs`, `SigmoidFocal` |
+/// | weights | any finite number, zero and below too |
+/// | shapes | input and target of equal length; [`Call::class_weight`](crate::Call::class_weight) where a term takes it, for those terms alone |
+/// | PyTorch | `0.7 * F.mse_loss(x, t) + 0.3 * F.l1_loss(x, t)`: one more pass over input, target and gradient for every term, and one to add the gradients |
+///
+/// One launch on a GPU, whatever the terms. Binary cross-entropy with logits and sigmoid focal share their exponential.
+///
+/// Errors: operators cannot fail, so that what they cannot do is an error of the calls: more than four terms, a weight that is not
+/// finite, and labels by [`HingeLabels::Keras`](crate::HingeLabels::Keras), which take a pass of their own.
+/// A term that is infinite or NaN makes the sum so, even if its weight is 0.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Combined {
+    /// The first is the rest's too, where there are fewer.
+    terms: [Term; MOST],
+    count: usize,
+    /// One of them is made of the logistic function of the input.
+    logistic: bool,
+    refused: Option<Refused>,
+}
+
+/// A term of a [`Combined`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Term {
+    element: Element,
+    weight: f32,
+    /// The options, as the kernel has them.
+    options: [f32; 3],
+}
+
+impl Combined {
+    /// One term; `options` as the kernel has them, if it can.
+    pub(in crate::loss) fn of(element: Element, options: Option<[f32; 3]>) -> Self {
+        let refused = if options.is_none() { Some(Refused::Unsupported("Keras's rule for labels")) } else { None };
+        let term = Term { element, weight: 1.0, options: options.unwrap_or_default() };
+        Combined { terms: [term; MOST], count: 1, logistic: element.is_logistic(), refused }
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn each(&self) -> &[Term] {
+        &self.terms[..self.count.min(MOST)]
+    }
+
+    /// Why it cannot be computed.
+    fn refused(&self) -> Option<Refused> {
+        let weight = self.each().iter().map(|term| term.weight).find(|w| !w.is_finite());
+        let many = (self.count > MOST).then_some(Refused::Terms(self.count));
+        self.refused.or(many).or(weight.map(Refused::Weight))
+    }
+}
+
+impl Scaled for Combined {
+    fn scaled(mut self, by: f32) -> Self {
+        self.terms.iter_mut().for_each(|term| term.weight *= by);
+        self
+    }
+}
+
+impl IntoSum for Combined {
+    type Sum = Combined;
+    fn into_sum(self) -> Combined {
+        self
+    }
+}
+
+impl Join<Combined> for Combined {
+    type Sum = Combined;
+    fn join(mut self, other: Combined) -> Combined {
+        let room = self.terms.iter_mut().skip(self.count);
+        room.zip(other.each()).for_each(|(to, term)| *to = *term);
+        self.count += other.count;
+        self.logistic |= other.logistic;
+        self.refused = self.refused.or(other.refused);
+        self
+    }
+}
+
+operators!(Combined);
+elementwise_methods!(Combined);
+
+impl On<'_, Combined> {
+    /// The value, and its gradient for the input into `grad_input`, and the values of the terms into `terms`; see
+    /// [`Call::terms`](crate::Call::terms).
+    pub fn forward_backward_terms<T: crate::Element>(
+        &self,
+        input: &Buffer<T>,
+        target: &Buffer<T>,
+        reduction: Reduction,
+        grad_input: &mut Buffer<T>,
+        terms: &mut Buffer<f32>,
+    ) -> Result<f32> {
+        self.run(input, target.into(), None, reduction, [Some(grad_input), None], Some(terms))
+    }
+}
+
+impl Combination for Combined {}
+impl Loss for Combined {
+    const NAME: &'static str = "combined loss";
+}
+impl Run for Combined {
+    fn run(&self, request: AnyRequest<'_>) -> Result<f32> {
+        if let Some(refused) = self.refused() {
+            return Err(refused.error(<Self as Loss>::NAME));
+        }
+        for_request!(request, |r| elementwise::run(*self, r))
+    }
+}
+
+impl Terms<MOST> for Combined {
+    const NAME: &'static str = <Combined as Loss>::NAME;
+    const TARGET: bool = true;
+    const FAINT: bool = true;
+
+    fn terms(&self) -> usize {
+        self.count
+    }
+
+    fn takes_class_weight(&self) -> bool {
+        self.each().iter().any(|term| term.element.takes_class_weight())
+    }
+
+    fn has_grad_target(&self) -> bool {
+        self.each().iter().all(|term| term.element.has_grad_target())
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn points<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> Points<S, MOST> {
+        let zero = x.simd().zero();
+        let mut points = Points { values: [zero; MOST], grad: zero };
+        let l = if self.logistic { logistic(x) } else { Logistic::none(x.simd()) };
+        for (value, term) in points.values.iter_mut().zip(self.each()) {
+            let point = term.element.eval(&l, x, t, aux);
+            *value = point.value;
+            points.grad = point.grad.mul_add(term.weight, points.grad);
+        }
+        points
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn grad_for_target<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> F32s<S> {
+        let mut grad = x.simd().zero();
+        for term in self.each() {
+            grad = term.element.grad_target(x, t, aux).mul_add(term.weight, grad);
+        }
+        grad
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn whole<S: Simd>(&self, values: [F32s<S>; MOST]) -> F32s<S> {
+        let mut whole = values[0].simd().zero();
+        for (value, term) in values.iter().zip(self.each()) {
+            whole = value.mul_add(term.weight, whole);
+        }
+        whole
+    }
+
+    fn whole_of_sums(&self, sums: [f64; MOST]) -> f64 {
+        sums.iter().zip(self.each()).map(|(sum, term)| f64::from(term.weight) * sum).sum()
+    }
+}
+
+impl HasKernel for Combined {
+    fn kernel(&self) -> Kernel {
+        let of = |f: fn(&Term) -> f32| std::array::from_fn(|j| self.each().get(j).map_or(0.0, f));
+        let params = TermsParams {
+            kind: std::array::from_fn(|j| self.each().get(j).map_or(0, |term| term.element.kind())),
+            weight: of(|term| term.weight),
+            a: of(|term| term.options[0]),
+            b: of(|term| term.options[1]),
+            c: of(|term| term.options[2]),
+            terms: self.each().len() as u32,
+            logistic: self.logistic.into(),
+        };
+        let terms = kernel::Terms { count: self.count, refused: self.refused() };
+        Kernel::combined(<Self as Loss>::NAME, params, terms, self.takes_class_weight(), self.has_grad_target())
+    }
+}
