@@ -84,6 +84,39 @@ pub(crate) struct Extras<'a, T> {
     pub(crate) grad_output: f32,
     pub(crate) accumulate: bool,
     pub(crate) grad_target: Option<Dst<'a, T>>,
+    pub(crate) third: Third<'a, T>,
+}
+
+/// The third tensor of a loss of three, and where its gradient goes.
+#[derive(Clone, Copy)]
+pub(crate) struct Third<'a, T> {
+    pub(crate) input: Option<&'a [T]>,
+    pub(crate) grad: Option<Dst<'a, T>>,
+}
+
+impl<'a, T: Element> Third<'a, T> {
+    pub(crate) fn none() -> Self {
+        Third { input: None, grad: None }
+    }
+
+    /// The tensor, where the loss wants one of this length.
+    pub(crate) fn check(&self, loss: &'static str, len: Option<usize>, has_grad: bool) -> Result<Option<Src<'a, T>>> {
+        let Some(len) = len else {
+            return match (self.input, &self.grad) {
+                (None, None) => Ok(None),
+                _ => Err(Error::Unsupported { loss, what: "a third tensor" }),
+            };
+        };
+        let third = self.input.ok_or(Error::Unsupported { loss, what: "a call without its third tensor" })?;
+        check_len("third", len, third.len())?;
+        if let Some(grad) = &self.grad {
+            if !has_grad {
+                return Err(Error::Unsupported { loss, what: "a gradient for the third tensor" });
+            }
+            check_len("grad_third", len, grad.len())?;
+        }
+        Ok(Some(Src::new(third)))
+    }
 }
 
 /// Weights of elements, or of samples of several elements each.
@@ -129,8 +162,21 @@ impl<'a, L: Loss, T: Element, I> Call<'a, L, T, I> {
             grad_output: 1.0,
             accumulate: false,
             grad_target: None,
+            third: Third::none(),
         };
         Call { loss, input, extras }
+    }
+
+    /// The third tensor: [`GaussianNll`](crate::GaussianNll)'s variance. Losses of two tensors refuse it.
+    pub fn third(mut self, third: &'a [T]) -> Self {
+        self.extras.third.input = Some(third);
+        self
+    }
+
+    /// Also writes the gradient for the third tensor here, where the loss has one. Verbs without a gradient refuse it.
+    pub fn grad_third(mut self, grad: &'a mut [T]) -> Self {
+        self.extras.third.grad = Some(Dst::new(grad));
+        self
     }
 
     /// One weight for each loss: each element of an element-wise loss, each row of a row-wise one. It
@@ -221,6 +267,9 @@ impl<'a, L: Loss, T: Element> Call<'a, L, T, &'a [T]> {
     fn without_gradient(self) -> Result<Self> {
         if self.extras.grad_target.is_some() {
             return Err(Error::Unsupported { loss: L::NAME, what: "grad_target of a call that computes no gradient" });
+        }
+        if self.extras.third.grad.is_some() {
+            return Err(Error::Unsupported { loss: L::NAME, what: "grad_third of a call that computes no gradient" });
         }
         Ok(self)
     }
@@ -325,6 +374,70 @@ macro_rules! elementwise_methods {
     };
 }
 pub(crate) use elementwise_methods;
+
+/// The methods of a loss of three tensors: what a call takes besides its input, and how it is put together.
+macro_rules! methods_of_three {
+    ($loss:ty, $third:ident, $grad_third:ident, ($($arg:ident: $t:ty),*) => ($target:expr, $shape:expr)) => {
+        impl $loss {
+            /// The value.
+            pub fn forward<'a, T: $crate::Element>(
+                &self,
+                input: &'a [T],
+                $($arg: $t,)*
+                reduction: $crate::Reduction,
+            ) -> $crate::Result<f32> {
+                self.call(input, $($arg),*).forward(reduction)
+            }
+
+            /// The long form: weights, upstream gradient, accumulation, gradients for the other tensors, unreduced values.
+            pub fn call<'a, T: $crate::Element>(&self, input: &'a [T], $($arg: $t),*) -> $crate::Call<'a, Self, T> {
+                $crate::Call::new(*self, input, $target, $shape).third($third)
+            }
+
+            /// The long form with the gradient written over the input.
+            pub fn call_in_place<'a, T: $crate::Element>(
+                &self,
+                input: &'a mut [T],
+                $($arg: $t),*
+            ) -> $crate::Call<'a, Self, T, &'a mut [T]> {
+                $crate::Call::new(*self, input, $target, $shape).third($third)
+            }
+
+            /// The same on a device: a `Device`, or a `Cuda` handle.
+            pub fn on<'d, P: $crate::Place>(&self, place: &'d P) -> P::On<'d, Self> {
+                place.bind(*self)
+            }
+        }
+    };
+}
+pub(crate) use methods_of_three;
+
+/// Of an element-wise loss of three tensors, which has gradients for input and third.
+macro_rules! elementwise_methods_of_three {
+    ($loss:ty, $third:ident, $grad_third:ident) => {
+        $crate::call::methods_of_three!($loss, $third, $grad_third, (target: &'a [T], $third: &'a [T]) =>
+            ($crate::Target::Dense(target), None));
+
+        impl $loss {
+            /// The value, and its gradients for the input and the third tensor, in one pass.
+            pub fn forward_backward<'a, T: $crate::Element>(
+                &self,
+                input: &'a [T],
+                target: &'a [T],
+                $third: &'a [T],
+                reduction: $crate::Reduction,
+                grad_input: &'a mut [T],
+                $grad_third: &'a mut [T],
+            ) -> $crate::Result<f32> {
+                self.call(input, target, $third).grad_third($grad_third).forward_backward(reduction, grad_input)
+            }
+        }
+
+        $crate::on::elementwise_methods_of_three!($loss, $third, $grad_third);
+        $crate::cuda::methods::elementwise_methods_of_three!($loss, $third, $grad_third);
+    };
+}
+pub(crate) use elementwise_methods_of_three;
 
 /// The methods of a loss with a class axis.
 macro_rules! class_methods {

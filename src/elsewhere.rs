@@ -49,6 +49,8 @@ pub(crate) fn run<L: Loss, T: Element>(loss: &L, call: &Request<'_, T>) -> Optio
     request.grad_output = Scalar::Host(extras.grad_output);
     request.accumulate = extras.accumulate;
     request.grad_target = extras.grad_target.map(Dst::memory);
+    request.third = extras.third.input.map(slice);
+    request.grad_third = extras.third.grad.map(Dst::memory);
     request.grad_input = call.grad_input.map(Dst::memory);
     request.in_place = call.in_place;
     request.output = match &call.output {

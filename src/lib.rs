@@ -15,13 +15,14 @@
 //!
 //! | loss | types |
 //! |---|---|
-//! | squared and absolute error | [`Mse`], [`Mae`], [`Huber`], [`SmoothL1`] |
-//! | binary cross-entropy | [`BceWithLogits`], [`Bce`] |
+//! | squared and absolute error | [`Mse`], [`Mae`], [`Huber`], [`SmoothL1`], [`LogCosh`], [`Quantile`] |
+//! | binary cross-entropy | [`BceWithLogits`], [`Bce`], [`SoftMargin`] |
 //! | categorical cross-entropy | [`CrossEntropy`], [`CrossEntropyProbs`], [`Nll`] |
 //! | hinge | [`Hinge`], [`SquaredHinge`], [`CategoricalHinge`], [`MultiMargin`] |
 //! | overlap | [`DiceLoss`] (and Jaccard), [`TverskyLoss`] |
 //! | Kullback-Leibler divergence | [`KlDiv`], [`KlDivProbs`], [`Distillation`] |
 //! | focal | [`SigmoidFocal`], [`SoftmaxFocal`] |
+//! | likelihoods | [`GaussianNll`], [`PoissonNll`] |
 //! | adversarial | [`GanLoss`], [`RelativisticAverage`], [`RelativisticPair`], [`GradientPenalty`] |
 //!
 //! Each type's page has formula, gradient, shapes, defaults, the PyTorch and Keras equivalents and the edge cases.

@@ -173,15 +173,22 @@ impl<L: Loss> On<'_, L> {
         &self,
         input: &Buffer<T>,
         target: BufferTarget<'_, T>,
+        third: Option<&Buffer<T>>,
         shape: Option<Shape>,
         reduction: Reduction,
-        [grad_input, grad_target]: [Option<&mut Buffer<T>>; 2],
+        [grad_input, grad_target, grad_third]: [Option<&mut Buffer<T>>; 3],
     ) -> Result<f32> {
         match self.device.kind() {
             Kind::Cpu => {
                 let mut call = extended!(self, Call::new(self.loss, input.host()?, target.host()?, shape), host);
                 if let Some(grad) = grad_target {
                     call = call.grad_target(grad.host_mut()?);
+                }
+                if let Some(third) = third {
+                    call = call.third(third.host()?);
+                }
+                if let Some(grad) = grad_third {
+                    call = call.grad_third(grad.host_mut()?);
                 }
                 match grad_input {
                     Some(grad) => call.forward_backward(reduction, grad.host_mut()?),
@@ -195,6 +202,12 @@ impl<L: Loss> On<'_, L> {
                 let mut call = extended!(self, call, device);
                 if let Some(grad) = grad_target {
                     call = call.grad_target(grad.device_mut()?);
+                }
+                if let Some(third) = third {
+                    call = call.third(third.device()?);
+                }
+                if let Some(grad) = grad_third {
+                    call = call.grad_third(grad.device_mut()?);
                 }
                 let checked = target.is_index();
                 let values = gpu.values(checked, |value, _| match grad_input {
@@ -264,7 +277,7 @@ macro_rules! methods {
                 $($arg: $t,)*
                 reduction: $crate::Reduction,
             ) -> $crate::Result<f32> {
-                self.run(input, $target, $shape, reduction, [None, None])
+                self.run(input, $target, None, $shape, reduction, [None, None, None])
             }
 
             /// The value, and its gradient for the input into `grad_input`, in one pass.
@@ -275,7 +288,7 @@ macro_rules! methods {
                 reduction: $crate::Reduction,
                 grad_input: &'a mut $crate::Buffer<T>,
             ) -> $crate::Result<f32> {
-                self.run(input, $target, $shape, reduction, [Some(grad_input), None])
+                self.run(input, $target, None, $shape, reduction, [Some(grad_input), None, None])
             }
 
             /// The value, and its gradient over the input, in one pass.
@@ -307,7 +320,7 @@ macro_rules! methods_with_targets {
                 grad_input: &'a mut $crate::Buffer<T>,
                 grad_target: &'a mut $crate::Buffer<T>,
             ) -> $crate::Result<f32> {
-                self.run(input, $target, $shape, reduction, [Some(grad_input), Some(grad_target)])
+                self.run(input, $target, None, $shape, reduction, [Some(grad_input), Some(grad_target), None])
             }
         }
     };
@@ -321,6 +334,40 @@ macro_rules! elementwise_methods {
     };
 }
 pub(crate) use elementwise_methods;
+
+/// Of an element-wise loss of three tensors.
+macro_rules! elementwise_methods_of_three {
+    ($loss:ty, $third:ident, $grad_third:ident) => {
+        impl $crate::On<'_, $loss> {
+            /// The value. Arguments are those of the loss's own `forward`, as buffers.
+            pub fn forward<T: $crate::Element>(
+                &self,
+                input: &$crate::Buffer<T>,
+                target: &$crate::Buffer<T>,
+                $third: &$crate::Buffer<T>,
+                reduction: $crate::Reduction,
+            ) -> $crate::Result<f32> {
+                let target = $crate::BufferTarget::Dense(target);
+                self.run(input, target, Some($third), None, reduction, [None, None, None])
+            }
+
+            /// The value, and its gradients for the input and the third tensor, in one pass.
+            pub fn forward_backward<T: $crate::Element>(
+                &self,
+                input: &$crate::Buffer<T>,
+                target: &$crate::Buffer<T>,
+                $third: &$crate::Buffer<T>,
+                reduction: $crate::Reduction,
+                grad_input: &mut $crate::Buffer<T>,
+                $grad_third: &mut $crate::Buffer<T>,
+            ) -> $crate::Result<f32> {
+                let target = $crate::BufferTarget::Dense(target);
+                self.run(input, target, Some($third), None, reduction, [Some(grad_input), None, Some($grad_third)])
+            }
+        }
+    };
+}
+pub(crate) use elementwise_methods_of_three;
 
 /// Of a loss with a class axis.
 macro_rules! class_methods {

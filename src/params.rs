@@ -129,6 +129,10 @@ params! {
         workspace: u64,
         /// Partial sums and slopes of the losses that take several launches; as large as their plan says.
         scratch: u64,
+        /// The third tensor of a loss of three, of the storage type: `elements`, or one number a row.
+        third: u64,
+        /// `elements` of the storage type.
+        grad_third: u64,
         /// Input elements.
         elements: u64,
         /// Losses: elements, rows or regions.
@@ -260,6 +264,28 @@ params! {
         label_scale: f32,
         /// See `label_scale`.
         label_offset: f32,
+    }
+
+    /// Quantile.
+    struct QuantileParams {
+        /// The price of a prediction that is too low; the rest of 1 is that of one too high.
+        quantile: f32,
+    }
+
+    /// Negative log-likelihood of a Poisson distribution.
+    struct PoissonNllParams {
+        /// Added to a rate before its logarithm.
+        eps: f32,
+        /// Not zero: with Stirling's approximation of the term of the target alone.
+        full: u32,
+    }
+
+    /// Negative log-likelihood of a Gaussian distribution.
+    struct GaussianNllParams {
+        /// The least variance.
+        eps: f32,
+        /// Added to the value: `ln(2 pi) / 2`, or zero.
+        constant: f32,
     }
 
     /// KL divergence on probabilities.

@@ -168,6 +168,8 @@ mod on_gpu {
                 grad => grad.map(|g| lender.lend(g, size, true)),
             };
             there.grad_target = request.grad_target.map(|g| lender.lend(g, size, true));
+            there.third = request.third.map(|x| lender.lend(x, size, false));
+            there.grad_third = request.grad_third.map(|g| lender.lend(g, size, true));
             there.targets = match request.targets {
                 Targets::Nothing => Targets::Nothing,
                 Targets::Dense(t) => Targets::Dense(lender.lend(t, size, false)),

@@ -4,11 +4,16 @@ use super::cases::draw::Dims;
 use super::cases::{self, Case, Dense, Family, Targets};
 
 /// By (the beginning of) their name: element-wise losses, at every size, ...
-pub const ELEMENTWISE: [&str; 22] = [
+pub const ELEMENTWISE: [&str; 27] = [
     "mse",
     "mae",
     "huber[delta=1]",
     "smooth_l1[beta=1]",
+    "log_cosh",
+    "quantile[q=0.5",
+    "poisson_nll",
+    "gaussian_nll",
+    "soft_margin",
     "hinge[signed]",
     "squared_hinge[signed]",
     "bce",
@@ -157,7 +162,7 @@ pub fn shape(case: &Case, dims: Dims) -> Vec<usize> {
     }
 }
 
-/// The fewest bytes that value and gradient can move, with so many bytes an element: input and targets are read once, the gradient is written once. Class indices
+/// The fewest bytes that value and gradient can move, with so many bytes an element: every tensor is read once, the gradient is written once. Class indices
 /// are i64, as PyTorch's are.
 pub fn fewest_bytes(case: &Case, dims: Dims, each: usize) -> usize {
     let tensor = dims.elements() * each;
@@ -166,5 +171,6 @@ pub fn fewest_bytes(case: &Case, dims: Dims, each: usize) -> usize {
         Targets::Dense(_) => tensor,
         Targets::Index => dims.rows() * size_of::<i64>(),
     };
-    2 * tensor + targets
+    let third = if case.third.is_some() { tensor } else { 0 };
+    2 * tensor + targets + third
 }

@@ -24,6 +24,10 @@ pub(crate) trait Pointwise: Copy + Send + Sync {
     const CLASS_WEIGHT: bool = false;
     /// It takes a target.
     const TARGET: bool = true;
+    /// It takes a third tensor of the input's shape, which is its `aux`.
+    const THIRD: bool = false;
+    /// It has a gradient for that.
+    const GRAD_THIRD: bool = false;
     /// Its gradients may be so small that, scaled, they are denormal numbers, with which processors take a hundred cycles.
     const FAINT: bool = false;
 
@@ -35,12 +39,19 @@ pub(crate) trait Pointwise: Copy + Send + Sync {
     fn grad_target<S: Simd>(&self, x: F32s<S>, _t: F32s<S>, _aux: F32s<S>) -> F32s<S> {
         x.simd().zero()
     }
+
+    /// Gradient for the third tensor.
+    #[cfg_attr(optimized, inline(always))]
+    fn grad_third<S: Simd>(&self, x: F32s<S>, _t: F32s<S>, _third: F32s<S>) -> F32s<S> {
+        x.simd().zero()
+    }
 }
 
 /// What a tile needs to know; the same for every tile.
 struct Plan<'a, T> {
     input: Src<'a, T>,
     target: Option<Src<'a, T>>,
+    third: Option<Src<'a, T>>,
     class_weight: Option<&'a [f32]>,
     /// Weights, and how many consecutive elements share one.
     weight: Option<(&'a [f32], usize)>,
@@ -48,6 +59,7 @@ struct Plan<'a, T> {
     grad_output: Option<&'a [f32]>,
     grad_input: Option<Dst<'a, T>>,
     grad_target: Option<Dst<'a, T>>,
+    grad_third: Option<Dst<'a, T>>,
     scale: f32,
     mode: Mode,
     target_mode: Mode,
@@ -66,6 +78,7 @@ pub(crate) fn run<T: Element, F: Pointwise>(loss: F, request: Request<'_, T>) ->
         (Target::Nothing, false) => None,
         _ => return Err(unsupported("a target of this kind")),
     };
+    let third = extras.third.check(F::NAME, F::THIRD.then_some(n), F::GRAD_THIRD)?;
     let class_weight = extras.class_weight;
     if let Some(w) = class_weight {
         if !F::CLASS_WEIGHT {
@@ -102,12 +115,14 @@ pub(crate) fn run<T: Element, F: Pointwise>(loss: F, request: Request<'_, T>) ->
     let plan = Plan {
         input: request.input,
         target,
+        third,
         class_weight,
         weight,
         losses,
         grad_output,
         grad_input: request.grad_input,
         grad_target: extras.grad_target,
+        grad_third: extras.third.grad,
         scale: (f64::from(extras.grad_output) / denominator) as f32,
         mode: Mode::new(extras.accumulate, request.in_place, n * size_of::<T>()),
         target_mode: Mode::new(extras.accumulate, false, n * size_of::<T>()),
@@ -150,6 +165,7 @@ impl<T: Element, F: Pointwise> Kernel for Tile<'_, T, F> {
     fn run<S: Machine>(self, s: S) -> f64 {
         let plan = self.plan;
         let plain = plan.class_weight.is_none()
+            && plan.third.is_none()
             && plan.weight.is_none()
             && plan.grad_output.is_none()
             && plan.losses.is_none()
@@ -237,7 +253,11 @@ impl<T: Element, F: Pointwise> Tile<'_, T, F> {
                 *weight = if each == 1 { w[i + l] } else { w[(i + l) / each] };
             }
         }
-        let (aux, weight) = (s.lanes(&aux), s.lanes(&weight));
+        let weight = s.lanes(&weight);
+        let aux = match plan.third {
+            Some(third) => unsafe { third.load_upto(s, i, count, 0.0) },
+            None => s.lanes(&aux),
+        };
         let mut scale = weight * plan.scale;
         if let Some(g) = plan.grad_output {
             scale = scale * unsafe { Src::new(g).load_upto(s, i, count, 0.0) };
@@ -249,6 +269,10 @@ impl<T: Element, F: Pointwise> Tile<'_, T, F> {
         }
         if let Some(out) = plan.grad_target {
             let grad = self.loss.grad_target(x, t, aux) * scale;
+            unsafe { out.store_upto(s, i, count, grad, plan.target_mode.at(out, i)) };
+        }
+        if let Some(out) = plan.grad_third {
+            let grad = self.loss.grad_third(x, t, aux) * scale;
             unsafe { out.store_upto(s, i, count, grad, plan.target_mode.at(out, i)) };
         }
         if let Some(out) = plan.grad_input {

@@ -73,6 +73,7 @@ pub(crate) fn run<T: Element, F: Rowwise>(loss: F, request: Request<'_, T>) -> R
     let unsupported = |what| Error::Unsupported { loss: F::NAME, what };
     let shape = extras.shape.ok_or(unsupported("a call without a shape"))?;
     shape.check_input(n)?;
+    extras.third.check(F::NAME, None, false)?;
     let rows = shape.rows();
     if extras.class_weight.is_some() && !F::CLASS_WEIGHT {
         return Err(unsupported("a class weight"));

@@ -59,6 +59,8 @@ pub struct CudaCall<'a, L, T, I = DeviceRef<'a, T>> {
     denominator: Option<DeviceRef<'a, f32>>,
     accumulate: bool,
     grad_target: Option<DeviceMut<'a, T>>,
+    third: Option<DeviceRef<'a, T>>,
+    grad_third: Option<DeviceMut<'a, T>>,
 }
 
 /// Per element or per sample.
@@ -84,6 +86,8 @@ impl<'a, L: Loss, T: Element, I> CudaCall<'a, L, T, I> {
             denominator: None,
             accumulate: false,
             grad_target: None,
+            third: None,
+            grad_third: None,
         }
     }
 
@@ -127,6 +131,18 @@ impl<'a, L: Loss, T: Element, I> CudaCall<'a, L, T, I> {
     /// See [`Call::grad_target`](crate::Call::grad_target).
     pub fn grad_target(mut self, grad: impl Into<DeviceMut<'a, T>>) -> Self {
         self.grad_target = Some(grad.into());
+        self
+    }
+
+    /// See [`Call::third`](crate::Call::third).
+    pub fn third(mut self, third: impl Into<DeviceRef<'a, T>>) -> Self {
+        self.third = Some(third.into());
+        self
+    }
+
+    /// See [`Call::grad_third`](crate::Call::grad_third).
+    pub fn grad_third(mut self, grad: impl Into<DeviceMut<'a, T>>) -> Self {
+        self.grad_third = Some(grad.into());
         self
     }
 }
@@ -220,6 +236,7 @@ impl<'a, L: Loss, T: Element, I> CudaCall<'a, L, T, I> {
     ) -> Result<()> {
         let CudaCall { cuda, loss, target, shape, weight, class_weight, denominator, accumulate, .. } = self;
         let (mut input, grad_output, mut grad_target) = (input(self.input), self.grad_output, self.grad_target);
+        let (third, mut grad_third) = (self.third, self.grad_third);
         let mut lender = Lender::new(cuda)?;
         let (input, in_place) = match &mut input {
             Input::Read(x) => (lender.read(x)?, false),
@@ -231,6 +248,8 @@ impl<'a, L: Loss, T: Element, I> CudaCall<'a, L, T, I> {
         request.weight = weight.as_ref().map(|(w, kind)| lender.read(w).map(kind)).transpose()?;
         request.class_weight = class_weight.as_ref().map(|w| lender.read(w)).transpose()?;
         request.grad_target = grad_target.as_mut().map(|g| lender.write(g)).transpose()?;
+        request.third = third.as_ref().map(|x| lender.read(x)).transpose()?;
+        request.grad_third = grad_third.as_mut().map(|g| lender.write(g)).transpose()?;
         request.accumulate = accumulate;
         request.grad_output = lender.scalar(&grad_output)?;
         let denominator = denominator.as_ref().map(|d| lender.read_one("denominator", d)).transpose()?;

@@ -43,6 +43,8 @@ pub(crate) struct Takes {
     pub(crate) dense: bool,
     pub(super) class_weight: bool,
     pub(crate) grad_target: bool,
+    pub(super) third: bool,
+    pub(super) grad_third: bool,
     /// The mean over class indices divides by the class weights of the targets.
     pub(super) mean_by_class_weight: bool,
 }
@@ -68,7 +70,7 @@ macro_rules! words {
     )*};
 }
 words! {
-    NoParams MseParams HuberParams SmoothL1Params BceParams BceWithLogitsParams HingeParams KlDivProbsParams
+    NoParams MseParams HuberParams SmoothL1Params QuantileParams PoissonNllParams GaussianNllParams BceParams BceWithLogitsParams HingeParams KlDivProbsParams
     SigmoidFocalParams GanTermParams CrossEntropyParams CrossEntropyProbsParams SoftmaxFocalParams
     DistillationParams MultiMarginParams GradientPenaltyParams DiceParams HeadParams
 }
@@ -112,6 +114,8 @@ impl Kernel {
             dense: F::TARGET,
             class_weight: F::CLASS_WEIGHT,
             grad_target: F::GRAD_TARGET,
+            third: F::THIRD,
+            grad_third: F::GRAD_THIRD,
             mean_by_class_weight: false,
         };
         let (family, params) = (Family::Elements, Params::new(params));
@@ -135,6 +139,8 @@ impl Kernel {
             dense: F::DENSE,
             class_weight: F::CLASS_WEIGHT,
             grad_target: F::GRAD_TARGET,
+            third: false,
+            grad_third: false,
             mean_by_class_weight: F::MEAN_BY_CLASS_WEIGHT,
         };
         let (family, params, ignore_index) = (Family::Rows, Params::new(params), loss.ignore_index());
@@ -164,6 +170,8 @@ impl Kernel {
                 dense: true,
                 class_weight: true,
                 grad_target: false,
+                third: false,
+                grad_third: false,
                 mean_by_class_weight: false,
             },
         }

@@ -74,6 +74,8 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
         divisor,
         workspace: launcher.workspace(),
         scratch: if plan.scratch == 0 { 0 } else { launcher.scratch(plan.scratch)? },
+        third: of(request.third),
+        grad_third: of(request.grad_third),
         elements: input.len as u64,
         losses: sizes.losses as u64,
         classes,
@@ -106,7 +108,7 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
                 launch("", &Params::none(), "keras_labels")?;
             }
             let general = request.accumulate
-                || [sizes.weight, request.class_weight, grad_outputs, values, request.grad_target]
+                || [sizes.weight, request.class_weight, grad_outputs, values, request.grad_target, request.third]
                     .iter()
                     .any(Option::is_some);
             launch(if general { "_general" } else { "" }, &kernel.params, kernel.name)
@@ -173,6 +175,8 @@ pub(crate) unsafe fn run_average(call: &Average, names: [&'static str; 2], launc
         divisor: 0,
         workspace: launcher.workspace(),
         scratch: launcher.scratch(plan.scratch)?,
+        third: 0,
+        grad_third: 0,
         elements: high.len as u64,
         losses: low.len as u64,
         classes: 1,

@@ -113,6 +113,9 @@ pub struct Request {
     /// `grad_input` is the input.
     pub in_place: bool,
     pub grad_target: Option<Memory>,
+    /// The third tensor of a loss of three.
+    pub third: Option<Memory>,
+    pub grad_third: Option<Memory>,
     pub output: Output,
 }
 
@@ -159,6 +162,8 @@ impl Request {
             grad_input: None,
             in_place: false,
             grad_target: None,
+            third: None,
+            grad_third: None,
             output: Output::Unreduced { losses: None, grad_output: None },
         }
     }
@@ -171,6 +176,9 @@ impl Request {
         }
         if self.grad_target.is_some() && self.grad_input.is_none() {
             return Err(unsupported("grad_target of a call that computes no gradient"));
+        }
+        if self.grad_third.is_some() && self.grad_input.is_none() {
+            return Err(unsupported("grad_third of a call that computes no gradient"));
         }
         if let Some(grad) = self.grad_input {
             check_len("grad_input", n, grad.len)?;
@@ -205,6 +213,7 @@ impl Request {
             Targets::Nothing if !takes.dense => {}
             _ => return Err(unsupported("a target of this kind")),
         }
+        self.check_third(kernel, n)?;
         if let Some(w) = self.class_weight {
             if !takes.class_weight {
                 return Err(unsupported("a class weight"));
@@ -228,6 +237,7 @@ impl Request {
         let unsupported = |what| Error::Unsupported { loss: kernel.loss, what };
         let shape = self.shape.ok_or(unsupported("a call without a shape"))?;
         shape.check_input(n)?;
+        self.check_third(kernel, n)?;
         let rows = shape.rows();
         if i32::try_from(shape.classes).is_err() {
             return Err(unsupported("more than 2^31 classes on a GPU"));
@@ -262,6 +272,7 @@ impl Request {
         let unsupported = |what| Error::Unsupported { loss: kernel.loss, what };
         let shape = self.shape.ok_or(unsupported("a call without a shape"))?;
         shape.check_input(n)?;
+        self.check_third(kernel, n)?;
         let background = usize::from(kernel.flags & super::params::NO_BACKGROUND != 0);
         if shape.classes == background {
             return Err(unsupported("leaving out the background of a single channel"));
@@ -279,6 +290,22 @@ impl Request {
             indices => check_len("target", shape.rows(), indices.parts().1.len)?,
         }
         Ok(Sizes { losses: regions, dims: [shape.outer, shape.classes, shape.inner], weight, each })
+    }
+
+    /// The third tensor, which is of this length where the loss takes one.
+    fn check_third(&self, kernel: &Kernel, len: usize) -> Result<()> {
+        let unsupported = |what| Err(Error::Unsupported { loss: kernel.loss, what });
+        match (kernel.takes.third, self.third, self.grad_third) {
+            (false, None, None) => return Ok(()),
+            (false, ..) => return unsupported("a third tensor"),
+            (true, None, _) => return unsupported("a call without its third tensor"),
+            (true, Some(third), _) => check_len("third", len, third.len)?,
+        }
+        match self.grad_third {
+            Some(_) if !kernel.takes.grad_third => unsupported("a gradient for the third tensor"),
+            Some(grad) => check_len("grad_third", len, grad.len),
+            None => Ok(()),
+        }
     }
 
     /// The weights, and how many consecutive losses of `n` share one.

@@ -8,16 +8,21 @@ mod cross_entropy_probs;
 mod dice;
 mod focal;
 mod gan;
+mod gaussian_nll;
 mod hinge;
 mod huber;
 mod kl;
+mod log_cosh;
 mod mae;
 mod margin;
 mod mse;
 mod nll;
 mod penalty;
+mod poisson_nll;
+mod quantile;
 #[allow(unsafe_code)] // loads and stores of its own, for it fits no skeleton
 mod relativistic;
+mod soft_margin;
 mod target_weights;
 
 pub use bce::{Bce, BceWithLogits};
@@ -26,15 +31,20 @@ pub use cross_entropy_probs::CrossEntropyProbs;
 pub use dice::{DiceLoss, TverskyLoss};
 pub use focal::{SigmoidFocal, SoftmaxFocal};
 pub use gan::{GanLoss, GanMode, GanTerm};
+pub use gaussian_nll::GaussianNll;
 pub use hinge::{Hinge, HingeLabels, SquaredHinge};
 pub use huber::{Huber, SmoothL1};
 pub use kl::{Distillation, KlDiv, KlDivProbs};
+pub use log_cosh::LogCosh;
 pub use mae::Mae;
 pub use margin::{CategoricalHinge, MultiMargin};
 pub use mse::Mse;
 pub use nll::Nll;
 pub use penalty::GradientPenalty;
+pub use poisson_nll::PoissonNll;
+pub use quantile::Quantile;
 pub use relativistic::{RelativisticAverage, RelativisticPair};
+pub use soft_margin::SoftMargin;
 
 /// Makes a [`Pointwise`](crate::cpu::elementwise::Pointwise) type a [`Loss`](crate::Loss).
 macro_rules! elementwise_loss {

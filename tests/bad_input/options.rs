@@ -61,6 +61,9 @@ const SETTERS: &[Setter] = &[
     ("smooth_nr", |x| TverskyLoss::default().smooth(x).map(drop), &[0.0, HUGE], &[-TINY, INF, -INF, NAN]),
     ("alpha", |x| TverskyLoss::new(x, 0.5).map(drop), &[0.0, HUGE], &[-TINY, INF, -INF, NAN]),
     ("beta", |x| TverskyLoss::new(0.5, x).map(drop), &[0.0, HUGE], &[-TINY, INF, -INF, NAN]),
+    ("quantile", |x| Quantile::new(x).map(drop), &[TINY, 0.999], &[0.0, 1.0, -TINY, INF, -INF, NAN]),
+    ("eps", |x| PoissonNll::new().eps(x).map(drop), &[0.0, TINY, HUGE], &[-TINY, INF, -INF, NAN]),
+    ("eps", |x| GaussianNll::new().eps(x).map(drop), &[f32::MIN_POSITIVE, HUGE], &[0.0, TINY, -1.0, INF, -INF, NAN]),
     ("real_label", |x| GanLoss::default().real_label(x).map(drop), &[0.0, 1.0], &[-TINY, 1.0001, INF, -INF, NAN]),
 ];
 

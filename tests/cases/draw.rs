@@ -197,6 +197,7 @@ pub struct Problem<T> {
     pub dims: Dims,
     pub input: Vec<T>,
     pub labels: Labels<T>,
+    pub third: Option<Vec<T>>,
     pub class_weight: Option<Vec<f32>>,
 }
 
@@ -246,6 +247,10 @@ impl<T: Element> Problem<T> {
                 }
             }
         }
+        let third = case.third.map(|(draw, _)| {
+            let third = input.iter().zip(&dense).map(|(&x, &t)| round::<T>(draw(&mut rng, x, t)));
+            third.map(|x| T::from_f32(x as f32)).collect()
+        });
         let storage = |x: Vec<f64>| x.into_iter().map(|x| T::from_f32(x as f32)).collect();
         let labels = match case.targets {
             Targets::Nothing => Labels::Nothing,
@@ -253,7 +258,7 @@ impl<T: Element> Problem<T> {
             Targets::Index => Labels::indices(indices, rng.below(4)),
         };
         let class_weight = case.class_weights(dims).map(|n| (0..n).map(|_| rng.uniform(0.25, 2.0) as f32).collect());
-        Problem { dims, input: storage(input), labels, class_weight }
+        Problem { dims, input: storage(input), labels, third, class_weight }
     }
 
     /// The shape, if the loss has a class axis.

@@ -22,6 +22,7 @@ pub fn cases() -> Vec<Case> {
     binary_cross_entropies(&mut cases);
     hinges(&mut cases);
     divergences(&mut cases);
+    likelihoods(&mut cases);
     focals(&mut cases);
     gan_terms(&mut cases);
     cases
@@ -52,6 +53,18 @@ fn distances(cases: &mut Vec<Case>) {
     }
     let value = |x, t, _| book::smooth_l1(x, t, 0.0);
     cases.push(case("smooth_l1[beta=0]", SmoothL1::new(0.0).unwrap(), clear_of(0.0), value).grad_target(STEP));
+    // Errors small and large.
+    let close: fn(&mut Rng) -> f64 = |rng| rng.uniform(-0.5, 0.5);
+    for (range, number) in [("", logit as fn(&mut Rng) -> f64), ("[close]", close)] {
+        let draw = pairs(number, number, anywhere);
+        let name = format!("log_cosh{range}");
+        cases.push(case(name, LogCosh::new(), draw, |x, t, _| book::log_cosh(x, t)).grad_target(STEP));
+    }
+    for q in [0.5f32, 0.1, 0.95] {
+        let value = move |x, t, _| book::quantile(x, t, q.into());
+        let loss = Quantile::new(q).unwrap();
+        cases.push(case(format!("quantile[q={q}]"), loss, clear_of(0.0), value).grad_target(STEP));
+    }
 }
 
 fn binary_cross_entropies(cases: &mut Vec<Case>) {
@@ -96,12 +109,36 @@ fn hinges(cases: &mut Vec<Case>) {
         ("keras, signed", HingeLabels::Keras, signed_label, signed),
         ("keras, zero-one", HingeLabels::Keras, hard_label, zero_one),
     ];
+    let value = |x, y, _| book::soft_margin(x, y);
+    cases.push(case("soft_margin", SoftMargin::new(), pairs(logit, signed_label, anywhere), value));
     for (kind, labels, label, y) in kinds {
         let draw = move || pairs(logit, label, move |x, t| (1.0 - y(t) * x).abs() > CLEAR);
         let value = move |x, t, _| book::hinge(x, y(t));
         cases.push(case(format!("hinge[{kind}]"), Hinge::new().labels(labels), draw(), value));
         let value = move |x, t, _| book::squared_hinge(x, y(t));
         cases.push(case(format!("squared_hinge[{kind}]"), SquaredHinge::new().labels(labels), draw(), value));
+    }
+}
+
+fn likelihoods(cases: &mut Vec<Case>) {
+    let count: fn(&mut Rng) -> f64 = |rng| rng.below(12) as f64;
+    for full in [false, true] {
+        let loss = PoissonNll::new().full(full);
+        let value = move |x, t, _| book::poisson_nll(x, t, full);
+        let draw = pairs(|rng| rng.uniform(-3.0, 3.0), count, anywhere);
+        cases.push(case(name("poisson_nll", &[(full, "full")]), loss, draw, value));
+        for eps in [1e-8f32, 0.25] {
+            let loss = loss.log_input(false).eps(eps).unwrap();
+            let value = move |x, t, _| book::poisson_nll_rate(x, t, full, eps.into());
+            let draw = pairs(|rng| rng.uniform(0.1, 12.0), count, anywhere);
+            let options = [(true, "rate"), (full, "full"), (eps != 1e-8, "eps")];
+            cases.push(case(name("poisson_nll", &options), loss, draw, value));
+        }
+        let loss = GaussianNll::new().full(full).eps(0.25).unwrap();
+        let value = move |x, t, var| book::gaussian_nll(x, t, var, full, 0.25);
+        let name = name("gaussian_nll", &[(full, "full")]);
+        let draw = pairs(|rng| rng.uniform(-4.0, 4.0), |rng| rng.uniform(-4.0, 4.0), anywhere);
+        cases.push(case(name, loss, draw, value).grad_target(STEP).with_third(|rng, _, _| rng.uniform(0.3, 4.0), STEP));
     }
 }
 

@@ -32,6 +32,9 @@ pub type ElementValue = Box<dyn Fn(f64, f64, f64) -> f64 + Send + Sync>;
 /// The value of a row: inputs, what the target puts on each class, class weights.
 pub type RowValue = Box<dyn Fn(&[f64], &[f64], &[f64]) -> f64 + Send + Sync>;
 
+/// Draws an element of the third tensor, given those of input and target.
+pub type DrawThird = fn(&mut Rng, f64, f64) -> f64;
+
 /// One row of the table: a loss with its options.
 pub struct Case {
     /// `loss[option+option]`
@@ -48,6 +51,9 @@ pub struct Case {
     /// The step of numerical differentiation for the input; for the target too, if the loss has that gradient.
     pub step: Step,
     pub target_step: Option<Step>,
+    /// The third tensor of a loss of three: how it is drawn, and the step for its gradient, if the loss has that. The value of an
+    /// element gets it in the place of the class weight.
+    pub third: Option<(DrawThird, Option<Step>)>,
 }
 
 /// What one loss of a case is a loss of, how that is drawn, and its definition.
@@ -110,6 +116,7 @@ impl Case {
             mean_by_class_weight: false,
             step: STEP,
             target_step: None,
+            third: None,
         }
     }
 
@@ -120,6 +127,11 @@ impl Case {
 
     fn grad_target(mut self, step: Step) -> Self {
         self.target_step = Some(step);
+        self
+    }
+
+    fn with_third(mut self, draw: DrawThird, step: impl Into<Option<Step>>) -> Self {
+        self.third = Some((draw, step.into()));
         self
     }
 

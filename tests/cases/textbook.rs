@@ -41,6 +41,42 @@ pub fn smooth_l1(x: f64, t: f64, beta: f64) -> f64 {
     if e < beta { 0.5 * e * e / beta } else { e - 0.5 * beta }
 }
 
+/// Without overflow: `cosh(e) = 1 + 2 sinh(e / 2)^2`.
+pub fn log_cosh(x: f64, t: f64) -> f64 {
+    (2.0 * (0.5 * (x - t)).sinh().powi(2)).ln_1p()
+}
+
+/// The pinball.
+pub fn quantile(x: f64, t: f64, q: f64) -> f64 {
+    (q * (t - x)).max((q - 1.0) * (t - x))
+}
+
+/// PyTorch's, of the logarithm of the rate.
+pub fn poisson_nll(x: f64, t: f64, full: bool) -> f64 {
+    x.exp() - t * x + stirling(t, full)
+}
+
+/// PyTorch's, of the rate.
+pub fn poisson_nll_rate(x: f64, t: f64, full: bool, eps: f64) -> f64 {
+    x - t * (x + eps).ln() + stirling(t, full)
+}
+
+fn stirling(t: f64, full: bool) -> f64 {
+    if full && t > 1.0 { t * t.ln() - t + 0.5 * (2.0 * std::f64::consts::PI * t).ln() } else { 0.0 }
+}
+
+/// PyTorch's.
+pub fn gaussian_nll(x: f64, t: f64, var: f64, full: bool, eps: f64) -> f64 {
+    let v = var.max(eps);
+    let constant = if full { 0.5 * (2.0 * std::f64::consts::PI).ln() } else { 0.0 };
+    0.5 * (v.ln() + (x - t).powi(2) / v) + constant
+}
+
+/// `y` is -1 or 1.
+pub fn soft_margin(x: f64, y: f64) -> f64 {
+    softplus(-y * x)
+}
+
 /// Keras's smoothing of a binary target.
 pub fn smooth_binary(t: f64, smoothing: f64) -> f64 {
     t * (1.0 - smoothing) + 0.5 * smoothing

@@ -38,6 +38,10 @@ macro_rules! exceptions {
 exceptions! {
     "kl_div" with "": value 0.25, gradient 0.25,
         "ln t - x, a difference of numbers up to 8 that may be almost equal";
+    "poisson_nll" with "": value 8.0, gradient 8.0,
+        "exp(x) - t x, a difference of numbers up to 30 that may be almost equal; its gradient likewise";
+    "gaussian_nll" with "": value 1.0, gradient 1.0,
+        "ln v + e^2 / v, a difference where v is below 1; for the variance 1 - e^2 / v, likewise";
     "relativistic_pair" with "": value 1e-6, gradient 1e-6,
         "x - t is rounded, by 1e-6 where it is 32, and softplus of minus that is an exponential";
     "sigmoid_focal" with "gamma=3.5": value 0.1, gradient 0.1,

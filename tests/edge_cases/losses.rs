@@ -67,8 +67,28 @@ pub fn losses<T: Element>() -> Vec<AnyLoss<T>> {
                 input: $input,
                 target: $target,
                 class_weight: $name.contains("with logits"),
-                grad_target: !($name.contains("hinge") || $name.contains("focal")),
+                grad_target: !["hinge", "focal", "soft margin", "Poisson"].iter().any(|name| $name.contains(name)),
                 run: |job| job.run(|j| $loss.call(j.input, j.dense()), |j, x| $loss.call_in_place(x, j.dense())),
+            }
+        };
+    }
+    /// Of three tensors, the third of them constant.
+    macro_rules! element_of_three {
+        ($name:literal, $input:ident, $target:ident, $third:literal, $grad_target:literal, $loss:expr) => {
+            AnyLoss {
+                name: $name,
+                form: Form::Element,
+                input: $input,
+                target: $target,
+                class_weight: false,
+                grad_target: $grad_target,
+                run: |job| {
+                    let third = vec![T::from_f32($third); job.input.len()];
+                    job.run(
+                        |j| $loss.call(j.input, j.dense(), &third),
+                        |j, x| $loss.call_in_place(x, j.dense(), &third),
+                    )
+                },
             }
         };
     }
@@ -177,5 +197,11 @@ pub fn losses<T: Element>() -> Vec<AnyLoss<T>> {
         region!("Dice, batch", BatchRegion, Real, Binary, DiceLoss::new().sigmoid().batch(true).jaccard(true)),
         region!("Dice, softmax, batch", BatchRegion, Real, Index, DiceLoss::new().softmax().batch(true)),
         region!("Tversky", Region, Real, Index, TverskyLoss::new(0.3, 0.7).unwrap().sigmoid()),
+        element!("log-cosh", Real, Real, LogCosh::new()),
+        element!("quantile", Real, Real, Quantile::new(0.9).unwrap()),
+        element!("soft margin", Real, Signed, SoftMargin::new()),
+        element!("Poisson NLL", Real, Binary, PoissonNll::new().full(true)),
+        element!("Poisson NLL of rates", Probability, Binary, PoissonNll::new().log_input(false)),
+        element_of_three!("Gaussian NLL", Real, Real, 1.5, true, GaussianNll::new()),
     ]
 }

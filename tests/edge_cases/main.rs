@@ -5,6 +5,7 @@
 #[macro_use]
 mod support;
 
+mod beyond;
 mod elementwise;
 mod gan;
 mod large;

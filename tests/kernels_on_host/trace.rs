@@ -72,6 +72,8 @@ impl Record {
             (a.divisor, 4),
             (a.workspace, WORKSPACE_BYTES),
             (a.scratch, sizes.scratch),
+            (a.third, sizes.input),
+            (a.grad_third, sizes.input),
         ];
         let all = lens.into_iter().enumerate().map(|(argument, (address, len))| Buffer { argument, address, len });
         let buffers: Vec<Buffer> = all.filter(|b| b.address != 0).collect();
