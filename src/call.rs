@@ -5,6 +5,7 @@ use crate::cuda::kernel::HasKernel;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
 use crate::reduction::Reduction;
+use crate::report::HostReport;
 use crate::shape::Shape;
 use crate::target::Target;
 
@@ -85,6 +86,7 @@ pub(crate) struct Extras<'a, T> {
     pub(crate) accumulate: bool,
     pub(crate) grad_target: Option<Dst<'a, T>>,
     pub(crate) third: Third<'a, T>,
+    pub(crate) report: HostReport<'a>,
 }
 
 /// The third tensor of a loss of three, and where its gradient goes.
@@ -163,6 +165,7 @@ impl<'a, L: Loss, T: Element, I> Call<'a, L, T, I> {
             accumulate: false,
             grad_target: None,
             third: Third::none(),
+            report: HostReport::default(),
         };
         Call { loss, input, extras }
     }
@@ -262,6 +265,11 @@ impl<'a, L: Loss, T: Element> Call<'a, L, T, &'a [T]> {
     /// The gradients of the unreduced form alone, each times its own `grad_output`.
     pub fn backward_unreduced(self, grad_output: &'a [f32], grad_input: &'a mut [T]) -> Result<()> {
         self.run(Some(grad_input), Output::Unreduced { losses: None, grad_output: Some(grad_output) }).map(drop)
+    }
+
+    /// For what the call reports besides.
+    pub(crate) fn without_a_value(self) -> Result<()> {
+        self.without_gradient()?.run(None, Output::Unreduced { losses: None, grad_output: None }).map(drop)
     }
 
     fn without_gradient(self) -> Result<Self> {

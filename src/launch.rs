@@ -11,6 +11,7 @@ pub use crate::cuda::marshal::Launch;
 pub use crate::cuda::plan;
 pub use crate::cuda::request::{Average, Dtype, Memory, Output, Request, Scalar, Targets, Weight};
 pub use crate::params;
+pub use crate::report::Report;
 
 /// Checks a call of a loss and launches its kernels.
 ///

@@ -112,6 +112,7 @@ pub mod params;
 #[doc(hidden)]
 pub mod raw;
 mod reduction;
+mod report;
 mod shape;
 mod target;
 #[cfg(any(feature = "candle", feature = "burn"))]

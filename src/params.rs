@@ -133,6 +133,16 @@ params! {
         third: u64,
         /// `elements` of the storage type.
         grad_third: u64,
+        /// One f32 a row: the log-probability of its target.
+        log_prob: u64,
+        /// One f32 a row.
+        entropy: u64,
+        /// One f32 a row: its log-sum-exp.
+        lse: u64,
+        /// One f32 a row: 1 where the target is the largest.
+        hit: u64,
+        /// One i64 a row: the class of the largest logit.
+        argmax: u64,
         /// Input elements.
         elements: u64,
         /// Losses: elements, rows or regions.

@@ -101,6 +101,7 @@ unsafe fn typed<L: Loss, T: Element>(loss: &L, request: &Request) -> Result<()> 
                     input: request.third.map(|m| slice(m)),
                     grad: request.grad_third.map(|m| Dst::of(m)),
                 },
+                report: Default::default(),
             },
             grad_input: request.grad_input.map(|m| Dst::of(m)),
             in_place: request.in_place,

@@ -78,6 +78,7 @@ pub(crate) fn run<T: Element, F: Pointwise>(loss: F, request: Request<'_, T>) ->
         (Target::Nothing, false) => None,
         _ => return Err(unsupported("a target of this kind")),
     };
+    extras.report.check((F::NAME, false), true, n, (|to| to.len(), |to| to.indices()))?;
     let third = extras.third.check(F::NAME, F::THIRD.then_some(n), F::GRAD_THIRD)?;
     let class_weight = extras.class_weight;
     if let Some(w) = class_weight {

@@ -7,7 +7,9 @@ use super::request::{self, Memory, Output, Request};
 use crate::call::Loss;
 use crate::element::Element;
 use crate::error::{Error, Result};
+use crate::loss::CrossEntropy;
 use crate::reduction::Reduction;
+use crate::report::{Report, report_methods};
 use crate::shape::Shape;
 
 /// A loss bound to a [`Cuda`] handle by its `on` method.
@@ -61,6 +63,7 @@ pub struct CudaCall<'a, L, T, I = DeviceRef<'a, T>> {
     grad_target: Option<DeviceMut<'a, T>>,
     third: Option<DeviceRef<'a, T>>,
     grad_third: Option<DeviceMut<'a, T>>,
+    report: Report<DeviceMut<'a, f32>, DeviceMut<'a, i64>>,
 }
 
 /// Per element or per sample.
@@ -88,6 +91,7 @@ impl<'a, L: Loss, T: Element, I> CudaCall<'a, L, T, I> {
             grad_target: None,
             third: None,
             grad_third: None,
+            report: Report::default(),
         }
     }
 
@@ -236,7 +240,7 @@ impl<'a, L: Loss, T: Element, I> CudaCall<'a, L, T, I> {
     ) -> Result<()> {
         let CudaCall { cuda, loss, target, shape, weight, class_weight, denominator, accumulate, .. } = self;
         let (mut input, grad_output, mut grad_target) = (input(self.input), self.grad_output, self.grad_target);
-        let (third, mut grad_third) = (self.third, self.grad_third);
+        let (third, mut grad_third, mut report) = (self.third, self.grad_third, self.report);
         let mut lender = Lender::new(cuda)?;
         let (input, in_place) = match &mut input {
             Input::Read(x) => (lender.read(x)?, false),
@@ -250,6 +254,13 @@ impl<'a, L: Loss, T: Element, I> CudaCall<'a, L, T, I> {
         request.grad_target = grad_target.as_mut().map(|g| lender.write(g)).transpose()?;
         request.third = third.as_ref().map(|x| lender.read(x)).transpose()?;
         request.grad_third = grad_third.as_mut().map(|g| lender.write(g)).transpose()?;
+        request.report = Report {
+            log_prob: report.log_prob.as_mut().map(|x| lender.write(x)).transpose()?,
+            entropy: report.entropy.as_mut().map(|x| lender.write(x)).transpose()?,
+            lse: report.lse.as_mut().map(|x| lender.write(x)).transpose()?,
+            hit: report.hit.as_mut().map(|x| lender.write(x)).transpose()?,
+            argmax: report.argmax.as_mut().map(|x| lender.write(x)).transpose()?,
+        };
         request.accumulate = accumulate;
         request.grad_output = lender.scalar(&grad_output)?;
         let denominator = denominator.as_ref().map(|d| lender.read_one("denominator", d)).transpose()?;
@@ -273,5 +284,31 @@ impl<'a, L: Loss, T: Element, I> CudaCall<'a, L, T, I> {
         // orders what is done to them by the events that it has taken and given, or the one who made them from an address has promised
         // it. Launches of one handle are on one stream.
         unsafe { marshal::run(&loss.kernel(), &request, &mut cuda.launcher()) }
+    }
+}
+
+impl<'a, T: Element, I> CudaCall<'a, CrossEntropy, T, I> {
+    report_methods!(impl Into<DeviceMut<'a, f32>>, impl Into<DeviceMut<'a, i64>>);
+
+    fn report(&mut self) -> &mut Report<DeviceMut<'a, f32>, DeviceMut<'a, i64>> {
+        &mut self.report
+    }
+}
+
+impl<'d> OnCuda<'d, CrossEntropy> {
+    /// The log-probability of each row's target into `log_prob`, and nothing else. See
+    /// [`CrossEntropy::log_probs`](crate::CrossEntropy::log_probs).
+    pub fn log_probs<'a, T: Element>(
+        &self,
+        input: impl Into<DeviceRef<'a, T>>,
+        target: impl Into<DeviceTarget<'a, T>>,
+        shape: impl Into<Shape>,
+        log_prob: impl Into<DeviceMut<'a, f32>>,
+    ) -> Result<()>
+    where
+        'd: 'a,
+    {
+        let call = self.call(input, target, shape).log_prob(log_prob);
+        call.apart(None, Outputs::Unreduced { losses: None, grad_output: None })
     }
 }

@@ -45,6 +45,8 @@ pub(crate) struct Takes {
     pub(crate) grad_target: bool,
     pub(super) third: bool,
     pub(super) grad_third: bool,
+    /// The kernel that says what else the softmax of a row tells.
+    pub(super) report: Option<&'static str>,
     /// The mean over class indices divides by the class weights of the targets.
     pub(super) mean_by_class_weight: bool,
 }
@@ -116,6 +118,7 @@ impl Kernel {
             grad_target: F::GRAD_TARGET,
             third: F::THIRD,
             grad_third: F::GRAD_THIRD,
+            report: None,
             mean_by_class_weight: false,
         };
         let (family, params) = (Family::Elements, Params::new(params));
@@ -141,10 +144,16 @@ impl Kernel {
             grad_target: F::GRAD_TARGET,
             third: false,
             grad_third: false,
+            report: None,
             mean_by_class_weight: F::MEAN_BY_CLASS_WEIGHT,
         };
         let (family, params, ignore_index) = (Family::Rows, Params::new(params), loss.ignore_index());
         Kernel { loss: F::NAME, file, name, name_dense: name, family, params, ignore_index, flags: 0, takes }
+    }
+
+    /// This kernel reports.
+    pub(crate) fn with_report(self, name: &'static str) -> Self {
+        Kernel { takes: Takes { report: Some(name), ..self.takes }, ..self }
     }
 
     /// Of a region loss.
@@ -172,6 +181,7 @@ impl Kernel {
                 grad_target: false,
                 third: false,
                 grad_third: false,
+                report: None,
                 mean_by_class_weight: false,
             },
         }

@@ -6,6 +6,7 @@ use super::params::{TARGET_DENSE, TARGET_I32, TARGET_I64, TARGET_NONE, TARGET_U8
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
 use crate::reduction::Reduction;
+use crate::report::Report;
 use crate::shape::Shape;
 
 /// A buffer where kernels can reach it: its address, and its length in elements.
@@ -116,6 +117,7 @@ pub struct Request {
     /// The third tensor of a loss of three.
     pub third: Option<Memory>,
     pub grad_third: Option<Memory>,
+    pub report: Report<Memory, Memory>,
     pub output: Output,
 }
 
@@ -164,6 +166,7 @@ impl Request {
             grad_target: None,
             third: None,
             grad_third: None,
+            report: Report::default(),
             output: Output::Unreduced { losses: None, grad_output: None },
         }
     }
@@ -208,6 +211,7 @@ impl Request {
     fn check_elements(&self, kernel: &Kernel) -> Result<Sizes> {
         let (n, takes) = (self.input.len, kernel.takes);
         let unsupported = |what| Error::Unsupported { loss: kernel.loss, what };
+        self.refuse_report(kernel)?;
         match self.targets {
             Targets::Dense(t) if takes.dense => check_len("target", n, t.len)?,
             Targets::Nothing if !takes.dense => {}
@@ -263,11 +267,14 @@ impl Request {
         if indices.is_none() && kernel.ignore_index.is_some_and(|i| i >= 0) {
             return Err(unsupported("an ignored class with dense targets"));
         }
+        let len = |m: &Memory| m.len;
+        self.report.check((kernel.loss, takes.report.is_some()), indices.is_some(), rows, (len, len))?;
         indices.map_or(Ok(()), |i| check_len("target", rows, i.len))?;
         Ok(Sizes { losses: rows, dims: [shape.outer, shape.classes, shape.inner], weight, each })
     }
 
     fn check_regions(&self, kernel: &Kernel) -> Result<Sizes> {
+        self.refuse_report(kernel)?;
         let n = self.input.len;
         let unsupported = |what| Error::Unsupported { loss: kernel.loss, what };
         let shape = self.shape.ok_or(unsupported("a call without a shape"))?;
@@ -290,6 +297,11 @@ impl Request {
             indices => check_len("target", shape.rows(), indices.parts().1.len)?,
         }
         Ok(Sizes { losses: regions, dims: [shape.outer, shape.classes, shape.inner], weight, each })
+    }
+
+    /// Of what has no rows.
+    fn refuse_report(&self, kernel: &Kernel) -> Result<()> {
+        self.report.check((kernel.loss, false), true, 0, (|m| m.len, |m| m.len))
     }
 
     /// The third tensor, which is of this length where the loss takes one.

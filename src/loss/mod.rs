@@ -20,6 +20,7 @@ mod nll;
 mod penalty;
 mod poisson_nll;
 mod quantile;
+mod reporting;
 #[allow(unsafe_code)] // loads and stores of its own, for it fits no skeleton
 mod relativistic;
 mod soft_margin;

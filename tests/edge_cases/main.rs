@@ -13,5 +13,6 @@ mod literals;
 mod pitfalls;
 mod properties;
 mod region;
+mod report;
 mod rowwise;
 mod sizes;

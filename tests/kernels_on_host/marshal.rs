@@ -207,6 +207,7 @@ fn run_of<T: Element>(loss: &impl Loss, job: Job<'_, T>) -> Result<f32> {
             Weight::PerElement(w) | Weight::PerSample(w) => size_of_val(w),
         },
         per_loss,
+        reported: 0,
         scratch: 0,
     };
     let mut host = OnHost::new(input.len + input.len / 3, sizes);

@@ -95,6 +95,7 @@ pub(crate) fn run<T: Element>(region: Region, request: Request<'_, T>) -> Result
     let unsupported = |what| Error::Unsupported { loss: region.name, what };
     let shape = extras.shape.ok_or(unsupported("a call without a shape"))?;
     shape.check_input(n)?;
+    extras.report.check((region.name, false), true, 0, (|to| to.len(), |to| to.indices()))?;
     extras.third.check(region.name, None, false)?;
     let (samples, channels, inner) = (shape.outer, shape.classes, shape.inner);
     let background = usize::from(!region.include_background);
