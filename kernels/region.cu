@@ -2,7 +2,7 @@
 //
 //     l = 1 - (overlap I + smooth_nr) / (union_i I + union_p P + union_t T + smooth_dr)
 //
-// With s the fraction and D the denominator dl/dp = (s (union_i t + k union_p p^(k - 1)) - overlap t) / D, times the derivative of the
+// raised to gamma where that is not 1. With s the fraction and D the denominator dl/dp = (s (union_i t + k union_p p^(k - 1)) - overlap t) / D, times the derivative of the
 // activation: none, sigmoid, or softmax over the channels.
 #include "skeleton/region.cuh"
 

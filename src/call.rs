@@ -170,7 +170,8 @@ impl<'a, L: Loss, T: Element, I> Call<'a, L, T, I> {
         Call { loss, input, extras }
     }
 
-    /// The third tensor: [`GaussianNll`](crate::GaussianNll)'s variance. Losses of two tensors refuse it.
+    /// The third tensor: [`GaussianNll`](crate::GaussianNll)'s variances, [`MarginRanking`](crate::MarginRanking)'s labels,
+    /// [`Dpo`](crate::Dpo)'s reference. Their own `call` takes it. Losses of two tensors refuse it.
     pub fn third(mut self, third: &'a [T]) -> Self {
         self.extras.third.input = Some(third);
         self
@@ -385,7 +386,7 @@ pub(crate) use elementwise_methods;
 
 /// The methods of a loss of three tensors: what a call takes besides its input, and how it is put together.
 macro_rules! methods_of_three {
-    ($loss:ty, $third:ident, $grad_third:ident, ($($arg:ident: $t:ty),*) => ($target:expr, $shape:expr)) => {
+    ($loss:ty, $third:ident, ($($arg:ident: $t:ty),*) => ($target:expr, $shape:expr)) => {
         impl $loss {
             /// The value.
             pub fn forward<'a, T: $crate::Element>(
@@ -420,14 +421,14 @@ macro_rules! methods_of_three {
 }
 pub(crate) use methods_of_three;
 
-/// Of an element-wise loss of three tensors, which has gradients for input and third.
+/// Of an element-wise loss of three tensors; `$grad`, by the method `$verb` of a call, is what usually gets a gradient besides the input.
 macro_rules! elementwise_methods_of_three {
-    ($loss:ty, $third:ident, $grad_third:ident) => {
-        $crate::call::methods_of_three!($loss, $third, $grad_third, (target: &'a [T], $third: &'a [T]) =>
+    ($loss:ty, $third:ident, $verb:ident($grad:ident)) => {
+        $crate::call::methods_of_three!($loss, $third, (target: &'a [T], $third: &'a [T]) =>
             ($crate::Target::Dense(target), None));
 
         impl $loss {
-            /// The value, and its gradients for the input and the third tensor, in one pass.
+            /// The value, and its gradients for two of the tensors, in one pass.
             pub fn forward_backward<'a, T: $crate::Element>(
                 &self,
                 input: &'a [T],
@@ -435,14 +436,14 @@ macro_rules! elementwise_methods_of_three {
                 $third: &'a [T],
                 reduction: $crate::Reduction,
                 grad_input: &'a mut [T],
-                $grad_third: &'a mut [T],
+                $grad: &'a mut [T],
             ) -> $crate::Result<f32> {
-                self.call(input, target, $third).grad_third($grad_third).forward_backward(reduction, grad_input)
+                self.call(input, target, $third).$verb($grad).forward_backward(reduction, grad_input)
             }
         }
 
-        $crate::on::elementwise_methods_of_three!($loss, $third, $grad_third);
-        $crate::cuda::methods::elementwise_methods_of_three!($loss, $third, $grad_third);
+        $crate::on::elementwise_methods_of_three!($loss, $third, $verb($grad));
+        $crate::cuda::methods::elementwise_methods_of_three!($loss, $third, $verb($grad));
     };
 }
 pub(crate) use elementwise_methods_of_three;

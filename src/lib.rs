@@ -20,7 +20,9 @@
 //! | categorical cross-entropy | [`CrossEntropy`], [`CrossEntropyProbs`], [`Nll`] |
 //! | hinge | [`Hinge`], [`SquaredHinge`], [`CategoricalHinge`], [`MultiMargin`] |
 //! | overlap | [`DiceLoss`] (and Jaccard), [`TverskyLoss`] |
-//! | Kullback-Leibler divergence | [`KlDiv`], [`KlDivProbs`], [`Distillation`] |
+//! | boxes | [`BoxIou`] |
+//! | Kullback-Leibler divergence | [`KlDiv`], [`KlDivProbs`], [`Distillation`], [`Jsd`] |
+//! | rankings and preferences | [`MarginRanking`], [`Dpo`] |
 //! | focal | [`SigmoidFocal`], [`SoftmaxFocal`] |
 //! | likelihoods | [`GaussianNll`], [`PoissonNll`] |
 //! | adversarial | [`GanLoss`], [`RelativisticAverage`], [`RelativisticPair`], [`GradientPenalty`] |

@@ -335,9 +335,20 @@ macro_rules! elementwise_methods {
 }
 pub(crate) use elementwise_methods;
 
+/// Which two of three.
+macro_rules! two_grads {
+    (grad_target, $input:expr, $grad:expr) => {
+        [Some($input), Some($grad), None]
+    };
+    (grad_third, $input:expr, $grad:expr) => {
+        [Some($input), None, Some($grad)]
+    };
+}
+pub(crate) use two_grads;
+
 /// Of an element-wise loss of three tensors.
 macro_rules! elementwise_methods_of_three {
-    ($loss:ty, $third:ident, $grad_third:ident) => {
+    ($loss:ty, $third:ident, $verb:ident($grad:ident)) => {
         impl $crate::On<'_, $loss> {
             /// The value. Arguments are those of the loss's own `forward`, as buffers.
             pub fn forward<T: $crate::Element>(
@@ -351,7 +362,7 @@ macro_rules! elementwise_methods_of_three {
                 self.run(input, target, Some($third), None, reduction, [None, None, None])
             }
 
-            /// The value, and its gradients for the input and the third tensor, in one pass.
+            /// The value, and its gradients for two of the tensors, in one pass.
             pub fn forward_backward<T: $crate::Element>(
                 &self,
                 input: &$crate::Buffer<T>,
@@ -359,10 +370,11 @@ macro_rules! elementwise_methods_of_three {
                 $third: &$crate::Buffer<T>,
                 reduction: $crate::Reduction,
                 grad_input: &mut $crate::Buffer<T>,
-                $grad_third: &mut $crate::Buffer<T>,
+                $grad: &mut $crate::Buffer<T>,
             ) -> $crate::Result<f32> {
                 let target = $crate::BufferTarget::Dense(target);
-                self.run(input, target, Some($third), None, reduction, [Some(grad_input), None, Some($grad_third)])
+                let grads = $crate::on::two_grads!($verb, grad_input, $grad);
+                self.run(input, target, Some($third), None, reduction, grads)
             }
         }
     };

@@ -298,6 +298,36 @@ params! {
         constant: f32,
     }
 
+    /// Margin ranking.
+    struct MarginRankingParams {
+        /// By how much the one must be above the other.
+        margin: f32,
+    }
+
+    /// Direct preference optimisation. With h the policy's log-ratio less the reference's.
+    struct DpoParams {
+        /// How far the policy may go from the reference.
+        beta: f32,
+        /// `sp(-beta h)` has this factor, or `(1 - beta h)+`.
+        preferred: f32,
+        /// `sp(beta h)` has this one.
+        flipped: f32,
+        /// IPO's target of h: `1 / (2 beta)`.
+        target: f32,
+    }
+
+    /// Generalised Jensen-Shannon divergence between two softmaxes.
+    struct JsdParams {
+        /// `1 / temperature`.
+        inv_temperature: f32,
+        /// The mixture has this share of the teacher.
+        beta: f32,
+        /// Factor of the divergence of the student from the mixture.
+        student: f32,
+        /// Factor of that of the teacher.
+        teacher: f32,
+    }
+
     /// KL divergence on probabilities.
     struct KlDivProbsParams {
         /// Both sides are clipped to `[epsilon, 1]`.
@@ -354,6 +384,18 @@ params! {
         factor: f32,
     }
 
+    /// Overlap of boxes.
+    struct BoxIouParams {
+        /// Added to denominators.
+        eps: f32,
+        /// Not zero: with the share of the hull that is of neither.
+        hull: u32,
+        /// Not zero: with the distance of the centres.
+        centre: u32,
+        /// Not zero: with the difference of the aspect ratios.
+        aspect: u32,
+    }
+
     /// Multi-class margin.
     struct MultiMarginParams {
         /// The margin.
@@ -387,5 +429,7 @@ params! {
         smooth_dr: f32,
         /// k is 2 if not zero, else 1.
         squared: u32,
+        /// Focal: the loss is raised to this power.
+        gamma: f32,
     }
 }

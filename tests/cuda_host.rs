@@ -76,7 +76,7 @@ fn every_kernel_that_is_launched_exists() {
     let mut names = BTreeSet::new();
     for case in table() {
         for dims in [(4, 3, 1), (2, 40, 1), (2, 3, 5), (1, 5000, 1)] {
-            let (outer, classes, inner) = dims;
+            let (outer, classes, inner) = (dims.0, case.classes.unwrap_or(dims.1), dims.2);
             let elements = outer * classes * inner;
             let shape = if inner == 1 { (outer, classes).into() } else { [outer, classes, inner].into() };
             let shaped = !matches!(case.family, Family::Elements { .. });
@@ -142,7 +142,7 @@ struct Draft {
 
 impl Draft {
     fn draw(case: &cases::Case, rng: &mut Rng) -> Self {
-        let dims = [rng.below(4), 1 + rng.below(4), 1 + rng.below(3)];
+        let dims = [rng.below(4), case.classes.unwrap_or(1 + rng.below(4)), 1 + rng.below(3)];
         let elements = dims.iter().product();
         let rows = dims[0] * dims[2];
         let losses = match &case.family {

@@ -311,6 +311,32 @@ fn every_loss_agrees_with_the_framework_that_defines_it() {
                 let loss = GaussianNll::new().full(c.flag("full")).eps(or("eps", 1e-6)).unwrap();
                 c.elementwise(|x, t| loss.call(x, t, &[]));
             }
+            "margin_ranking" => {
+                let loss = MarginRanking::new(or("margin", 0.0)).unwrap();
+                c.elementwise(|x, t| loss.call(x, t, &[]));
+            }
+            "dpo" => {
+                let variant = match c.word("variant") {
+                    "hinge" => DpoVariant::Hinge,
+                    "ipo" => DpoVariant::Ipo,
+                    _ => DpoVariant::Sigmoid,
+                };
+                let loss = Dpo::new(or("beta", 0.1)).unwrap().label_smoothing(or("label_smoothing", 0.0)).unwrap();
+                c.elementwise(|x, t| loss.variant(variant).call(x, t, &[]));
+            }
+            "jsd" => {
+                let loss = Jsd::new().beta(or("beta", 0.5)).unwrap().temperature(or("temperature", 1.0)).unwrap();
+                c.classes(|x, t, shape| loss.call(x, t, shape));
+            }
+            "box_iou" => {
+                let loss = match c.word("kind") {
+                    "giou" => BoxIou::giou(),
+                    "diou" => BoxIou::diou(),
+                    "ciou" => BoxIou::ciou(),
+                    _ => BoxIou::iou(),
+                };
+                c.classes(|x, t, shape| loss.call(x, t, shape));
+            }
             "soft_margin" => c.elementwise(|x, t| SoftMargin::new().call(x, t)),
             "gradient_penalty" => {
                 let loss = match c.word("kind") {

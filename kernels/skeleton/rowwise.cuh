@@ -520,7 +520,14 @@ template <class F, class T, class G = T> FL void column_rows(const LaunchArgs& a
         fl::group_rows<F, T, G>(a, F{p});                                                                                         \
     }                                                                                                                             \
     KERNEL(fl_##name##_##dtype)                                                                                                   \
+    FL_COLUMNS_TO(name, F, P, dtype, T, G)
+#define FL_COLUMNS_TO(name, F, P, dtype, T, G)                                                                                     \
     extern "C" __global__ void __launch_bounds__(FL_COLUMN_BLOCK, 4) fl_##name##_columns_##dtype(const LaunchArgs a, const P p) { \
         fl::column_rows<F, T, G>(a, F{p});                                                                                        \
     }                                                                                                                             \
     KERNEL(fl_##name##_columns_##dtype)
+// Of rows that are always short.
+#define FL_ROWWISE_COLUMNS(name, F, P)                 \
+    FL_COLUMNS_TO(name, F, P, f32, float, float)       \
+    FL_COLUMNS_TO(name, F, P, f16, fl::f16, fl::f16)   \
+    FL_COLUMNS_TO(name, F, P, bf16, fl::bf16, fl::bf16)

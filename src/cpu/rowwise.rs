@@ -32,6 +32,8 @@ pub(crate) trait Rowwise: Copy + Send + Sync {
     /// cross-entropy does) and not by their number.
     const MEAN_BY_CLASS_WEIGHT: bool = false;
 
+    /// Its rows have so many classes.
+    const CLASSES: Option<usize> = None;
     /// It fills in the row's report.
     const REPORTS: bool = false;
 
@@ -71,6 +73,14 @@ struct Plan<'a, T> {
     report: HostReport<'a>,
 }
 
+/// Whether a row is what the loss is of.
+pub(crate) fn check_classes(loss: &'static str, classes: Option<usize>, shape: Shape) -> Result<()> {
+    match classes {
+        Some(4) if shape.classes != 4 => Err(Error::Unsupported { loss, what: "a box of other than four numbers" }),
+        _ => Ok(()),
+    }
+}
+
 /// Runs the loss.
 pub(crate) fn run<T: Element, F: Rowwise>(loss: F, request: Request<'_, T>) -> Result<f32> {
     let n = request.input.len();
@@ -78,6 +88,7 @@ pub(crate) fn run<T: Element, F: Rowwise>(loss: F, request: Request<'_, T>) -> R
     let unsupported = |what| Error::Unsupported { loss: F::NAME, what };
     let shape = extras.shape.ok_or(unsupported("a call without a shape"))?;
     shape.check_input(n)?;
+    check_classes(F::NAME, F::CLASSES, shape)?;
     extras.third.check(F::NAME, None, false)?;
     let rows = shape.rows();
     if extras.class_weight.is_some() && !F::CLASS_WEIGHT {

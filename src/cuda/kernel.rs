@@ -47,6 +47,8 @@ pub(crate) struct Takes {
     pub(super) grad_third: bool,
     /// The kernel that says what else the softmax of a row tells.
     pub(super) report: Option<&'static str>,
+    /// Its rows have so many classes.
+    pub(super) classes: Option<usize>,
     /// The mean over class indices divides by the class weights of the targets.
     pub(super) mean_by_class_weight: bool,
 }
@@ -72,7 +74,7 @@ macro_rules! words {
     )*};
 }
 words! {
-    NoParams MseParams HuberParams SmoothL1Params QuantileParams PoissonNllParams GaussianNllParams BceParams BceWithLogitsParams HingeParams KlDivProbsParams
+    NoParams MseParams HuberParams SmoothL1Params QuantileParams PoissonNllParams GaussianNllParams MarginRankingParams DpoParams JsdParams BoxIouParams BceParams BceWithLogitsParams HingeParams KlDivProbsParams
     SigmoidFocalParams GanTermParams CrossEntropyParams CrossEntropyProbsParams SoftmaxFocalParams
     DistillationParams MultiMarginParams GradientPenaltyParams DiceParams HeadParams
 }
@@ -119,6 +121,7 @@ impl Kernel {
             third: F::THIRD,
             grad_third: F::GRAD_THIRD,
             report: None,
+            classes: None,
             mean_by_class_weight: false,
         };
         let (family, params) = (Family::Elements, Params::new(params));
@@ -145,6 +148,7 @@ impl Kernel {
             third: false,
             grad_third: false,
             report: None,
+            classes: F::CLASSES,
             mean_by_class_weight: F::MEAN_BY_CLASS_WEIGHT,
         };
         let (family, params, ignore_index) = (Family::Rows, Params::new(params), loss.ignore_index());
@@ -182,6 +186,7 @@ impl Kernel {
                 third: false,
                 grad_third: false,
                 report: None,
+                classes: None,
                 mean_by_class_weight: false,
             },
         }

@@ -87,7 +87,7 @@ pub(crate) use elementwise_methods;
 
 /// Of an element-wise loss of three tensors.
 macro_rules! elementwise_methods_of_three {
-    ($loss:ty, $third:ident, $grad_third:ident) => {
+    ($loss:ty, $third:ident, $verb:ident($grad:ident)) => {
         #[cfg(feature = "cuda")]
         #[allow(clippy::too_many_arguments)]
         impl<'d> $crate::cuda::OnCuda<'d, $loss> {
@@ -106,7 +106,7 @@ macro_rules! elementwise_methods_of_three {
                 self.call(input, target, $third).forward(reduction, value)
             }
 
-            /// The value into `value`, and its gradients for the input and the third tensor, in one pass.
+            /// The value into `value`, and its gradients for two of the tensors, in one pass.
             pub fn forward_backward<'a, T: $crate::Element>(
                 &self,
                 input: impl Into<$crate::cuda::DeviceRef<'a, T>>,
@@ -115,12 +115,12 @@ macro_rules! elementwise_methods_of_three {
                 reduction: $crate::Reduction,
                 value: impl Into<$crate::cuda::DeviceMut<'a, f32>>,
                 grad_input: impl Into<$crate::cuda::DeviceMut<'a, T>>,
-                $grad_third: impl Into<$crate::cuda::DeviceMut<'a, T>>,
+                $grad: impl Into<$crate::cuda::DeviceMut<'a, T>>,
             ) -> $crate::Result<()>
             where
                 'd: 'a,
             {
-                self.call(input, target, $third).grad_third($grad_third).forward_backward(reduction, value, grad_input)
+                self.call(input, target, $third).$verb($grad).forward_backward(reduction, value, grad_input)
             }
 
             /// The long form: weights, upstream gradient, accumulation, gradients for the other tensors, unreduced values.

@@ -241,6 +241,7 @@ impl Request {
         let unsupported = |what| Error::Unsupported { loss: kernel.loss, what };
         let shape = self.shape.ok_or(unsupported("a call without a shape"))?;
         shape.check_input(n)?;
+        crate::cpu::rowwise::check_classes(kernel.loss, takes.classes, shape)?;
         self.check_third(kernel, n)?;
         let rows = shape.rows();
         if i32::try_from(shape.classes).is_err() {

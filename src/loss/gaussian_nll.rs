@@ -98,6 +98,6 @@ impl GaussianNll {
 }
 
 elementwise_loss!(GaussianNll);
-elementwise_methods_of_three!(GaussianNll, variance, grad_variance);
+elementwise_methods_of_three!(GaussianNll, variance, grad_third(grad_variance));
 
 crate::cuda::kernel::kernel!(GaussianNll, |l| Kernel::elements::<GaussianNll>("gaussian_nll", "gaussian_nll", l.0));

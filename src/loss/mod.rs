@@ -3,14 +3,17 @@
 use crate::cpu::simd::{F32s, Mask, Operand, Simd};
 
 mod bce;
+mod boxes;
 mod cross_entropy;
 mod cross_entropy_probs;
 mod dice;
+mod dpo;
 mod focal;
 mod gan;
 mod gaussian_nll;
 mod hinge;
 mod huber;
+mod jsd;
 mod kl;
 mod log_cosh;
 mod mae;
@@ -20,21 +23,25 @@ mod nll;
 mod penalty;
 mod poisson_nll;
 mod quantile;
-mod reporting;
+mod ranking;
 #[allow(unsafe_code)] // loads and stores of its own, for it fits no skeleton
 mod relativistic;
+mod reporting;
 mod soft_margin;
 mod target_weights;
 
 pub use bce::{Bce, BceWithLogits};
+pub use boxes::BoxIou;
 pub use cross_entropy::CrossEntropy;
 pub use cross_entropy_probs::CrossEntropyProbs;
 pub use dice::{DiceLoss, TverskyLoss};
+pub use dpo::{Dpo, DpoVariant};
 pub use focal::{SigmoidFocal, SoftmaxFocal};
 pub use gan::{GanLoss, GanMode, GanTerm};
 pub use gaussian_nll::GaussianNll;
 pub use hinge::{Hinge, HingeLabels, SquaredHinge};
 pub use huber::{Huber, SmoothL1};
+pub use jsd::Jsd;
 pub use kl::{Distillation, KlDiv, KlDivProbs};
 pub use log_cosh::LogCosh;
 pub use mae::Mae;
@@ -44,6 +51,7 @@ pub use nll::Nll;
 pub use penalty::GradientPenalty;
 pub use poisson_nll::PoissonNll;
 pub use quantile::Quantile;
+pub use ranking::MarginRanking;
 pub use relativistic::{RelativisticAverage, RelativisticPair};
 pub use soft_margin::SoftMargin;
 

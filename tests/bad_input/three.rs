@@ -20,6 +20,14 @@ fn the_third_tensor_is_as_long_as_it_must_be() {
 }
 
 #[test]
+fn a_box_has_four_numbers() {
+    let (x, mut grad) = ([0.5f32; 6], [100.0; 6]);
+    let error = BoxIou::giou().forward_backward(&x, &x, (2, 3), Mean, &mut grad).unwrap_err();
+    assert_eq!(error.to_string(), "box IoU: a box of other than four numbers is not supported");
+    assert_eq!(grad, [100.0; 6]);
+}
+
+#[test]
 fn a_third_tensor_is_refused_where_it_means_nothing() {
     let x = [0.5f32; 4];
     let (mut grad, mut grad_third) = ([100.0; 4], [100.0; 4]);

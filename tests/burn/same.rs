@@ -187,7 +187,8 @@ fn all<T: Scalar>() {
                 // With tensors its sample is all that follows the first axis.
                 continue;
             }
-            let problem = Problem::<T>::draw(case, Dims::new(outer, classes, inner), (c * 10 + s) as u64);
+            let dims = case.fit(Dims::new(outer, classes, inner));
+            let problem = Problem::<T>::draw(case, dims, (c * 10 + s) as u64);
             for turn in 0..3 {
                 let done = case.loss.apply(Trial { case, problem: &problem, turn: c + s + 5 * turn });
                 assert_eq!(done, Ok(0.0));

@@ -105,6 +105,12 @@ pub fn rows(input: fn(&mut Rng) -> f64) -> super::DrawRow {
     Box::new(move |rng, round, classes, _| (0..classes).map(|_| round(input(rng))).collect())
 }
 
+/// `x1, y1, x2, y2`, each a whole number and `part` to `part + 0.3`: clear of the edges of boxes of another part.
+pub fn corners(rng: &mut Rng, part: f64) -> Vec<f64> {
+    let [x, y, w, h] = [(); 4].map(|()| rng.below(3));
+    [x, y, x + w + 1, y + h + 1].map(|whole| whole as f64 + part + rng.uniform(0.0, 0.3)).to_vec()
+}
+
 /// A distribution, a one-hot one every fourth time; some classes have nothing.
 fn distribution(rng: &mut Rng, classes: usize, always_hard: bool) -> Vec<f64> {
     let mut q = vec![0.0; classes];
@@ -223,8 +229,9 @@ impl<T: Element> Problem<T> {
                         indices.push(index);
                         class = usize::try_from(index).ok().filter(|&t| t < dims.classes);
                     } else if let Targets::Dense(kind) = case.targets {
-                        let teacher = kind == Dense::Logits;
+                        let teacher = matches!(kind, Dense::Logits | Dense::Boxes);
                         let q = match kind {
+                            Dense::Boxes => corners(&mut rng, 0.6),
                             Dense::Logits => (0..dims.classes).map(|_| logit(&mut rng)).collect(),
                             _ => distribution(&mut rng, dims.classes, kind == Dense::OneHot),
                         };

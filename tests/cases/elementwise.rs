@@ -24,6 +24,7 @@ pub fn cases() -> Vec<Case> {
     divergences(&mut cases);
     likelihoods(&mut cases);
     focals(&mut cases);
+    preferences(&mut cases);
     gan_terms(&mut cases);
     cases
 }
@@ -173,6 +174,34 @@ fn focals(cases: &mut Vec<Case>) {
     let draw = pairs(logit, logit, anywhere);
     let value = |x, t, _| book::relativistic_pair(x, t);
     cases.push(case("relativistic_pair", RelativisticPair, draw, value).grad_target(STEP));
+}
+
+fn preferences(cases: &mut Vec<Case>) {
+    for margin in [0.0f32, 0.75] {
+        let loss = MarginRanking::new(margin).unwrap();
+        let draw = pairs(logit, logit, move |x, t| ((x - t).abs() - f64::from(margin)).abs() > CLEAR);
+        let value = move |x, t, y| book::margin_ranking(x, t, y, margin.into());
+        let case = case(format!("margin_ranking[margin={margin}]"), loss, draw, value);
+        cases.push(case.grad_target(STEP).with_third(|rng, _, _| signed_label(rng), None));
+    }
+    let log_ratio: super::DrawThird = |rng, _, _| rng.uniform(-4.0, 4.0);
+    for (smoothing, beta) in [(0.0f32, 0.5f32), (0.1, 0.5), (0.0, 0.1)] {
+        let loss = Dpo::new(beta).unwrap().label_smoothing(smoothing).unwrap();
+        let value = move |x, t, r| book::dpo(x, t, r, beta.into(), smoothing.into());
+        let case = case(format!("dpo[beta={beta}+smoothing={smoothing}]"), loss, pairs(logit, logit, anywhere), value);
+        cases.push(case.grad_target(STEP).with_third(log_ratio, None));
+    }
+    let loss = Dpo::new(0.5).unwrap().variant(DpoVariant::Hinge);
+    let clear: super::DrawThird = |rng, x, t| {
+        let mut ratios = (0..).map(|_| rng.uniform(-4.0, 4.0));
+        ratios.find(|r| (1.0 - 0.5 * (x - t - r)).abs() > 3.0 * CLEAR).expect("without end")
+    };
+    let case_of = |name: &str, loss, value: fn(f64, f64, f64) -> f64, draw| {
+        case(name, loss, pairs(logit, logit, anywhere), value).grad_target(STEP).with_third(draw, None)
+    };
+    cases.push(case_of("dpo[hinge]", loss, |x, t, r| book::dpo_hinge(x, t, r, 0.5), clear));
+    let loss = Dpo::new(0.25).unwrap().variant(DpoVariant::Ipo);
+    cases.push(case_of("dpo[ipo]", loss, |x, t, r| book::dpo_ipo(x, t, r, 0.25), log_ratio));
 }
 
 fn gan_terms(cases: &mut Vec<Case>) {

@@ -190,7 +190,7 @@ macro_rules! any_loss {
 any_loss! {
     elementwise: Mse Mae Huber SmoothL1 Bce BceWithLogits Hinge SquaredHinge KlDiv KlDivProbs SigmoidFocal
         RelativisticPair LogCosh Quantile PoissonNll SoftMargin;
-    of_three: GaussianNll;
+    of_three: GaussianNll MarginRanking Dpo;
     classes: CrossEntropy CrossEntropyProbs Nll SoftmaxFocal CategoricalHinge MultiMargin Distillation DiceLoss
-        TverskyLoss;
+        TverskyLoss Jsd BoxIou;
 }

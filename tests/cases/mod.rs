@@ -54,6 +54,8 @@ pub struct Case {
     /// The third tensor of a loss of three: how it is drawn, and the step for its gradient, if the loss has that. The value of an
     /// element gets it in the place of the class weight.
     pub third: Option<(DrawThird, Option<Step>)>,
+    /// How many numbers a row has, if the loss is of such rows alone.
+    pub classes: Option<usize>,
 }
 
 /// What one loss of a case is a loss of, how that is drawn, and its definition.
@@ -82,6 +84,8 @@ pub enum Dense {
     Distribution,
     OneHot,
     Logits,
+    /// Corners of boxes.
+    Boxes,
 }
 
 /// The step of a central difference.
@@ -117,6 +121,7 @@ impl Case {
             step: STEP,
             target_step: None,
             third: None,
+            classes: None,
         }
     }
 
@@ -138,6 +143,11 @@ impl Case {
     fn with_class_weight(mut self, class_weight: bool) -> Self {
         self.class_weight = class_weight;
         self
+    }
+
+    /// These, or with as many classes as there must be.
+    pub fn fit(&self, dims: Dims) -> Dims {
+        Dims { classes: self.classes.unwrap_or(dims.classes), ..dims }
     }
 
     /// The number of class weights the case is called with.

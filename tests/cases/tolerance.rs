@@ -60,6 +60,14 @@ exceptions! {
         "z - max is rounded, by 1e-6 where it is 32, and a row this sure is made of its exponentials";
     "softmax_focal" with "": value 1e-6, gradient 1e-6,
         "as cross-entropy";
+    "margin_ranking" with "": value 4.0, gradient 1.0,
+        "margin - y (x - t), what is left of numbers up to 64";
+    "dpo" with "": value 4.0, gradient 4.0,
+        "h, what is left of numbers up to 64";
+    "jsd" with "": value 1.0, gradient 4.0,
+        "as distillation: differences of logarithms of up to 64";
+    "box_iou" with "": value 0.25, gradient 0.25,
+        "areas, what is left of products of differences; slopes of opposite sign that meet at an edge";
     "multi_margin" with "": value 0.1, gradient 0.1,
         "margin - x_t + x_k, what is left of numbers up to 32";
     "distillation" with "": value 1.0, gradient 4.0,

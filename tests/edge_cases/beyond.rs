@@ -104,3 +104,54 @@ fn a_score_far_on_the_wrong_side_costs_what_it_is() {
     assert!((loss.unwrap() - 500.0 - 0.693_647_3).abs() < 1e-4);
     assert_eq!(grad[..2], [1.0, 0.0]);
 }
+
+/// Where the edges coincide each box has half of what pulls at them; nothing but eps is left.
+#[test]
+fn boxes_that_are_equal_stay_where_they_are() {
+    let boxes = [0.0f32, 0.0, 1.0, 1.5];
+    for loss in [BoxIou::iou(), BoxIou::giou(), BoxIou::diou(), BoxIou::ciou()] {
+        let (mut grad, mut grad_target) = ([7.0; 4], [7.0; 4]);
+        let call = loss.call(&boxes, &boxes, (1, 4)).grad_target(&mut grad_target);
+        let value = call.forward_backward(Sum, &mut grad).unwrap();
+        assert!(value.abs() < 2e-7 && grad.iter().chain(&grad_target).all(|g| g.abs() < 5e-7), "{value} {grad:?}");
+    }
+}
+
+#[test]
+fn boxes_that_do_not_touch_are_pulled_by_what_is_added() {
+    let (far, target) = ([0.0f32, 0.0, 1.0, 1.0], [5.0f32, 0.0, 6.0, 1.0]);
+    let mut grad = [7.0; 4];
+    assert_eq!(BoxIou::iou().forward_backward(&far, &target, (1, 4), Sum, &mut grad), Ok(1.0));
+    assert_eq!(grad, [0.0; 4]);
+    for loss in [BoxIou::giou(), BoxIou::diou(), BoxIou::ciou()] {
+        assert!(loss.forward_backward(&far, &target, (1, 4), Sum, &mut grad).unwrap() > 1.0);
+        assert!(grad[0] + grad[2] < 0.0, "{grad:?}");
+    }
+    let nan = BoxIou::ciou().forward(&[NAN, 0.0, 1.0, 1.0], &target, (1, 4), Sum).unwrap();
+    assert!(nan.is_nan());
+}
+
+#[test]
+fn a_focal_region_that_is_right_has_no_gradient() {
+    let (p, mut grad) = ([1.0f32, 0.0], [7.0; 2]);
+    for gamma in [0.5, 2.0] {
+        let loss = TverskyLoss::default().focal(gamma).unwrap();
+        assert_eq!(loss.forward_backward(&p, &p, [1, 1, 2], Sum, &mut grad), Ok(0.0));
+        assert_eq!(grad, [0.0; 2]);
+    }
+}
+
+#[test]
+fn a_class_that_one_side_rules_out_is_fine() {
+    let (student, teacher) = ([0.0f32, -INF, 1.0], [0.5f32, 1.0, -INF]);
+    let (mut grad, mut grad_teacher) = ([7.0; 3], [7.0; 3]);
+    for beta in [0.1, 0.5, 0.9] {
+        let call = Jsd::new().beta(beta).unwrap();
+        let call = call.call(&student, &teacher, (1, 3)).grad_target(&mut grad_teacher);
+        assert!(call.forward_backward(Sum, &mut grad).unwrap() > 0.0);
+        assert!(grad.iter().chain(&grad_teacher).all(|g| g.is_finite()), "{grad:?} {grad_teacher:?}");
+        assert!(grad[1] == 0.0 && grad_teacher[2] == 0.0);
+    }
+    let reverse = Jsd::new().beta(1.0).unwrap();
+    assert_eq!(reverse.forward(&student, &teacher, (1, 3), Sum), Ok(INF));
+}

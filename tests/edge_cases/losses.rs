@@ -203,5 +203,11 @@ pub fn losses<T: Element>() -> Vec<AnyLoss<T>> {
         element!("Poisson NLL", Real, Binary, PoissonNll::new().full(true)),
         element!("Poisson NLL of rates", Probability, Binary, PoissonNll::new().log_input(false)),
         element_of_three!("Gaussian NLL", Real, Real, 1.5, true, GaussianNll::new()),
+        element_of_three!("margin ranking", Real, Real, 1.0, true, MarginRanking::new(0.5).unwrap()),
+        element_of_three!("DPO", Real, Real, 0.5, true, Dpo::new(0.5).unwrap().label_smoothing(0.1).unwrap()),
+        element_of_three!("DPO, margin", Real, Real, 0.5, true, Dpo::default().variant(DpoVariant::Hinge)),
+        element_of_three!("DPO, squared", Real, Real, 0.5, true, Dpo::default().variant(DpoVariant::Ipo)),
+        row!("JSD", Real, Real, Jsd::new().beta(0.3).unwrap(), false, true),
+        row!("JSD, reverse", Real, Real, Jsd::new().beta(1.0).unwrap(), false, true),
     ]
 }

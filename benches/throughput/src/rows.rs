@@ -139,8 +139,8 @@ mod tests {
     #[test]
     fn the_fewest_bytes_are_those_of_the_buffers() {
         for case in &list::table() {
-            let dims =
-                if matches!(case.family, Family::Elements { .. }) { Dims::new(6, 1, 1) } else { Dims::new(3, 2, 1) };
+            let flat = matches!(case.family, Family::Elements { .. });
+            let dims = case.fit(if flat { Dims::new(6, 1, 1) } else { Dims::new(3, 2, 1) });
             let problem = Problem::<half::f16>::draw(case, dims, 1);
             let targets = match case.targets {
                 crate::timing::cases::Targets::Index => 8 * dims.rows(),
