@@ -119,6 +119,7 @@ mod shape;
 mod target;
 #[cfg(any(feature = "candle", feature = "burn"))]
 mod tensors;
+mod third;
 
 pub use call::{Call, Loss};
 #[cfg(feature = "cuda")]

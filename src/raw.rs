@@ -97,7 +97,7 @@ unsafe fn typed<L: Loss, T: Element>(loss: &L, request: &Request) -> Result<()> 
                 grad_output: scalar(request.grad_output),
                 accumulate: request.accumulate,
                 grad_target: request.grad_target.map(|m| Dst::of(m)),
-                third: call::Third {
+                third: crate::third::Third {
                     input: request.third.map(|m| slice(m)),
                     grad: request.grad_third.map(|m| Dst::of(m)),
                 },

@@ -20,6 +20,9 @@ impl<F, I> Default for Report<F, I> {
     }
 }
 
+/// The length of a buffer.
+type Len<B> = fn(&B) -> usize;
+
 impl<F, I> Report<F, I> {
     fn floats(&self) -> [(&'static str, &Option<F>); 4] {
         [("log_prob", &self.log_prob), ("entropy", &self.entropy), ("lse", &self.lse), ("hit", &self.hit)]
@@ -35,7 +38,7 @@ impl<F, I> Report<F, I> {
         (loss, takes): (&'static str, bool),
         indexed: bool,
         rows: usize,
-        lens: (fn(&F) -> usize, fn(&I) -> usize),
+        lens: (Len<F>, Len<I>),
     ) -> Result<()> {
         let unsupported = |what| Err(Error::Unsupported { loss, what });
         if self.is_asked_for() && !takes {

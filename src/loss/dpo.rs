@@ -1,9 +1,10 @@
-use crate::call::{AnyRequest, Loss, Run, elementwise_methods_of_three, for_request};
+use crate::call::{AnyRequest, Loss, Run, for_request};
 use crate::cpu::elementwise::{self, Point, Pointwise};
 use crate::cpu::simd::{F32s, Simd};
 use crate::error::{Result, check_option};
 use crate::loss::logistic;
 use crate::params::DpoParams;
+use crate::third::elementwise_methods_of_three;
 
 /// How [`Dpo`] punishes a policy that does not prefer the chosen answer enough.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,11 +1,11 @@
 use core::f32::consts::PI;
 
-use crate::call::elementwise_methods_of_three;
 use crate::cpu::elementwise::{Point, Pointwise};
 use crate::cpu::simd::{F32s, Simd};
 use crate::error::{Result, check_option};
 use crate::loss::elementwise_loss;
 use crate::params::GaussianNllParams;
+use crate::third::elementwise_methods_of_three;
 
 /// Negative log-likelihood of the targets under Gaussian distributions whose means and **variances** a network predicts.
 ///

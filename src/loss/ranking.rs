@@ -1,9 +1,9 @@
-use crate::call::elementwise_methods_of_three;
 use crate::cpu::elementwise::{Point, Pointwise};
 use crate::cpu::simd::{F32s, Simd};
 use crate::error::{Result, check_option};
 use crate::loss::elementwise_loss;
 use crate::params::MarginRankingParams;
+use crate::third::elementwise_methods_of_three;
 
 /// Margin ranking: of two scores, the one that should be higher is, by a margin.
 ///
