@@ -6,6 +6,7 @@
 #include "skeleton/elementwise.cuh"
 
 struct LogCosh : fl::Pointwise {
+    static constexpr int BLOCKS_16 = 3;
     static constexpr bool GRAD_TARGET = true;
     NoParams p;
 

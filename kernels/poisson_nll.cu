@@ -8,6 +8,7 @@
 #include "skeleton/elementwise.cuh"
 
 struct Poisson : fl::Pointwise {
+    static constexpr int BLOCKS_16 = 3;
     PoissonNllParams p;
 
     // The term of the target alone.

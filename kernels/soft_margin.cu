@@ -4,6 +4,7 @@
 #include "skeleton/elementwise.cuh"
 
 struct SoftMargin : fl::Pointwise {
+    static constexpr int BLOCKS_16 = 3;
     NoParams p;
 
     FL fl::Point eval(float x, float y, float) const {
