@@ -12,8 +12,8 @@ use crate::report::{HostReport, Reported, report_methods};
 use crate::shape::Shape;
 use crate::target::Target;
 
-/// What a call of cross-entropy writes besides: from the exponentials that it computes anyway, for a few stores a row, and nothing for
-/// calls that do not ask. Policy gradients want `log_prob` and `entropy`, evaluation wants `hit`. With a soft-cap all of it is of the
+/// What a call of cross-entropy writes besides: on the CPU from the exponentials that it computes anyway, on a GPU by one more look at the
+/// row while it is on the chip; and for calls that do not ask, at no cost. Policy gradients want `log_prob` and `entropy`, evaluation wants `hit`. With a soft-cap all of it is of the
 /// bent logits.
 ///
 /// ```
