@@ -30,8 +30,10 @@ struct Capped {
     }
 };
 
-// USUAL: a class index and no smoothing. By itself it needs far fewer registers, and so has more threads at work.
-template <class Logits, bool USUAL> struct CrossEntropy {
+// USUAL: a class index and no smoothing. By itself it needs far fewer registers, and so has more threads at work. REPORT: with what else
+// the softmax of the row tells.
+template <class Logits, bool USUAL, bool REPORT = false> struct CrossEntropy {
+    static constexpr bool REPORTS = REPORT;
     CrossEntropyParams p;
 
     // What the target puts on class k.
@@ -83,7 +85,26 @@ template <class Logits, bool USUAL> struct CrossEntropy {
             if (ROUGH && !softmax.forgives()) softmax = softmax_of<false>(row, logits, max);
         }
         // For most threads it would be in vain.
-        const float ln_sum = EVERY || row.leads() || p.z_loss != 0.0f ? softmax.ln_sum() : 0.0f, lse = max + ln_sum;
+        const float ln_sum = EVERY || REPORT || row.leads() || p.z_loss != 0.0f ? softmax.ln_sum() : 0.0f, lse = max + ln_sum;
+        if (REPORT) {
+            // One more look, at what is kept on the chip: the loss has its own ways of summing exponentials.
+            fl::Sum sum_spread;
+            int largest = 0x7fffffff;
+            fl::again(row, -fl::infinity(), [&](int k, float x, float) {
+                const float u = logits.at(row, k, x) - max, e = fl::exp_neg(u);
+                sum_spread.add(e == 0.0f ? 0.0f : e * u);
+                if (u == 0.0f && k < largest) largest = k;
+            }, [&] { sum_spread.flush(); });
+            float spread[1] = {float(sum_spread.many)};
+            int first[1] = {largest};
+            fl::sum_up(row, spread);
+            row.reduce(first, fl::Smaller());
+            const bool sound = !fl::is_nan(ln_sum) && first[0] < row.classes;
+            row.reported.log_prob = DENSE ? 0.0f : (logits.at(row, row.index, x_t) - max) - ln_sum;
+            row.reported.entropy = ln_sum - fl::ratio(spread[0], softmax.sum());
+            row.reported.lse = lse;
+            row.reported.argmax = sound ? first[0] : -1;
+        }
         float value = mass * ln_sum + cost;
         if (p.z_loss != 0.0f) value += p.z_loss * lse * lse;
 

@@ -2,16 +2,19 @@
 //
 //     l = 1 - (overlap I + smooth_nr) / (union_i I + union_p P + union_t T + smooth_dr)
 //
-// With s the fraction and D the denominator dl/dp = (s (union_i t + k union_p p^(k - 1)) - overlap t) / D, times the derivative of the
-// activation: none, sigmoid, or softmax over the channels. With the latter cross-entropy may be computed beside it from the same softmax,
-// `src/loss/combine/regions.rs`.
+// raised to gamma where that is not 1. With s the fraction and D the denominator
+//
+//     dl/dp = (s (union_i t + k union_p p^(k - 1)) - overlap t) / D
+//
+// times the derivative of the activation: none, sigmoid, or softmax over the channels. With the latter cross-entropy may be computed
+// beside it from the same softmax, `src/loss/combine/regions.rs`.
 #include "skeleton/region.cuh"
 
 namespace fl {
 template <class T> FL void alone_sums(const LaunchArgs& a, const DiceParams& p) { softmax_sums<T>(a, p, Alone()); }
 template <class T> FL void alone_grads(const LaunchArgs& a, const DiceParams& p) { softmax_grads<T>(a, p, Alone()); }
 FL DiceParams region_of(const DiceCrossEntropyParams& p) {
-    return {p.overlap, p.union_i, p.union_p, p.union_t, p.smooth_nr, p.smooth_dr, p.squared};
+    return {p.overlap, p.union_i, p.union_p, p.union_t, p.smooth_nr, p.smooth_dr, p.squared, p.gamma};
 }
 FL BesideCrossEntropy beside_of(const DiceCrossEntropyParams& p) { return {{p.weights[0], p.weights[1]}, p.smoothing, p.z_loss}; }
 } // namespace fl

@@ -6,8 +6,10 @@ use crate::element::Element;
 use crate::error::{Error, Result, check_len};
 use crate::loss::Combination;
 use crate::reduction::Reduction;
+use crate::report::HostReport;
 use crate::shape::Shape;
 use crate::target::Target;
+use crate::third::Third;
 
 /// A loss. Every loss of this crate has the methods it needs as its own, so this trait need not be
 /// imported; it is here to be named in bounds, and cannot be implemented outside.
@@ -87,6 +89,8 @@ pub(crate) struct Extras<'a, T> {
     pub(crate) grad_target: Option<Dst<'a, T>>,
     /// The values of the terms of a combined loss.
     pub(crate) terms: Option<Dst<'a, f32>>,
+    pub(crate) third: Third<'a, T>,
+    pub(crate) report: HostReport<'a>,
 }
 
 /// Weights of elements, or of samples of several elements each.
@@ -133,12 +137,27 @@ impl<'a, L: Loss, T: Element, I> Call<'a, L, T, I> {
             accumulate: false,
             grad_target: None,
             terms: None,
+            third: Third::none(),
+            report: HostReport::default(),
         };
         Call { loss, input, extras }
     }
 
     pub(crate) fn with_terms(mut self, values: &'a mut [f32]) -> Self {
         self.extras.terms = Some(Dst::new(values));
+        self
+    }
+
+    /// The third tensor: [`GaussianNll`](crate::GaussianNll)'s variances, [`MarginRanking`](crate::MarginRanking)'s labels,
+    /// [`Dpo`](crate::Dpo)'s reference. Their own `call` takes it. Losses of two tensors refuse it.
+    pub fn third(mut self, third: &'a [T]) -> Self {
+        self.extras.third.input = Some(third);
+        self
+    }
+
+    /// Also writes the gradient for the third tensor here, where the loss has one. Verbs without a gradient refuse it.
+    pub fn grad_third(mut self, grad: &'a mut [T]) -> Self {
+        self.extras.third.grad = Some(Dst::new(grad));
         self
     }
 
@@ -235,9 +254,17 @@ impl<'a, L: Loss, T: Element> Call<'a, L, T, &'a [T]> {
         self.run(Some(grad_input), Output::Unreduced { losses: None, grad_output: Some(grad_output) }).map(drop)
     }
 
+    /// For what the call reports besides.
+    pub(crate) fn without_a_value(self) -> Result<()> {
+        self.without_gradient()?.run(None, Output::Unreduced { losses: None, grad_output: None }).map(drop)
+    }
+
     fn without_gradient(self) -> Result<Self> {
         if self.extras.grad_target.is_some() {
             return Err(Error::Unsupported { loss: L::NAME, what: "grad_target of a call that computes no gradient" });
+        }
+        if self.extras.third.grad.is_some() {
+            return Err(Error::Unsupported { loss: L::NAME, what: "grad_third of a call that computes no gradient" });
         }
         Ok(self)
     }

@@ -10,6 +10,7 @@ use crate::cuda::kernel::Kernel;
 use crate::cuda::request::{self, Average, Dtype, Memory, Scalar, Targets};
 use crate::element::Element;
 use crate::error::Result;
+use crate::report::Report;
 use crate::target::Target;
 
 /// Where to. The addresses are the host's; the calls are as the caller made them, unchecked but for the length of the gradient.
@@ -50,6 +51,16 @@ pub(crate) fn run<L: Loss, T: Element>(loss: &L, call: &Request<'_, T>) -> Optio
     request.accumulate = extras.accumulate;
     request.grad_target = extras.grad_target.map(Dst::memory);
     request.terms = extras.terms.map(Dst::memory);
+    request.third = extras.third.input.map(slice);
+    request.grad_third = extras.third.grad.map(Dst::memory);
+    let report = &extras.report;
+    request.report = Report {
+        log_prob: report.log_prob.map(Dst::memory),
+        entropy: report.entropy.map(Dst::memory),
+        lse: report.lse.map(Dst::memory),
+        hit: report.hit.map(Dst::memory),
+        argmax: report.argmax.map(Dst::memory_of_indices),
+    };
     request.grad_input = call.grad_input.map(Dst::memory);
     request.in_place = call.in_place;
     request.output = match &call.output {

@@ -11,6 +11,7 @@ pub use crate::cuda::marshal::Launch;
 pub use crate::cuda::plan;
 pub use crate::cuda::request::{Average, Dtype, Memory, Output, Request, Scalar, Targets, Weight};
 pub use crate::params;
+pub use crate::report::Report;
 
 /// The file of a loss that the user wrote, without its ending, and its text.
 pub fn source(loss: &crate::Custom) -> Option<(&'static str, &'static str)> {

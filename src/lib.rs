@@ -15,14 +15,17 @@
 //!
 //! | loss | types |
 //! |---|---|
-//! | squared and absolute error | [`Mse`], [`Mae`], [`Huber`], [`SmoothL1`] |
-//! | binary cross-entropy | [`BceWithLogits`], [`Bce`] |
+//! | squared and absolute error | [`Mse`], [`Mae`], [`Huber`], [`SmoothL1`], [`LogCosh`], [`Quantile`] |
+//! | binary cross-entropy | [`BceWithLogits`], [`Bce`], [`SoftMargin`] |
 //! | categorical cross-entropy | [`CrossEntropy`], [`CrossEntropyProbs`], [`Nll`] |
 //! | hinge | [`Hinge`], [`SquaredHinge`], [`CategoricalHinge`], [`MultiMargin`] |
 //! | overlap | [`DiceLoss`] (and Jaccard), [`TverskyLoss`] |
-//! | Kullback-Leibler divergence | [`KlDiv`], [`KlDivProbs`], [`Distillation`] |
+//! | boxes | [`BoxIou`] |
+//! | Kullback-Leibler divergence | [`KlDiv`], [`KlDivProbs`], [`Distillation`], [`Jsd`] |
+//! | rankings and preferences | [`MarginRanking`], [`Dpo`] |
 //! | focal | [`SigmoidFocal`], [`SoftmaxFocal`] |
 //! | sums of losses | [`Combined`], [`CombinedRegions`] |
+//! | likelihoods | [`GaussianNll`], [`PoissonNll`] |
 //! | adversarial | [`GanLoss`], [`RelativisticAverage`], [`RelativisticPair`], [`GradientPenalty`] |
 //! | your own | [`Custom`] |
 //!
@@ -118,10 +121,12 @@ pub mod params;
 #[doc(hidden)]
 pub mod raw;
 mod reduction;
+mod report;
 mod shape;
 mod target;
 #[cfg(any(feature = "candle", feature = "burn"))]
 mod tensors;
+mod third;
 
 pub use call::{Call, Loss};
 #[cfg(feature = "cuda")]

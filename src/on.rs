@@ -173,9 +173,10 @@ impl<L: Loss> On<'_, L> {
         &self,
         input: &Buffer<T>,
         target: BufferTarget<'_, T>,
+        third: Option<&Buffer<T>>,
         shape: Option<Shape>,
         reduction: Reduction,
-        [grad_input, grad_target]: [Option<&mut Buffer<T>>; 2],
+        [grad_input, grad_target, grad_third]: [Option<&mut Buffer<T>>; 3],
         terms: Option<&mut Buffer<f32>>,
     ) -> Result<f32> {
         match self.device.kind() {
@@ -186,6 +187,12 @@ impl<L: Loss> On<'_, L> {
                 }
                 if let Some(terms) = terms {
                     call = call.with_terms(terms.host_mut()?);
+                }
+                if let Some(third) = third {
+                    call = call.third(third.host()?);
+                }
+                if let Some(grad) = grad_third {
+                    call = call.grad_third(grad.host_mut()?);
                 }
                 match grad_input {
                     Some(grad) => call.forward_backward(reduction, grad.host_mut()?),
@@ -202,6 +209,12 @@ impl<L: Loss> On<'_, L> {
                 }
                 if let Some(terms) = terms {
                     call = call.with_terms(terms.device_mut()?);
+                }
+                if let Some(third) = third {
+                    call = call.third(third.device()?);
+                }
+                if let Some(grad) = grad_third {
+                    call = call.grad_third(grad.device_mut()?);
                 }
                 let checked = target.is_index();
                 let values = gpu.values(checked, |value, _| match grad_input {
@@ -271,7 +284,7 @@ macro_rules! methods {
                 $($arg: $t,)*
                 reduction: $crate::Reduction,
             ) -> $crate::Result<f32> {
-                self.run(input, $target, $shape, reduction, [None, None], None)
+                self.run(input, $target, None, $shape, reduction, [None, None, None], None)
             }
 
             /// The value, and its gradient for the input into `grad_input`, in one pass.
@@ -282,7 +295,7 @@ macro_rules! methods {
                 reduction: $crate::Reduction,
                 grad_input: &'a mut $crate::Buffer<T>,
             ) -> $crate::Result<f32> {
-                self.run(input, $target, $shape, reduction, [Some(grad_input), None], None)
+                self.run(input, $target, None, $shape, reduction, [Some(grad_input), None, None], None)
             }
 
             /// The value, and its gradient over the input, in one pass.
@@ -314,7 +327,7 @@ macro_rules! methods_with_targets {
                 grad_input: &'a mut $crate::Buffer<T>,
                 grad_target: &'a mut $crate::Buffer<T>,
             ) -> $crate::Result<f32> {
-                self.run(input, $target, $shape, reduction, [Some(grad_input), Some(grad_target)], None)
+                self.run(input, $target, None, $shape, reduction, [Some(grad_input), Some(grad_target), None], None)
             }
         }
     };
@@ -328,6 +341,52 @@ macro_rules! elementwise_methods {
     };
 }
 pub(crate) use elementwise_methods;
+
+/// Which two of three.
+macro_rules! two_grads {
+    (grad_target, $input:expr, $grad:expr) => {
+        [Some($input), Some($grad), None]
+    };
+    (grad_third, $input:expr, $grad:expr) => {
+        [Some($input), None, Some($grad)]
+    };
+}
+pub(crate) use two_grads;
+
+/// Of an element-wise loss of three tensors.
+macro_rules! elementwise_methods_of_three {
+    ($loss:ty, $third:ident, $verb:ident($grad:ident)) => {
+        impl $crate::On<'_, $loss> {
+            /// The value. Arguments are those of the loss's own `forward`, as buffers.
+            pub fn forward<T: $crate::Element>(
+                &self,
+                input: &$crate::Buffer<T>,
+                target: &$crate::Buffer<T>,
+                $third: &$crate::Buffer<T>,
+                reduction: $crate::Reduction,
+            ) -> $crate::Result<f32> {
+                let target = $crate::BufferTarget::Dense(target);
+                self.run(input, target, Some($third), None, reduction, [None, None, None], None)
+            }
+
+            /// The value, and its gradients for two of the tensors, in one pass.
+            pub fn forward_backward<T: $crate::Element>(
+                &self,
+                input: &$crate::Buffer<T>,
+                target: &$crate::Buffer<T>,
+                $third: &$crate::Buffer<T>,
+                reduction: $crate::Reduction,
+                grad_input: &mut $crate::Buffer<T>,
+                $grad: &mut $crate::Buffer<T>,
+            ) -> $crate::Result<f32> {
+                let target = $crate::BufferTarget::Dense(target);
+                let grads = $crate::on::two_grads!($verb, grad_input, $grad);
+                self.run(input, target, Some($third), None, reduction, grads, None)
+            }
+        }
+    };
+}
+pub(crate) use elementwise_methods_of_three;
 
 /// Of a loss with a class axis.
 macro_rules! class_methods {

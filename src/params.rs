@@ -163,6 +163,20 @@ params! {
         scratch: u64,
         /// One f32 for each term of a combined loss: their own reduced values.
         terms: u64,
+        /// The third tensor of a loss of three, of the storage type: `elements`, or one number a row.
+        third: u64,
+        /// `elements` of the storage type.
+        grad_third: u64,
+        /// One f32 a row: the log-probability of its target.
+        log_prob: u64,
+        /// One f32 a row.
+        entropy: u64,
+        /// One f32 a row: its log-sum-exp.
+        lse: u64,
+        /// One f32 a row: 1 where the target is the largest.
+        hit: u64,
+        /// One i64 a row: the class of the largest logit.
+        argmax: u64,
         /// Input elements.
         elements: u64,
         /// Losses: elements, rows or regions.
@@ -296,6 +310,58 @@ params! {
         label_offset: f32,
     }
 
+    /// Quantile.
+    struct QuantileParams {
+        /// The price of a prediction that is too low; the rest of 1 is that of one too high.
+        quantile: f32,
+    }
+
+    /// Negative log-likelihood of a Poisson distribution.
+    struct PoissonNllParams {
+        /// Added to a rate before its logarithm.
+        eps: f32,
+        /// Not zero: with Stirling's approximation of the term of the target alone.
+        full: u32,
+    }
+
+    /// Negative log-likelihood of a Gaussian distribution.
+    struct GaussianNllParams {
+        /// The least variance.
+        eps: f32,
+        /// Added to the value: `ln(2 pi) / 2`, or zero.
+        constant: f32,
+    }
+
+    /// Margin ranking.
+    struct MarginRankingParams {
+        /// By how much the one must be above the other.
+        margin: f32,
+    }
+
+    /// Direct preference optimisation. With h the policy's log-ratio less the reference's.
+    struct DpoParams {
+        /// How far the policy may go from the reference.
+        beta: f32,
+        /// `sp(-beta h)` has this factor, or `(1 - beta h)+`.
+        preferred: f32,
+        /// `sp(beta h)` has this one.
+        flipped: f32,
+        /// IPO's target of h: `1 / (2 beta)`.
+        target: f32,
+    }
+
+    /// Generalised Jensen-Shannon divergence between two softmaxes.
+    struct JsdParams {
+        /// `1 / temperature`.
+        inv_temperature: f32,
+        /// The mixture has this share of the teacher.
+        beta: f32,
+        /// Factor of the divergence of the student from the mixture.
+        student: f32,
+        /// Factor of that of the teacher.
+        teacher: f32,
+    }
+
     /// KL divergence on probabilities.
     struct KlDivProbsParams {
         /// Both sides are clipped to `[epsilon, 1]`.
@@ -370,6 +436,18 @@ params! {
         factor: f32,
     }
 
+    /// Overlap of boxes.
+    struct BoxIouParams {
+        /// Added to denominators.
+        eps: f32,
+        /// Not zero: with the share of the hull that is of neither.
+        hull: u32,
+        /// Not zero: with the distance of the centres.
+        centre: u32,
+        /// Not zero: with the difference of the aspect ratios.
+        aspect: u32,
+    }
+
     /// Multi-class margin.
     struct MultiMarginParams {
         /// The margin.
@@ -403,6 +481,8 @@ params! {
         smooth_dr: f32,
         /// k is 2 if not zero, else 1.
         squared: u32,
+        /// Focal: the loss is raised to this power.
+        gamma: f32,
     }
 
     /// Dice and its kin as above, with cross-entropy of the same softmax beside it.
@@ -421,6 +501,8 @@ params! {
         smooth_dr: f32,
         /// As in `DiceParams`.
         squared: u32,
+        /// As in `DiceParams`.
+        gamma: f32,
         /// What the two are multiplied by.
         weights: [f32; 2],
         /// Mass taken from the target and spread over all classes.

@@ -52,6 +52,9 @@ unsafe fn typed<L: Loss, T: Element>(loss: &L, request: &Request) -> Result<()> 
     if request.grad_target.is_some() && request.grad_input.is_none() {
         return Err(unsupported("grad_target of a call that computes no gradient"));
     }
+    if request.grad_third.is_some() && request.grad_input.is_none() {
+        return Err(unsupported("grad_third of a call that computes no gradient"));
+    }
     request.grad_input.map_or(Ok(()), |grad| check_len("grad_input", request.input.len, grad.len))?;
     let mut value = None;
     // SAFETY: the caller's promise, here and below.
@@ -95,6 +98,11 @@ unsafe fn typed<L: Loss, T: Element>(loss: &L, request: &Request) -> Result<()> 
                 accumulate: request.accumulate,
                 grad_target: request.grad_target.map(|m| Dst::of(m)),
                 terms: request.terms.map(|m| Dst::of(m)),
+                third: crate::third::Third {
+                    input: request.third.map(|m| slice(m)),
+                    grad: request.grad_third.map(|m| Dst::of(m)),
+                },
+                report: Default::default(),
             },
             grad_input: request.grad_input.map(|m| Dst::of(m)),
             in_place: request.in_place,
@@ -177,8 +185,8 @@ pub unsafe fn on_cuda<L: Loss>(cuda: &crate::Cuda, loss: &L, request: &Request) 
         Output::Reduced(_, value) | Output::Over(_, value) => [value, None],
         Output::Unreduced { losses, grad_output } => [losses, grad_output],
     };
-    let written = [request.grad_input, request.grad_target, request.terms];
-    let others = [Some(request.targets.memory()), weight, request.class_weight];
+    let written = [request.grad_input, request.grad_target, request.grad_third, request.terms];
+    let others = [Some(request.targets.memory()), weight, request.class_weight, request.third];
     cuda.check_addresses([Some(request.input)].iter().chain(&others).chain(&written).chain(&outputs).flatten())?;
     // SAFETY: the caller's promise.
     unsafe { crate::cuda::marshal::run(&loss.kernel(), request, &mut cuda.launcher()) }

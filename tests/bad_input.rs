@@ -11,6 +11,8 @@ mod fuzz;
 mod options;
 #[path = "bad_input/shapes.rs"]
 mod shapes;
+#[path = "bad_input/three.rs"]
+mod three;
 
 use fused_loss::Reduction::{BatchMean, Mean, Sum, SumOver, WeightedMean};
 use fused_loss::*;

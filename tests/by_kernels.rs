@@ -169,6 +169,16 @@ mod on_gpu {
             };
             there.grad_target = request.grad_target.map(|g| lender.lend(g, size, true));
             there.terms = request.terms.map(|t| lender.lend(t, 4, true));
+            there.third = request.third.map(|x| lender.lend(x, size, false));
+            there.grad_third = request.grad_third.map(|g| lender.lend(g, size, true));
+            let mut float = |x: Option<Memory>| x.map(|x| lender.lend(x, 4, true));
+            there.report = launch::Report {
+                log_prob: float(request.report.log_prob),
+                entropy: float(request.report.entropy),
+                lse: float(request.report.lse),
+                hit: float(request.report.hit),
+                argmax: request.report.argmax.map(|x| lender.lend(x, 8, true)),
+            };
             there.targets = match request.targets {
                 Targets::Nothing => Targets::Nothing,
                 Targets::Dense(t) => Targets::Dense(lender.lend(t, size, false)),

@@ -76,12 +76,13 @@ fn every_kernel_that_is_launched_exists() {
     let mut names = BTreeSet::new();
     for case in table() {
         for dims in [(4, 3, 1), (2, 40, 1), (2, 3, 5), (1, 5000, 1)] {
-            let (outer, classes, inner) = dims;
+            let (outer, classes, inner) = (dims.0, case.classes.unwrap_or(dims.1), dims.2);
             let elements = outer * classes * inner;
             let shape = if inner == 1 { (outer, classes).into() } else { [outer, classes, inner].into() };
             let shaped = !matches!(case.family, Family::Elements { .. });
             let target = targets(case.targets, elements, outer * inner);
             let mut request = Request::new::<half::bf16>(memory(elements), target, shaped.then_some(shape));
+            request.third = case.third.map(|_| memory(elements));
             for (accumulate, grad) in [(false, false), (false, true), (true, true)] {
                 request.accumulate = accumulate;
                 request.grad_input = grad.then_some(memory(elements));
@@ -131,6 +132,8 @@ struct Draft {
     class_weight: Option<usize>,
     grad: usize,
     grad_target: Option<usize>,
+    third: Option<usize>,
+    grad_third: Option<usize>,
     losses: usize,
     above: usize,
     accumulate: bool,
@@ -140,7 +143,7 @@ struct Draft {
 
 impl Draft {
     fn draw(case: &cases::Case, rng: &mut Rng) -> Self {
-        let dims = [rng.below(4), 1 + rng.below(4), 1 + rng.below(3)];
+        let dims = [rng.below(4), case.classes.unwrap_or(1 + rng.below(4)), 1 + rng.below(3)];
         let elements = dims.iter().product();
         let rows = dims[0] * dims[2];
         let losses = match &case.family {
@@ -160,6 +163,8 @@ impl Draft {
             class_weight: None,
             grad: near(elements),
             grad_target: None,
+            third: case.third.map(|_| near(elements)),
+            grad_third: None,
             losses: near(losses),
             above: near(losses),
             accumulate: false,
@@ -174,6 +179,9 @@ impl Draft {
         }
         if rng.once_in(4) {
             draft.grad_target = Some(elements + usize::from(rng.once_in(4)));
+        }
+        if case.third.is_some() != rng.once_in(8) && rng.once_in(2) {
+            draft.grad_third = Some(elements + usize::from(rng.once_in(4)));
         }
         if rng.once_in(6) {
             draft.kind = [Targets::Nothing, Targets::Index, Targets::Dense(cases::Dense::Paired)][rng.below(3)];
@@ -206,6 +214,8 @@ impl Draft {
         let (dense, index) = (vec![0.5f32; self.target], vec![0i64; self.target]);
         let weight = vec![1.0; self.weight.map_or(0, |w| w.1)];
         let class_weight = vec![1.0; self.class_weight.unwrap_or(0)];
+        let third = vec![0.5f32; self.third.unwrap_or(0)];
+        let mut grad_third = vec![0.0; self.grad_third.unwrap_or(0)];
         let mut both = input.clone();
         let r = self.reduction;
         case.loss.run(Job {
@@ -225,6 +235,8 @@ impl Draft {
             grad_output: 1.0,
             accumulate: self.accumulate,
             grad_target: self.grad_target.map(|_| &mut grad_target[..]),
+            third: self.third.map(|_| &third[..]),
+            grad_third: self.grad_third.map(|_| &mut grad_third[..]),
             verb: match self.verb {
                 0 => Verb::Forward(r),
                 1 => Verb::ForwardBackward(r, &mut grad),
@@ -248,6 +260,8 @@ impl Draft {
         request.class_weight = self.class_weight.map(memory);
         request.accumulate = self.accumulate;
         request.grad_target = self.grad_target.map(memory);
+        request.third = self.third.map(memory);
+        request.grad_third = self.grad_third.map(memory);
         request.in_place = self.verb >= 6;
         request.grad_input = match self.verb {
             0 | 3 => None,

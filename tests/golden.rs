@@ -78,6 +78,8 @@ impl Case {
         let upstream = self.floats("grad_output").unwrap();
         let want = self.numbers("value").unwrap();
         let want_target = self.numbers("grad_target");
+        let (third, mut grad_third) = (self.floats("third"), vec![0.0; n]);
+        let want_third = self.numbers("grad_third");
 
         let mut call = call;
         if let Some(w) = &weight {
@@ -88,6 +90,12 @@ impl Case {
         }
         if want_target.is_some() {
             call = call.grad_target(&mut grad_target);
+        }
+        if let Some(third) = &third {
+            call = call.third(third);
+        }
+        if want_third.is_some() {
+            call = call.grad_third(&mut grad_third);
         }
         let got = match self.reduction() {
             Some(reduction) => vec![call.grad_output(upstream[0]).forward_backward(reduction, &mut grad).unwrap()],
@@ -104,6 +112,9 @@ impl Case {
         self.check("grad_input", &self.numbers("grad_input").unwrap(), &grad);
         if let Some(want) = want_target {
             self.check("grad_target", &want, &grad_target);
+        }
+        if let Some(want) = want_third {
+            self.check("grad_third", &want, &grad_third);
         }
     }
 
@@ -288,6 +299,45 @@ fn every_loss_agrees_with_the_framework_that_defines_it() {
             "dice" => c.classes(|x, t, shape| c.dice().call(x, t, shape)),
             "tversky" => c.classes(|x, t, shape| c.tversky().call(x, t, shape)),
             "gan" => c.gan(),
+            "log_cosh" => c.elementwise(|x, t| LogCosh::new().call(x, t)),
+            "quantile" => c.elementwise(|x, t| Quantile::new(or("quantile", 0.5)).unwrap().call(x, t)),
+            "poisson_nll" => {
+                let log_input = c.0["options"].get("log_input").is_none_or(|x| x.as_bool().unwrap());
+                let loss = PoissonNll::new().log_input(log_input).full(c.flag("full")).eps(or("eps", 1e-8)).unwrap();
+                c.elementwise(|x, t| loss.call(x, t));
+            }
+            // The third tensor is among what is added to any call.
+            "gaussian_nll" => {
+                let loss = GaussianNll::new().full(c.flag("full")).eps(or("eps", 1e-6)).unwrap();
+                c.elementwise(|x, t| loss.call(x, t, &[]));
+            }
+            "margin_ranking" => {
+                let loss = MarginRanking::new(or("margin", 0.0)).unwrap();
+                c.elementwise(|x, t| loss.call(x, t, &[]));
+            }
+            "dpo" => {
+                let variant = match c.word("variant") {
+                    "hinge" => DpoVariant::Hinge,
+                    "ipo" => DpoVariant::Ipo,
+                    _ => DpoVariant::Sigmoid,
+                };
+                let loss = Dpo::new(or("beta", 0.1)).unwrap().label_smoothing(or("label_smoothing", 0.0)).unwrap();
+                c.elementwise(|x, t| loss.variant(variant).call(x, t, &[]));
+            }
+            "jsd" => {
+                let loss = Jsd::new().beta(or("beta", 0.5)).unwrap().temperature(or("temperature", 1.0)).unwrap();
+                c.classes(|x, t, shape| loss.call(x, t, shape));
+            }
+            "box_iou" => {
+                let loss = match c.word("kind") {
+                    "giou" => BoxIou::giou(),
+                    "diou" => BoxIou::diou(),
+                    "ciou" => BoxIou::ciou(),
+                    _ => BoxIou::iou(),
+                };
+                c.classes(|x, t, shape| loss.call(x, t, shape));
+            }
+            "soft_margin" => c.elementwise(|x, t| SoftMargin::new().call(x, t)),
             "gradient_penalty" => {
                 let loss = match c.word("kind") {
                     "r1" => GradientPenalty::r1(c.option("gamma").unwrap()),

@@ -55,7 +55,7 @@ fn sizes(case: &Case) -> Vec<Dims> {
                 Dims::new(n / classes, classes, 1)
             })
             .collect(),
-        Family::Rows { .. } => ROWS.iter().map(dims).collect(),
+        Family::Rows { .. } => ROWS.iter().map(dims).map(|dims| case.fit(dims)).collect(),
         Family::Regions { .. } => REGIONS.iter().map(dims).collect(),
     }
 }

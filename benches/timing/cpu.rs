@@ -36,6 +36,8 @@ impl<'a, T: Element> Cpu<'a, T> {
             grad_output: 0.5,
             accumulate: false,
             grad_target: None,
+            third: self.problem.third.as_deref(),
+            grad_third: None,
             verb: Verb::ForwardBackward(Reduction::Mean, &mut self.grad),
         };
         self.case.loss.run(job).map_err(|error| format!("{}: {error}", self.case.name))

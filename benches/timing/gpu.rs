@@ -33,6 +33,7 @@ pub struct Gpu<'a, T> {
     input: CudaSlice<T>,
     targets: Targets<T>,
     class_weight: Option<CudaSlice<f32>>,
+    third: Option<CudaSlice<T>>,
     grad: CudaSlice<T>,
     value: CudaSlice<f32>,
     flush: CudaSlice<u8>,
@@ -93,6 +94,7 @@ impl<'a, T: Element + DeviceRepr + ValidAsZeroBits> Gpu<'a, T> {
             _ => unreachable!("indices have been made i64"),
         };
         let class_weight = small.class_weight.as_deref().map(|w| stream.clone_htod(w)).transpose();
+        let third = small.third.as_deref().map(|x| repeated(stream, x, elements)).transpose();
         Ok(Gpu {
             cuda,
             case,
@@ -100,6 +102,7 @@ impl<'a, T: Element + DeviceRepr + ValidAsZeroBits> Gpu<'a, T> {
             input: repeated(stream, &small.input, elements).map_err(failed)?,
             targets: targets.map_err(failed)?,
             class_weight: class_weight.map_err(failed)?,
+            third: third.map_err(failed)?,
             grad: stream.alloc_zeros(dims.elements()).map_err(failed)?,
             value: stream.alloc_zeros(1).map_err(failed)?,
             flush: stream.alloc_zeros(flush).map_err(failed)?,
@@ -217,7 +220,7 @@ struct OneCall<'g, 'a, T>(&'g mut Gpu<'a, T>);
 
 impl<T: Element + DeviceRepr + ValidAsZeroBits> Apply for OneCall<'_, '_, T> {
     fn to<L: Loss>(self, loss: L) -> LossResult<f32> {
-        let Gpu { cuda, shape, input, targets, class_weight, grad, value, .. } = self.0;
+        let Gpu { cuda, shape, input, targets, class_weight, third, grad, value, .. } = self.0;
         let target = match targets {
             Targets::Nothing => DeviceTarget::Nothing,
             Targets::Dense(t) => (&*t).into(),
@@ -226,6 +229,9 @@ impl<T: Element + DeviceRepr + ValidAsZeroBits> Apply for OneCall<'_, '_, T> {
         let mut call = launch::call(cuda, loss, (&*input).into(), target, *shape).grad_output(0.5);
         if let Some(weight) = class_weight {
             call = call.class_weight(&*weight);
+        }
+        if let Some(third) = third {
+            call = call.third(&*third);
         }
         call.forward_backward(Reduction::Mean, value, grad).map(|()| 0.0)
     }
@@ -286,6 +292,7 @@ impl<T: Element> Apply for Counted<'_, T> {
         };
         let mut request = Request::new::<T>(input, targets, small.shape(case).map(|_| dims.shape()));
         request.class_weight = small.class_weight.as_deref().map(|w| memory(w.as_ptr() as u64, w.len()));
+        request.third = small.third.as_deref().map(|x| memory(x.as_ptr() as u64, dims.elements()));
         request.grad_input = Some(input);
         request.output = Output::Reduced(Reduction::Mean, None);
         // SAFETY: nothing is launched.

@@ -4,11 +4,18 @@ use super::cases::draw::Dims;
 use super::cases::{self, Case, Dense, Family, Targets};
 
 /// By (the beginning of) their name: element-wise losses, at every size, ...
-pub const ELEMENTWISE: [&str; 24] = [
+pub const ELEMENTWISE: [&str; 31] = [
     "mse",
     "mae",
     "huber[delta=1]",
     "smooth_l1[beta=1]",
+    "log_cosh",
+    "quantile[q=0.5",
+    "poisson_nll",
+    "gaussian_nll",
+    "soft_margin",
+    "margin_ranking[margin=0]",
+    "dpo[beta=0.5+smoothing=0]",
     "hinge[signed]",
     "squared_hinge[signed]",
     "bce",
@@ -33,7 +40,7 @@ pub const ELEMENTWISE: [&str; 24] = [
 pub const SIZES: [usize; 4] = [1 << 12, 1 << 16, 1 << 20, 1 << 24];
 
 /// ... and those with classes, at these shapes.
-pub const SHAPED: [(&str, &[OuterClassesInner]); 14] = [
+pub const SHAPED: [(&str, &[OuterClassesInner]); 16] = [
     (
         "cross_entropy",
         &[
@@ -54,6 +61,8 @@ pub const SHAPED: [(&str, &[OuterClassesInner]); 14] = [
     ("gradient_penalty[wgan-gp", &[(256, 65536, 1)]),
     ("gradient_penalty[r1", &[(256, 65536, 1)]),
     ("distillation[T=4", &[(2048, 8192, 1)]),
+    ("box_iou[iou]", &[(1 << 20, 4, 1)]),
+    ("jsd[beta=0.5", &[(2048, 8192, 1)]),
     (DENSE_DICE, &[(4, 4, 1 << 20)]),
     ("dice[index+sigmoid", &[(4, 4, 1 << 20)]),
     ("dice[index+softmax", &[(4, 4, 1 << 20)]),
@@ -144,6 +153,9 @@ pub fn fit(case: &Case, shape: &[usize]) -> Result<Dims, String> {
     match (&case.family, shape) {
         (Family::Elements { .. }, &[n]) => Ok(Dims::new(n, 1, 1)),
         (Family::Elements { .. }, _) => Err(format!("{name} is element-wise: its size is one number")),
+        (_, &[_, classes]) | (_, &[_, classes, _]) if case.fit(Dims::new(1, classes, 1)).classes != classes => {
+            Err(format!("{name} has rows of {} numbers", case.classes.unwrap_or(0)))
+        }
         (_, &[rows, classes]) => Ok(Dims::new(rows, classes, 1)),
         (_, &[n, classes, inner]) => Ok(Dims::new(n, classes, inner)),
         _ => Err(format!("{name} has classes: its size is ROWSxCLASSES or NxCLASSESxINNER")),
@@ -159,8 +171,8 @@ pub fn shape(case: &Case, dims: Dims) -> Vec<usize> {
     }
 }
 
-/// The fewest bytes that value and gradient can move, with so many bytes an element: input and targets are read once, the gradient is written once. Class indices
-/// are i64, as PyTorch's are.
+/// The fewest bytes that value and gradient can move, with so many bytes an element: every tensor is read once, the gradient is written
+/// once. Class indices are i64, as PyTorch's are.
 pub fn fewest_bytes(case: &Case, dims: Dims, each: usize) -> usize {
     let tensor = dims.elements() * each;
     let targets = match case.targets {
@@ -168,5 +180,6 @@ pub fn fewest_bytes(case: &Case, dims: Dims, each: usize) -> usize {
         Targets::Dense(_) => tensor,
         Targets::Index => dims.rows() * size_of::<i64>(),
     };
-    2 * tensor + targets
+    let third = if case.third.is_some() { tensor } else { 0 };
+    2 * tensor + targets + third
 }

@@ -71,7 +71,8 @@ pub fn repeat<T: Element>(small: Problem<T>, dims: Dims) -> Problem<T> {
         Labels::I64(t) => Labels::I64(grow(t, rows)),
         _ => unreachable!("indices have been made i64"),
     };
-    Problem { dims, input: grow(&small.input, elements), labels, class_weight: small.class_weight }
+    let third = small.third.as_deref().map(|x| grow(x, elements));
+    Problem { dims, input: grow(&small.input, elements), labels, third, class_weight: small.class_weight }
 }
 
 fn grow<U: Copy>(from: &[U], Repeat { run, full, total }: Repeat) -> Vec<U> {

@@ -23,6 +23,8 @@ struct Pointwise {
     static constexpr bool TARGET = true;       // it takes a target
     static constexpr bool GRAD_TARGET = false; // it has a gradient for the target
     static constexpr bool LOGISTIC = false;    // it has `eval_with`, which is given the logistic function of x
+    static constexpr bool THIRD = false;       // it takes a third tensor, which is its `aux`
+    static constexpr bool GRAD_THIRD = false;  // it has a gradient for that
     // Blocks an SM of the kernels of 16-bit numbers: as many as spill no registers.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     static constexpr int BLOCKS_16 = 5;
@@ -31,6 +33,7 @@ struct Pointwise {
 #endif
     FL void prepare(const LaunchArgs&) {}
     FL float grad_target(float, float, float) const { return 0.0f; }
+    FL float grad_third(float, float, float) const { return 0.0f; }
 };
 
 // A pack from any alignment, zeros from `end` on.
@@ -91,6 +94,8 @@ template <int V> struct Extras {
 template <class T> struct Tensors {
     const T *input, *target;
     T *grad_input, *grad_target;
+    const T* third;
+    T* grad_third;
 };
 
 // Evaluates elements k.. of a pack, writes their gradients and returns the sum of their values. GENERAL: with weights, unreduced
@@ -104,6 +109,7 @@ FL float evaluate(const LaunchArgs& a, const Tensors<T>& to, const F& f, float s
     if (F::TARGET) decode(t, ts);
     Extras<V> e;
     if (GENERAL) e.load(a, k, end);
+    if (GENERAL && F::THIRD) decode(fast ? load_stream(to.third + k) : load_slowly(to.third, k, end), e.aux);
     float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < V; ++i) {
@@ -120,6 +126,12 @@ FL float evaluate(const LaunchArgs& a, const Tensors<T>& to, const F& f, float s
         for (int i = 0; i < V; ++i) grad_t[i] = f.grad_target(xs[i], ts[i], e.aux[i]) * scales[i];
         put(a, to.grad_target, k, end, fast, grad_t);
     }
+    if (GENERAL && F::GRAD_THIRD && to.grad_third) {
+        float grad_third[V];
+#pragma unroll
+        for (int i = 0; i < V; ++i) grad_third[i] = f.grad_third(xs[i], ts[i], e.aux[i]) * scales[i];
+        put(a, to.grad_third, k, end, fast, grad_third);
+    }
     if (to.grad_input) {
         if (!GENERAL && fast) store_stream(to.grad_input + k, encode<T>(grad));
         else put(a, to.grad_input, k, end, fast, grad);
@@ -134,12 +146,14 @@ template <class F, class T, bool GENERAL> FL void elementwise(const LaunchArgs& 
     constexpr int V = Pack<T>::N, U = in_flight<F, T>();
     constexpr uint64_t STEP = uint64_t(FL_BLOCK) * V * U;
     f.prepare(a);
-    const Tensors<T> to = {at<const T>(a.input), at<const T>(a.target), at<T>(a.grad_input), at<T>(a.grad_target)};
+    const Tensors<T> to = {at<const T>(a.input), at<const T>(a.target), at<T>(a.grad_input), at<T>(a.grad_target),
+                           at<const T>(a.third), at<T>(a.grad_third)};
     const float scale = GENERAL ? scale_of(a, a.weight ? divide(a.elements, a.each) : 0, [&](uint64_t i) {
         return double(at<const float>(a.weight)[i]) * double(a.each);
     }) : scale_of(a);
     const bool aligned = aligned16(to.input) && (!F::TARGET || aligned16(to.target)) && aligned16(to.grad_input)
-                         && (!GENERAL || aligned16(to.grad_target));
+                         && (!GENERAL || aligned16(to.grad_target))
+                         && (!F::THIRD || (aligned16(to.third) && aligned16(to.grad_third)));
     const uint64_t start = blockIdx.x * a.tile;
     const uint64_t end = start + a.tile < a.elements ? start + a.tile : a.elements;
     double total = 0.0;
@@ -148,7 +162,7 @@ template <class F, class T, bool GENERAL> FL void elementwise(const LaunchArgs& 
         const uint64_t k = base + threadIdx.x * V;
         // The same order of additions whichever way the elements come.
         float sum = 0.0f;
-        if (!GENERAL && fast) {
+        if (!GENERAL && fast) { // never of a loss of three tensors
             Pack<T> x[U], t[U];
 #pragma unroll
             for (int u = 0; u < U; ++u) {
@@ -181,16 +195,23 @@ template <class F, class T, bool GENERAL> FL void elementwise(const LaunchArgs& 
 
 // Without the second number of the launch bounds ptxas aims at more blocks an SM than there is use for, and spills.
 //
-// fl_<name>_<dtype> for calls with input, target, gradient and scale alone; fl_<name>_general_<dtype> for all others.
-#define FL_ELEMENTWISE(name, F, P)                 \
-    FL_ELEMENTWISE_OF(name, F, P, f32, float, 3)   \
-    FL_ELEMENTWISE_OF(name, F, P, f16, fl::f16, F::BLOCKS_16) \
-    FL_ELEMENTWISE_OF(name, F, P, bf16, fl::bf16, F::BLOCKS_16)
+// fl_<name>_<dtype> for calls with input, target, gradient and scale alone; fl_<name>_general_<dtype> for all others, and for losses of
+// three tensors always.
+#define FL_ELEMENTWISE(name, F, P)                                  \
+    FL_ELEMENTWISE_OF(name, F, P, f32, float, 3)                    \
+    FL_ELEMENTWISE_OF(name, F, P, f16, fl::f16, F::BLOCKS_16)       \
+    FL_ELEMENTWISE_OF(name, F, P, bf16, fl::bf16, F::BLOCKS_16)     \
+    FL_ELEMENTWISE_OF_THREE(name, F, P)
 #define FL_ELEMENTWISE_OF(name, F, P, dtype, T, blocks)                                                                  \
     extern "C" __global__ void __launch_bounds__(FL_BLOCK, blocks) fl_##name##_##dtype(const LaunchArgs a, const P p) {    \
         fl::elementwise<F, T, false>(a, fl::with_params<F>(p));                                                                      \
     }                                                                                                                   \
-    KERNEL(fl_##name##_##dtype)                                                                                         \
+    KERNEL(fl_##name##_##dtype)
+#define FL_ELEMENTWISE_OF_THREE(name, F, P)           \
+    FL_ELEMENTWISE_GENERAL(name, F, P, f32, float)    \
+    FL_ELEMENTWISE_GENERAL(name, F, P, f16, fl::f16)  \
+    FL_ELEMENTWISE_GENERAL(name, F, P, bf16, fl::bf16)
+#define FL_ELEMENTWISE_GENERAL(name, F, P, dtype, T)                                                                     \
     extern "C" __global__ void __launch_bounds__(FL_BLOCK, 2) fl_##name##_general_##dtype(const LaunchArgs a, const P p) { \
         fl::elementwise<F, T, true>(a, fl::with_params<F>(p));                                                                       \
     }                                                                                                                   \

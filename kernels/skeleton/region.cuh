@@ -94,10 +94,18 @@ FL double value_of(const DiceParams& p, const double (&sums)[3], double scale, S
     const double power = p.squared ? 2.0 : 1.0;
     const double nr = p.overlap * sums[0] + p.smooth_nr;
     const double dr = p.union_i * sums[0] + p.union_p * sums[1] + p.union_t * sums[2] + p.smooth_dr;
-    const double score = nr / dr, inv = 1.0 / dr;
+    const double score = nr / dr;
+    // Focal: below zero and at zero, where for gamma < 1 the derivative has no end, value and slope are zero.
+    double value = 1.0 - score, bend = 1.0;
+    if (p.gamma != 1.0f) {
+        const float miss = float(value);
+        value = miss <= 0.0f ? 0.0f : powf(miss, p.gamma);
+        bend = miss <= 0.0f ? 0.0f : p.gamma * powf(miss, p.gamma - 1.0f);
+    }
+    const double inv = bend / dr;
     slopes.overlap = float((score * p.union_i - p.overlap) * inv * scale);
     slopes.size = float(power * score * p.union_p * inv * scale);
-    return 1.0 - score;
+    return value;
 }
 
 // What the block does that finishes last: a warp a region adds up its tiles in their order.

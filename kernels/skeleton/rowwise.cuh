@@ -15,6 +15,24 @@
 
 namespace fl {
 
+// What else the softmax of a row tells.
+struct Reported {
+    float log_prob, entropy, lse;
+    int argmax; // -1 if there is none
+};
+
+// Whether a functor fills it in, by a member that the others do not have.
+template <class F> FL constexpr auto reports(int) -> decltype(F::REPORTS) { return F::REPORTS; }
+template <class F> FL constexpr bool reports(long) { return false; }
+
+FL void put_report(const LaunchArgs& a, uint64_t row, const Reported& r, int index) {
+    if (a.log_prob) at<float>(a.log_prob)[row] = r.log_prob;
+    if (a.entropy) at<float>(a.entropy)[row] = r.entropy;
+    if (a.lse) at<float>(a.lse)[row] = r.lse;
+    if (a.hit) at<float>(a.hit)[row] = r.argmax >= 0 && r.argmax == index ? 1.0f : 0.0f;
+    if (a.argmax) at<int64_t>(a.argmax)[row] = r.argmax;
+}
+
 // What both kinds of rows know.
 template <class T> struct RowBase {
     typedef T Storage;
@@ -22,6 +40,7 @@ template <class T> struct RowBase {
     int classes; // 32 bits: within a row. Where a row begins is 64.
     int index;   // the target's class, -1 if it has none
     float scale;   // what every gradient is multiplied by
+    Reported reported; // of a functor that reports
 
     FL explicit RowBase(const LaunchArgs& a) : a(a), classes(int(a.classes)), index(-1), scale(0.0f) {}
 
@@ -405,6 +424,9 @@ struct Add {
 struct Larger { // NaN is passed over
     FL float operator()(float a, float b) const { return larger(a, b); }
 };
+struct Smaller {
+    FL int operator()(int a, int b) const { return b < a ? b : a; }
+};
 template <class X, int N, class Row> FL void sum_up(Row& row, X (&x)[N]) { row.reduce(x, Add()); }
 template <class Row> FL float largest(Row& row, float x) {
     float v[1] = {x};
@@ -450,6 +472,7 @@ template <class F, class T, class Row> FL void rows(const LaunchArgs& a, const F
         row.scale = scale * weight;
         if (a.grad_outputs) row.scale *= at<const float>(a.grad_outputs)[r];
         float value = 0.0f;
+        if (reports<F>(0)) row.reported = {0.0f, 0.0f, 0.0f, -1};
         const int64_t index = next;
         if (indexed && r + step < end) next = index_of(a, r + step);
         const bool skip = indexed && ignored(a, index), bad = indexed && !skip && !is_class(a, index);
@@ -465,6 +488,7 @@ template <class F, class T, class Row> FL void rows(const LaunchArgs& a, const F
             value = f.row(row) * weight;
         }
         if (row.leads()) {
+            if (reports<F>(0)) put_report(a, r, row.reported, row.index);
             total += double(value);
             if (a.values) at<float>(a.values)[r] = value;
         }
@@ -496,7 +520,14 @@ template <class F, class T, class G = T> FL void column_rows(const LaunchArgs& a
         fl::group_rows<F, T, G>(a, F{p});                                                                                         \
     }                                                                                                                             \
     KERNEL(fl_##name##_##dtype)                                                                                                   \
+    FL_COLUMNS_TO(name, F, P, dtype, T, G)
+#define FL_COLUMNS_TO(name, F, P, dtype, T, G)                                                                                     \
     extern "C" __global__ void __launch_bounds__(FL_COLUMN_BLOCK, 4) fl_##name##_columns_##dtype(const LaunchArgs a, const P p) { \
         fl::column_rows<F, T, G>(a, F{p});                                                                                        \
     }                                                                                                                             \
     KERNEL(fl_##name##_columns_##dtype)
+// Of rows that are always short.
+#define FL_ROWWISE_COLUMNS(name, F, P)                 \
+    FL_COLUMNS_TO(name, F, P, f32, float, float)       \
+    FL_COLUMNS_TO(name, F, P, f16, fl::f16, fl::f16)   \
+    FL_COLUMNS_TO(name, F, P, bf16, fl::bf16, fl::bf16)

@@ -25,6 +25,10 @@ pub(crate) trait Pointwise: Copy + Send + Sync {
     const CLASS_WEIGHT: bool = false;
     /// It takes a target.
     const TARGET: bool = true;
+    /// It takes a third tensor of the input's shape, which is its `aux`.
+    const THIRD: bool = false;
+    /// It has a gradient for that.
+    const GRAD_THIRD: bool = false;
     /// Its gradients may be so small that, scaled, they are denormal numbers, with which processors take a hundred cycles.
     const FAINT: bool = false;
 
@@ -45,6 +49,12 @@ pub(crate) trait Pointwise: Copy + Send + Sync {
     fn grad_target<S: Simd>(&self, x: F32s<S>, _t: F32s<S>, _aux: F32s<S>) -> F32s<S> {
         x.simd().zero()
     }
+
+    /// Gradient for the third tensor.
+    #[cfg_attr(optimized, inline(always))]
+    fn grad_third<S: Simd>(&self, x: F32s<S>, _t: F32s<S>, _third: F32s<S>) -> F32s<S> {
+        x.simd().zero()
+    }
 }
 
 /// The values of up to `N` terms and the gradient of their sum, of sixteen elements.
@@ -58,6 +68,8 @@ pub(crate) struct Points<S: Simd, const N: usize> {
 pub(crate) trait Terms<const N: usize>: Copy + Send + Sync {
     const NAME: &'static str;
     const TARGET: bool;
+    const THIRD: bool = false;
+    const GRAD_THIRD: bool = false;
     const FAINT: bool;
 
     /// How many terms there are.
@@ -66,6 +78,10 @@ pub(crate) trait Terms<const N: usize>: Copy + Send + Sync {
     fn has_grad_target(&self) -> bool;
     fn points<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> Points<S, N>;
     fn grad_for_target<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> F32s<S>;
+    #[cfg_attr(optimized, inline(always))]
+    fn grad_for_third<S: Simd>(&self, x: F32s<S>, _t: F32s<S>, _third: F32s<S>) -> F32s<S> {
+        x.simd().zero()
+    }
     /// The value of the whole.
     fn whole<S: Simd>(&self, values: [F32s<S>; N]) -> F32s<S>;
     /// The same of sums of values.
@@ -75,6 +91,8 @@ pub(crate) trait Terms<const N: usize>: Copy + Send + Sync {
 impl<F: Pointwise> Terms<1> for F {
     const NAME: &'static str = <F as Pointwise>::NAME;
     const TARGET: bool = <F as Pointwise>::TARGET;
+    const THIRD: bool = <F as Pointwise>::THIRD;
+    const GRAD_THIRD: bool = <F as Pointwise>::GRAD_THIRD;
     const FAINT: bool = <F as Pointwise>::FAINT;
 
     fn terms(&self) -> usize {
@@ -101,6 +119,11 @@ impl<F: Pointwise> Terms<1> for F {
     }
 
     #[cfg_attr(optimized, inline(always))]
+    fn grad_for_third<S: Simd>(&self, x: F32s<S>, t: F32s<S>, third: F32s<S>) -> F32s<S> {
+        self.grad_third(x, t, third)
+    }
+
+    #[cfg_attr(optimized, inline(always))]
     fn whole<S: Simd>(&self, [value]: [F32s<S>; 1]) -> F32s<S> {
         value
     }
@@ -114,6 +137,7 @@ impl<F: Pointwise> Terms<1> for F {
 struct Plan<'a, T> {
     input: Src<'a, T>,
     target: Option<Src<'a, T>>,
+    third: Option<Src<'a, T>>,
     class_weight: Option<&'a [f32]>,
     /// Weights, and how many consecutive elements share one.
     weight: Option<(&'a [f32], usize)>,
@@ -121,6 +145,7 @@ struct Plan<'a, T> {
     grad_output: Option<&'a [f32]>,
     grad_input: Option<Dst<'a, T>>,
     grad_target: Option<Dst<'a, T>>,
+    grad_third: Option<Dst<'a, T>>,
     scale: f32,
     mode: Mode,
     target_mode: Mode,
@@ -139,6 +164,8 @@ pub(crate) fn run<T: Element, F: Terms<N>, const N: usize>(loss: F, request: Req
         (Target::Nothing, false) => None,
         _ => return Err(unsupported("a target of this kind")),
     };
+    extras.report.check((F::NAME, false), true, n, (|to| to.len(), |to| to.indices()))?;
+    let third = extras.third.check(F::NAME, F::THIRD.then_some(n), F::GRAD_THIRD)?;
     let class_weight = extras.class_weight;
     if let Some(w) = class_weight {
         if !loss.takes_class_weight() {
@@ -181,12 +208,14 @@ pub(crate) fn run<T: Element, F: Terms<N>, const N: usize>(loss: F, request: Req
     let plan = Plan {
         input: request.input,
         target,
+        third,
         class_weight,
         weight,
         losses,
         grad_output,
         grad_input: request.grad_input,
         grad_target: extras.grad_target,
+        grad_third: extras.third.grad,
         scale: (f64::from(extras.grad_output) / denominator) as f32,
         mode: Mode::new(extras.accumulate, request.in_place, n * size_of::<T>()),
         target_mode: Mode::new(extras.accumulate, false, n * size_of::<T>()),
@@ -233,6 +262,7 @@ impl<T: Element, F: Terms<N>, const N: usize> Kernel for Tile<'_, T, F, N> {
     fn run<S: Machine>(self, s: S) -> [f64; N] {
         let plan = self.plan;
         let plain = plan.class_weight.is_none()
+            && plan.third.is_none()
             && plan.weight.is_none()
             && plan.grad_output.is_none()
             && plan.losses.is_none()
@@ -326,7 +356,11 @@ impl<T: Element, F: Terms<N>, const N: usize> Tile<'_, T, F, N> {
                 *weight = if each == 1 { w[i + l] } else { w[(i + l) / each] };
             }
         }
-        let (aux, weight) = (s.lanes(&aux), s.lanes(&weight));
+        let weight = s.lanes(&weight);
+        let aux = match plan.third {
+            Some(third) => unsafe { third.load_upto(s, i, count, 0.0) },
+            None => s.lanes(&aux),
+        };
         let mut scale = weight * plan.scale;
         if let Some(g) = plan.grad_output {
             scale = scale * unsafe { Src::new(g).load_upto(s, i, count, 0.0) };
@@ -340,6 +374,10 @@ impl<T: Element, F: Terms<N>, const N: usize> Tile<'_, T, F, N> {
         }
         if let Some(out) = plan.grad_target {
             let grad = self.loss.grad_for_target(x, t, aux) * scale;
+            unsafe { out.store_upto(s, i, count, grad, plan.target_mode.at(out, i)) };
+        }
+        if let Some(out) = plan.grad_third {
+            let grad = self.loss.grad_for_third(x, t, aux) * scale;
             unsafe { out.store_upto(s, i, count, grad, plan.target_mode.at(out, i)) };
         }
         if let Some(out) = plan.grad_input {

@@ -284,6 +284,39 @@ impl Dst<'_, f32> {
     }
 }
 
+impl<'a> From<&'a mut [f32]> for Dst<'a, f32> {
+    fn from(x: &'a mut [f32]) -> Self {
+        Dst::new(x)
+    }
+}
+
+impl<'a> From<&'a mut [i64]> for Dst<'a, i64> {
+    fn from(x: &'a mut [i64]) -> Self {
+        Dst { ptr: x.as_mut_ptr(), len: x.len(), lifetime: PhantomData }
+    }
+}
+
+impl Dst<'_, i64> {
+    pub(crate) fn indices(self) -> usize {
+        self.len
+    }
+
+    #[cfg(debug_assertions)]
+    pub(crate) fn memory_of_indices(self) -> Memory {
+        Memory { address: self.ptr as u64, len: self.len }
+    }
+
+    /// Writes one element.
+    ///
+    /// # Safety
+    /// It exists, and no other task reads or writes it meanwhile.
+    pub(crate) unsafe fn set_index(self, i: usize, x: i64) {
+        debug_assert!(i < self.len);
+        // SAFETY: in bounds, as the caller promises exclusive.
+        unsafe { *self.ptr.add(i) = x };
+    }
+}
+
 /// Orders the streamed stores of this thread before whatever follows, as other threads see it. Every
 /// task that may have streamed ends with it.
 #[cfg_attr(optimized, inline(always))]

@@ -7,6 +7,7 @@ use super::mem::{Dst, Mode, Src};
 use super::simd::{F32s, LANES, Lanes, Machine, Mask, Span};
 use crate::element::Element;
 use crate::element::storage::Storage;
+use crate::report::Reported;
 
 /// Classes up to which a row stays in the buffer: 32 KiB of f32.
 pub(crate) const KEEP: usize = 8192;
@@ -27,6 +28,8 @@ pub(crate) struct Row<'a, T> {
     pub(super) grad_target: Option<(Dst<'a, T>, Mode)>,
     /// Room for two rows.
     pub(crate) keep: &'a mut [Kept; 2],
+    /// What else the row tells, of a loss that reports.
+    pub(crate) report: Reported,
 }
 
 /// A row between two looks at it. Not zeroed: for short rows that would take longer than the loss.

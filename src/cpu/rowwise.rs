@@ -13,6 +13,7 @@ use crate::call::{Output, Request};
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
 use crate::reduction::Reduction;
+use crate::report::{HostReport, Reported};
 use crate::shape::Shape;
 use crate::target::{Indices, Target};
 
@@ -30,6 +31,11 @@ pub(crate) trait Rowwise: Copy + Send + Sync {
     /// The mean over class-index targets divides by the sum of their class weights (as PyTorch's
     /// cross-entropy does) and not by their number.
     const MEAN_BY_CLASS_WEIGHT: bool = false;
+
+    /// Its rows have so many classes.
+    const CLASSES: Option<usize> = None;
+    /// It fills in the row's report.
+    const REPORTS: bool = false;
 
     /// Rows with this index are left out.
     fn ignore_index(&self) -> Option<i64> {
@@ -64,6 +70,15 @@ struct Plan<'a, T> {
     grad_input: Option<(Dst<'a, T>, Mode)>,
     grad_target: Option<(Dst<'a, T>, Mode)>,
     scale: f32,
+    report: HostReport<'a>,
+}
+
+/// Whether a row is what the loss is of.
+pub(crate) fn check_classes(loss: &'static str, classes: Option<usize>, shape: Shape) -> Result<()> {
+    match classes {
+        Some(4) if shape.classes != 4 => Err(Error::Unsupported { loss, what: "a box of other than four numbers" }),
+        _ => Ok(()),
+    }
 }
 
 /// Runs the loss.
@@ -73,6 +88,8 @@ pub(crate) fn run<T: Element, F: Rowwise>(loss: F, request: Request<'_, T>) -> R
     let unsupported = |what| Error::Unsupported { loss: F::NAME, what };
     let shape = extras.shape.ok_or(unsupported("a call without a shape"))?;
     shape.check_input(n)?;
+    check_classes(F::NAME, F::CLASSES, shape)?;
+    extras.third.check(F::NAME, None, false)?;
     let rows = shape.rows();
     if extras.class_weight.is_some() && !F::CLASS_WEIGHT {
         return Err(unsupported("a class weight"));
@@ -101,6 +118,7 @@ pub(crate) fn run<T: Element, F: Rowwise>(loss: F, request: Request<'_, T>) -> R
     if indices.is_none() && loss.ignore_index().is_some_and(|i| i >= 0) {
         return Err(unsupported("an ignored class with dense targets"));
     }
+    extras.report.check((F::NAME, F::REPORTS), indices.is_some(), rows, (|to| to.len(), |to| to.indices()))?;
     let class_weight = extras.class_weight;
     let scan = indices.map(|indices| Scan { indices, classes: shape.classes, ignore: loss.ignore_index() });
     let counted = match &scan {
@@ -140,6 +158,7 @@ pub(crate) fn run<T: Element, F: Rowwise>(loss: F, request: Request<'_, T>) -> R
         grad_input: request.grad_input.map(|g| (g, Mode::new(extras.accumulate, request.in_place, bytes))),
         grad_target: extras.grad_target.map(|g| (g, Mode::new(extras.accumulate, false, bytes))),
         scale: (f64::from(extras.grad_output) / denominator) as f32,
+        report: extras.report,
     };
     let isa = Isa::detect();
     let task = |start: usize, end: usize| isa.run(Tile { loss, plan: &plan, start, end });
@@ -213,6 +232,7 @@ impl<T: Element, F: Rowwise> Tile<'_, '_, T, F> {
                 grad_input: plan.grad_input.map(|(grad, mode)| (grad, mode.at(grad, plan.base(r)))),
                 grad_target: plan.grad_target.map(|(grad, mode)| (grad, mode.at(grad, plan.base(r)))),
                 keep: &mut keep,
+                report: Reported::NOTHING,
             };
             let mut value = 0.0;
             let index = plan.indices.map(|i| i.get(r));
@@ -226,6 +246,10 @@ impl<T: Element, F: Rowwise> Tile<'_, '_, T, F> {
                 value = loss.row(s, &mut row) * f64::from(weight);
             }
             total += value;
+            if F::REPORTS {
+                // SAFETY: row `r` belongs to this task; the lengths have been checked.
+                unsafe { plan.report.put(r, &row.report) };
+            }
             if let Some(losses) = plan.losses {
                 // SAFETY: row `r` belongs to this task.
                 unsafe { losses.set(r, value as f32) };

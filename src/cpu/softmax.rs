@@ -62,6 +62,19 @@ impl<S: Machine, T> Visit<S, T> for () {
     fn end_block(&mut self) {}
 }
 
+impl<S: Machine, T, A: Visit<S, T>, B: Visit<S, T>> Visit<S, T> for (A, B) {
+    #[cfg_attr(optimized, inline(always))]
+    fn visit<P: Span>(&mut self, row: &Row<'_, T>, k: usize, p: P, u: F32s<S>, e: F32s<S>) {
+        self.0.visit(row, k, p, u, e);
+        self.1.visit(row, k, p, u, e);
+    }
+    #[cfg_attr(optimized, inline(always))]
+    fn end_block(&mut self) {
+        self.0.end_block();
+        self.1.end_block();
+    }
+}
+
 /// A sum in f32 over a block, and in f64 over the blocks.
 #[derive(Clone, Copy)]
 pub(crate) struct BlockSum<S: Machine> {

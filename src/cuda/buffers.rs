@@ -163,7 +163,7 @@ impl<'a, X: Into<DeviceRef<'a, f32>>> From<X> for DeviceScalar<'a> {
 }
 
 /// Most buffers that one call has.
-const MOST: usize = 12;
+const MOST: usize = 16;
 
 /// Hands out the addresses of buffers for one call. While it lives cudarc has the stream wait for what was done to them on others;
 /// when it is dropped, after the launches, cudarc notes that the stream has used them.

@@ -7,8 +7,9 @@ use super::request::{self, Memory, Output, Request};
 use crate::call::Loss;
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::loss::Combination;
+use crate::loss::{Combination, CrossEntropy};
 use crate::reduction::Reduction;
+use crate::report::{Report, report_methods};
 use crate::shape::Shape;
 
 /// A loss bound to a [`Cuda`] handle by its `on` method.
@@ -61,6 +62,9 @@ pub struct CudaCall<'a, L, T, I = DeviceRef<'a, T>> {
     accumulate: bool,
     grad_target: Option<DeviceMut<'a, T>>,
     terms: Option<DeviceMut<'a, f32>>,
+    third: Option<DeviceRef<'a, T>>,
+    grad_third: Option<DeviceMut<'a, T>>,
+    report: Report<DeviceMut<'a, f32>, DeviceMut<'a, i64>>,
 }
 
 /// Per element or per sample.
@@ -87,6 +91,9 @@ impl<'a, L: Loss, T: Element, I> CudaCall<'a, L, T, I> {
             accumulate: false,
             grad_target: None,
             terms: None,
+            third: None,
+            grad_third: None,
+            report: Report::default(),
         }
     }
 
@@ -135,6 +142,18 @@ impl<'a, L: Loss, T: Element, I> CudaCall<'a, L, T, I> {
     /// See [`Call::grad_target`](crate::Call::grad_target).
     pub fn grad_target(mut self, grad: impl Into<DeviceMut<'a, T>>) -> Self {
         self.grad_target = Some(grad.into());
+        self
+    }
+
+    /// See [`Call::third`](crate::Call::third).
+    pub fn third(mut self, third: impl Into<DeviceRef<'a, T>>) -> Self {
+        self.third = Some(third.into());
+        self
+    }
+
+    /// See [`Call::grad_third`](crate::Call::grad_third).
+    pub fn grad_third(mut self, grad: impl Into<DeviceMut<'a, T>>) -> Self {
+        self.grad_third = Some(grad.into());
         self
     }
 }
@@ -236,6 +255,7 @@ impl<'a, L: Loss, T: Element, I> CudaCall<'a, L, T, I> {
         let CudaCall { cuda, loss, target, shape, weight, class_weight, denominator, accumulate, .. } = self;
         let (mut input, grad_output) = (input(self.input), self.grad_output);
         let (mut grad_target, mut terms) = (self.grad_target, self.terms);
+        let (third, mut grad_third, mut report) = (self.third, self.grad_third, self.report);
         let mut lender = Lender::new(cuda)?;
         let (input, in_place) = match &mut input {
             Input::Read(x) => (lender.read(x)?, false),
@@ -248,6 +268,15 @@ impl<'a, L: Loss, T: Element, I> CudaCall<'a, L, T, I> {
         request.class_weight = class_weight.as_ref().map(|w| lender.read(w)).transpose()?;
         request.grad_target = grad_target.as_mut().map(|g| lender.write(g)).transpose()?;
         request.terms = terms.as_mut().map(|t| lender.write(t)).transpose()?;
+        request.third = third.as_ref().map(|x| lender.read(x)).transpose()?;
+        request.grad_third = grad_third.as_mut().map(|g| lender.write(g)).transpose()?;
+        request.report = Report {
+            log_prob: report.log_prob.as_mut().map(|x| lender.write(x)).transpose()?,
+            entropy: report.entropy.as_mut().map(|x| lender.write(x)).transpose()?,
+            lse: report.lse.as_mut().map(|x| lender.write(x)).transpose()?,
+            hit: report.hit.as_mut().map(|x| lender.write(x)).transpose()?,
+            argmax: report.argmax.as_mut().map(|x| lender.write(x)).transpose()?,
+        };
         request.accumulate = accumulate;
         request.grad_output = lender.scalar(&grad_output)?;
         let denominator = denominator.as_ref().map(|d| lender.read_one("denominator", d)).transpose()?;
@@ -271,5 +300,31 @@ impl<'a, L: Loss, T: Element, I> CudaCall<'a, L, T, I> {
         // orders what is done to them by the events that it has taken and given, or the one who made them from an address has promised
         // it. Launches of one handle are on one stream.
         unsafe { marshal::run(&loss.kernel(), &request, &mut cuda.launcher()) }
+    }
+}
+
+impl<'a, T: Element, I> CudaCall<'a, CrossEntropy, T, I> {
+    report_methods!(impl Into<DeviceMut<'a, f32>>, impl Into<DeviceMut<'a, i64>>);
+
+    fn report(&mut self) -> &mut Report<DeviceMut<'a, f32>, DeviceMut<'a, i64>> {
+        &mut self.report
+    }
+}
+
+impl<'d> OnCuda<'d, CrossEntropy> {
+    /// The log-probability of each row's target into `log_prob`, and nothing else. See
+    /// [`CrossEntropy::log_probs`](crate::CrossEntropy::log_probs).
+    pub fn log_probs<'a, T: Element>(
+        &self,
+        input: impl Into<DeviceRef<'a, T>>,
+        target: impl Into<DeviceTarget<'a, T>>,
+        shape: impl Into<Shape>,
+        log_prob: impl Into<DeviceMut<'a, f32>>,
+    ) -> Result<()>
+    where
+        'd: 'a,
+    {
+        let call = self.call(input, target, shape).log_prob(log_prob);
+        call.apart(None, Outputs::Unreduced { losses: None, grad_output: None })
     }
 }

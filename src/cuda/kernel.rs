@@ -54,12 +54,32 @@ pub(crate) struct Takes {
     pub(crate) dense: bool,
     pub(super) class_weight: bool,
     pub(crate) grad_target: bool,
+    pub(super) third: bool,
+    pub(super) grad_third: bool,
+    /// The kernel that says what else the softmax of a row tells.
+    pub(super) report: Option<&'static str>,
+    /// Its rows have so many classes.
+    pub(super) classes: Option<usize>,
     /// The mean over class indices divides by the class weights of the targets.
     pub(super) mean_by_class_weight: bool,
 }
 
 /// Words that the options of a loss take.
 const MOST_WORDS: usize = 22;
+
+impl Takes {
+    const NOTHING: Takes = Takes {
+        index: false,
+        dense: false,
+        class_weight: false,
+        grad_target: false,
+        third: false,
+        grad_third: false,
+        report: None,
+        classes: None,
+        mean_by_class_weight: false,
+    };
+}
 
 /// The second argument of a kernel.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +102,7 @@ macro_rules! words {
     )*};
 }
 words! {
-    NoParams MseParams HuberParams SmoothL1Params BceParams BceWithLogitsParams HingeParams KlDivProbsParams
+    NoParams MseParams HuberParams SmoothL1Params QuantileParams PoissonNllParams GaussianNllParams MarginRankingParams DpoParams JsdParams BoxIouParams BceParams BceWithLogitsParams HingeParams KlDivProbsParams
     SigmoidFocalParams GanTermParams CrossEntropyParams CrossEntropyProbsParams SoftmaxFocalParams
     DistillationParams MultiMarginParams GradientPenaltyParams DiceParams TermsParams DiceCrossEntropyParams HeadParams
 }
@@ -140,6 +160,10 @@ impl Kernel {
             dense: F::TARGET,
             class_weight: F::CLASS_WEIGHT,
             grad_target: F::GRAD_TARGET,
+            third: F::THIRD,
+            grad_third: F::GRAD_THIRD,
+            report: None,
+            classes: None,
             mean_by_class_weight: false,
         };
         let (family, params) = (Family::Elements, Params::new(params));
@@ -164,8 +188,7 @@ impl Kernel {
 
     /// Of a loss that the user wrote.
     pub(crate) fn custom(file: &'static str, loss: &'static str, options: &[f32]) -> Self {
-        let takes =
-            Takes { index: false, dense: true, class_weight: false, grad_target: false, mean_by_class_weight: false };
+        let takes = Takes { dense: true, ..Takes::NOTHING };
         let (family, params) = (Family::Elements, Params::floats(options));
         let (name, name_dense) = (file, file);
         Kernel { loss, file, name, name_dense, family, params, ignore_index: None, flags: 0, takes, terms: None }
@@ -183,6 +206,10 @@ impl Kernel {
             dense: F::DENSE,
             class_weight: F::CLASS_WEIGHT,
             grad_target: F::GRAD_TARGET,
+            third: false,
+            grad_third: false,
+            report: None,
+            classes: F::CLASSES,
             mean_by_class_weight: F::MEAN_BY_CLASS_WEIGHT,
         };
         let (family, params, ignore_index) = (Family::Rows, Params::new(params), loss.ignore_index());
@@ -198,6 +225,11 @@ impl Kernel {
             takes,
             terms: None,
         }
+    }
+
+    /// This kernel reports.
+    pub(crate) fn with_report(self, name: &'static str) -> Self {
+        Kernel { takes: Takes { report: Some(name), ..self.takes }, ..self }
     }
 
     /// Of a region loss.
@@ -223,6 +255,10 @@ impl Kernel {
                 dense: true,
                 class_weight: true,
                 grad_target: false,
+                third: false,
+                grad_third: false,
+                report: None,
+                classes: None,
                 mean_by_class_weight: false,
             },
             terms: None,
@@ -257,7 +293,7 @@ impl Kernel {
             params: Params::new(params),
             ignore_index: None,
             flags: 0,
-            takes: Takes { index: false, dense: true, class_weight, grad_target, mean_by_class_weight: false },
+            takes: Takes { dense: true, class_weight, grad_target, ..Takes::NOTHING },
             terms: Some(terms),
         }
     }

@@ -78,6 +78,13 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
         workspace: launcher.workspace(),
         scratch: if plan.scratch == 0 { 0 } else { launcher.scratch(plan.scratch)? },
         terms: of(request.terms),
+        third: of(request.third),
+        grad_third: of(request.grad_third),
+        log_prob: of(request.report.log_prob),
+        entropy: of(request.report.entropy),
+        lse: of(request.report.lse),
+        hit: of(request.report.hit),
+        argmax: of(request.report.argmax),
         elements: input.len as u64,
         losses: sizes.losses as u64,
         classes,
@@ -100,10 +107,12 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
         target_kind,
         divide_by,
     };
+    let report = kernel.takes.report.filter(|_| request.report.is_asked_for());
+    let file = if report.is_some() { "cross_entropy_report" } else { kernel.file };
     let mut launch = |suffix: &str, params: &Params, name: &str| {
         let name = Name::new(&[name, suffix], dtype);
         // SAFETY: the caller's promise; and the name, the plan, the arguments and the options are of one kernel.
-        unsafe { launcher.launch(kernel.file, name.text(), &plan, &args, params) }
+        unsafe { launcher.launch(file, name.text(), &plan, &args, params) }
     };
     match kernel.family {
         Family::Elements => {
@@ -111,13 +120,14 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
                 launch("", &Params::none(), "keras_labels")?;
             }
             let general = request.accumulate
-                || [sizes.weight, request.class_weight, grad_outputs, values, request.grad_target]
+                || [sizes.weight, request.class_weight, grad_outputs, values, request.grad_target, request.third]
                     .iter()
                     .any(Option::is_some);
             launch(if general { "_general" } else { "" }, &kernel.params, kernel.name)
         }
         Family::Rows => {
-            let name = if target_kind == TARGET_DENSE { kernel.name_dense } else { kernel.name };
+            let dense = target_kind == TARGET_DENSE;
+            let name = report.unwrap_or(if dense { kernel.name_dense } else { kernel.name });
             launch(if plan.columns { "_columns" } else { "" }, &kernel.params, name)
         }
         Family::Regions { .. } => {
@@ -179,6 +189,13 @@ pub(crate) unsafe fn run_average(call: &Average, names: [&'static str; 2], launc
         workspace: launcher.workspace(),
         scratch: launcher.scratch(plan.scratch)?,
         terms: 0,
+        third: 0,
+        grad_third: 0,
+        log_prob: 0,
+        entropy: 0,
+        lse: 0,
+        hit: 0,
+        argmax: 0,
         elements: high.len as u64,
         losses: low.len as u64,
         classes: 1,

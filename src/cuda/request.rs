@@ -6,6 +6,7 @@ use super::params::{TARGET_DENSE, TARGET_I32, TARGET_I64, TARGET_NONE, TARGET_U8
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
 use crate::reduction::Reduction;
+use crate::report::Report;
 use crate::shape::Shape;
 
 /// A buffer where kernels can reach it: its address, and its length in elements.
@@ -115,6 +116,10 @@ pub struct Request {
     pub grad_target: Option<Memory>,
     /// The values of the terms of a combined loss.
     pub terms: Option<Memory>,
+    /// The third tensor of a loss of three.
+    pub third: Option<Memory>,
+    pub grad_third: Option<Memory>,
+    pub report: Report<Memory, Memory>,
     pub output: Output,
 }
 
@@ -162,6 +167,9 @@ impl Request {
             in_place: false,
             grad_target: None,
             terms: None,
+            third: None,
+            grad_third: None,
+            report: Report::default(),
             output: Output::Unreduced { losses: None, grad_output: None },
         }
     }
@@ -177,6 +185,9 @@ impl Request {
         }
         if self.grad_target.is_some() && self.grad_input.is_none() {
             return Err(unsupported("grad_target of a call that computes no gradient"));
+        }
+        if self.grad_third.is_some() && self.grad_input.is_none() {
+            return Err(unsupported("grad_third of a call that computes no gradient"));
         }
         if let Some(grad) = self.grad_input {
             check_len("grad_input", n, grad.len)?;
@@ -218,11 +229,13 @@ impl Request {
     fn check_elements(&self, kernel: &Kernel) -> Result<Sizes> {
         let (n, takes) = (self.input.len, kernel.takes);
         let unsupported = |what| Error::Unsupported { loss: kernel.loss, what };
+        self.refuse_report(kernel)?;
         match self.targets {
             Targets::Dense(t) if takes.dense => check_len("target", n, t.len)?,
             Targets::Nothing if !takes.dense => {}
             _ => return Err(unsupported("a target of this kind")),
         }
+        self.check_third(kernel, n)?;
         if let Some(w) = self.class_weight {
             if !takes.class_weight {
                 return Err(unsupported("a class weight"));
@@ -246,6 +259,8 @@ impl Request {
         let unsupported = |what| Error::Unsupported { loss: kernel.loss, what };
         let shape = self.shape.ok_or(unsupported("a call without a shape"))?;
         shape.check_input(n)?;
+        crate::cpu::rowwise::check_classes(kernel.loss, takes.classes, shape)?;
+        self.check_third(kernel, n)?;
         let rows = shape.rows();
         if i32::try_from(shape.classes).is_err() {
             return Err(unsupported("more than 2^31 classes on a GPU"));
@@ -271,15 +286,19 @@ impl Request {
         if indices.is_none() && kernel.ignore_index.is_some_and(|i| i >= 0) {
             return Err(unsupported("an ignored class with dense targets"));
         }
+        let len = |m: &Memory| m.len;
+        self.report.check((kernel.loss, takes.report.is_some()), indices.is_some(), rows, (len, len))?;
         indices.map_or(Ok(()), |i| check_len("target", rows, i.len))?;
         Ok(Sizes { losses: rows, dims: [shape.outer, shape.classes, shape.inner], weight, each })
     }
 
     fn check_regions(&self, kernel: &Kernel) -> Result<Sizes> {
+        self.refuse_report(kernel)?;
         let n = self.input.len;
         let unsupported = |what| Error::Unsupported { loss: kernel.loss, what };
         let shape = self.shape.ok_or(unsupported("a call without a shape"))?;
         shape.check_input(n)?;
+        self.check_third(kernel, n)?;
         let background = usize::from(kernel.flags & super::params::NO_BACKGROUND != 0);
         if shape.classes == background {
             return Err(unsupported("leaving out the background of a single channel"));
@@ -302,6 +321,27 @@ impl Request {
             indices => check_len("target", shape.rows(), indices.parts().1.len)?,
         }
         Ok(Sizes { losses: regions, dims: [shape.outer, shape.classes, shape.inner], weight, each })
+    }
+
+    /// Of what has no rows.
+    fn refuse_report(&self, kernel: &Kernel) -> Result<()> {
+        self.report.check((kernel.loss, false), true, 0, (|m| m.len, |m| m.len))
+    }
+
+    /// The third tensor, which is of this length where the loss takes one.
+    fn check_third(&self, kernel: &Kernel, len: usize) -> Result<()> {
+        let unsupported = |what| Err(Error::Unsupported { loss: kernel.loss, what });
+        match (kernel.takes.third, self.third, self.grad_third) {
+            (false, None, None) => return Ok(()),
+            (false, ..) => return unsupported("a third tensor"),
+            (true, None, _) => return unsupported("a call without its third tensor"),
+            (true, Some(third), _) => check_len("third", len, third.len)?,
+        }
+        match self.grad_third {
+            Some(_) if !kernel.takes.grad_third => unsupported("a gradient for the third tensor"),
+            Some(grad) => check_len("grad_third", len, grad.len),
+            None => Ok(()),
+        }
     }
 
     /// The weights, and how many consecutive losses of `n` share one.

@@ -6,6 +6,7 @@ use crate::cpu::softmax::{BlockSum, Logits, Softmax, Visit};
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::bce::check_smoothing;
+use crate::loss::reporting::Reporting;
 use crate::loss::target_weights::TargetWeights;
 use crate::params::CrossEntropyParams;
 use crate::shape::Shape;
@@ -113,7 +114,10 @@ impl Loss for CrossEntropy {
 }
 impl Run for CrossEntropy {
     fn run(&self, request: AnyRequest<'_>) -> Result<f32> {
-        for_request!(request, |r| rowwise::run(*self, r))
+        for_request!(request, |r| match r.extras.report.is_asked_for() {
+            false => rowwise::run(*self, r),
+            true => rowwise::run(Reporting(*self), r),
+        })
     }
 }
 
@@ -245,10 +249,7 @@ impl Rowwise for CrossEntropy {
 
     #[cfg_attr(optimized, inline(always))]
     fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
-        match row.target {
-            RowTarget::Class(t) if self.params.smoothing == 0.0 => self.hard_row(s, row, t),
-            _ => self.soft_row(s, row),
-        }
+        self.one_row(s, row, ()).1
     }
 }
 
@@ -301,15 +302,43 @@ fn weights<S: Machine, T: Element>(rows: &Rows<'_, '_, S, T>, c: usize, on_targe
 }
 
 impl CrossEntropy {
+    /// One row, its softmax seen by somebody else too: the softmax, the visitor, and the value.
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn one_row<S: Machine, T: Element, V: Visit<S, T>>(
+        &self,
+        s: S,
+        row: &mut Row<'_, T>,
+        visitor: V,
+    ) -> ((Softmax, V), f64) {
+        match row.target {
+            RowTarget::Class(t) if self.params.smoothing == 0.0 => self.hard_row(s, row, t, visitor),
+            _ => self.soft_row(s, row, visitor),
+        }
+    }
+
+    /// The logit of class `t`.
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn logit<S: Machine, T: Element>(&self, s: S, row: &Row<'_, T>, t: usize) -> f32 {
+        // In the chunk that it is in.
+        let (at, near) = (t - t % LANES, Part(LANES.min(row.classes - (t - t % LANES))));
+        Capped::new(self.params.softcap).at(s, row, at, near).to_array()[t % LANES]
+    }
+
     /// A row whose target is one class.
     #[cfg_attr(optimized, inline(always))]
-    fn hard_row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>, t: usize) -> f64 {
+    fn hard_row<S: Machine, T: Element, V: Visit<S, T>>(
+        &self,
+        s: S,
+        row: &mut Row<'_, T>,
+        t: usize,
+        mut visitor: V,
+    ) -> ((Softmax, V), f64) {
         let (z_loss, logits) = (self.params.z_loss, Capped::new(self.params.softcap));
         // The chunk that the target is in.
         let (at, near) = (t - t % LANES, Part(LANES.min(row.classes - (t - t % LANES))));
         let weight = row.class_weight_at(t);
-        let u = logits.at(s, row, at, near).to_array()[t % LANES];
-        let softmax = Softmax::new(s, row, 0, logits, &mut ());
+        let u = self.logit(s, row, t);
+        let softmax = Softmax::new(s, row, 0, logits, &mut visitor);
         let mass = f64::from(weight);
         // Zero times minus infinity is a masked class that the target does not ask for.
         let cost = if weight == 0.0 { 0.0 } else { mass * (f64::from(softmax.max) - f64::from(u)) };
@@ -345,17 +374,24 @@ impl CrossEntropy {
             row.put(s, at, near, logits.chain(row, at, near, grad));
             others!((at + LANES).min(row.classes)..row.classes);
         }
-        Self::value(&softmax, mass, cost, z_loss)
+        let value = Self::value(&softmax, mass, cost, z_loss);
+        ((softmax, visitor), value)
     }
 
     /// A row whose target has weight on many classes.
     #[cfg_attr(optimized, inline(always))]
-    fn soft_row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
+    fn soft_row<S: Machine, T: Element, V: Visit<S, T>>(
+        &self,
+        s: S,
+        row: &mut Row<'_, T>,
+        visitor: V,
+    ) -> ((Softmax, V), f64) {
         let CrossEntropyParams { smoothing, z_loss, .. } = self.params;
         let logits = Capped::new(self.params.softcap);
         let weights = TargetWeights::new(row, smoothing);
-        let mut sums = TargetSums { weights, mass: BlockSum::new(s), cost: BlockSum::new(s) };
-        let softmax = Softmax::new(s, row, 0, logits, &mut sums);
+        let mut both = (TargetSums { weights, mass: BlockSum::new(s), cost: BlockSum::new(s) }, visitor);
+        let softmax = Softmax::new(s, row, 0, logits, &mut both);
+        let (sums, visitor) = both;
         let (mass, cost) = (sums.mass.sum(), sums.cost.sum());
         // Before the gradient of the input, which in place overwrites the logits.
         if row.wants_grad_target() {
@@ -374,7 +410,8 @@ impl CrossEntropy {
                 row.put(s, k, p, logits.chain(row, k, p, grad));
             });
         }
-        Self::value(&softmax, mass, cost, z_loss)
+        let value = Self::value(&softmax, mass, cost, z_loss);
+        ((softmax, visitor), value)
     }
 
     #[cfg_attr(optimized, inline(always))]
@@ -414,5 +451,6 @@ crate::cuda::kernel::kernel!(CrossEntropy, |l| {
         p if p.smoothing != 0.0 => ("cross_entropy_every", "cross_entropy_every"),
         _ => ("cross_entropy", "cross_entropy_every"),
     };
-    Kernel::rows(l, "cross_entropy", name, l.params).dense(dense)
+    let report = if l.params.softcap != 0.0 { "cross_entropy_softcap_report" } else { "cross_entropy_report" };
+    Kernel::rows(l, "cross_entropy", name, l.params).dense(dense).with_report(report)
 });

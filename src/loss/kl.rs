@@ -312,8 +312,8 @@ rowwise_loss!(Distillation);
 class_methods!(Distillation);
 
 #[derive(Clone, Copy)]
-struct Student {
-    inv_temperature: f32,
+pub(super) struct Student {
+    pub(super) inv_temperature: f32,
 }
 
 impl Logits for Student {
@@ -324,8 +324,8 @@ impl Logits for Student {
 }
 
 #[derive(Clone, Copy)]
-struct Teacher {
-    inv_temperature: f32,
+pub(super) struct Teacher {
+    pub(super) inv_temperature: f32,
 }
 
 impl Logits for Teacher {

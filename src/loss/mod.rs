@@ -3,43 +3,62 @@
 use crate::cpu::simd::{F32s, Mask, Operand, Simd};
 
 mod bce;
+mod boxes;
 mod combine;
 pub(crate) mod cross_entropy;
 mod cross_entropy_probs;
 mod custom;
 mod dice;
+mod dpo;
 mod focal;
 mod gan;
+mod gaussian_nll;
 mod hinge;
 mod huber;
+mod jsd;
 mod kl;
+mod log_cosh;
 mod mae;
 mod margin;
 mod mse;
 mod nll;
 mod penalty;
+mod poisson_nll;
+mod quantile;
+mod ranking;
 #[allow(unsafe_code)] // loads and stores of its own, for it fits no skeleton
 mod relativistic;
+mod reporting;
+mod soft_margin;
 mod target_weights;
 
 pub use bce::{Bce, BceWithLogits};
+pub use boxes::BoxIou;
 pub(crate) use combine::Refused;
 pub use combine::{Combination, Combined, CombinedRegions, Weighted};
 pub use cross_entropy::CrossEntropy;
 pub use cross_entropy_probs::CrossEntropyProbs;
 pub use custom::Custom;
 pub use dice::{DiceLoss, TverskyLoss};
+pub use dpo::{Dpo, DpoVariant};
 pub use focal::{SigmoidFocal, SoftmaxFocal};
 pub use gan::{GanLoss, GanMode, GanTerm};
+pub use gaussian_nll::GaussianNll;
 pub use hinge::{Hinge, HingeLabels, SquaredHinge};
 pub use huber::{Huber, SmoothL1};
+pub use jsd::Jsd;
 pub use kl::{Distillation, KlDiv, KlDivProbs};
+pub use log_cosh::LogCosh;
 pub use mae::Mae;
 pub use margin::{CategoricalHinge, MultiMargin};
 pub use mse::Mse;
 pub use nll::Nll;
 pub use penalty::GradientPenalty;
+pub use poisson_nll::PoissonNll;
+pub use quantile::Quantile;
+pub use ranking::MarginRanking;
 pub use relativistic::{RelativisticAverage, RelativisticPair};
+pub use soft_margin::SoftMargin;
 
 /// Makes a [`Pointwise`](crate::cpu::elementwise::Pointwise) type a [`Loss`](crate::Loss).
 macro_rules! elementwise_loss {

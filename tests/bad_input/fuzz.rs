@@ -173,6 +173,12 @@ fn no_option_that_was_taken_makes_a_call_panic() {
                 DiceLoss::new().smooth_nr(a).and_then(|l| l.smooth_dr(b)) => |l| l.call(&x, dense, [1, rows, classes]);
                 DiceLoss::new().sigmoid().smooth(a) => |l| l.call(&x, dense, [rows, classes, 1]);
                 TverskyLoss::new(a, b).and_then(|l| l.softmax().smooth(c)) => |l| l.call(&x, indices, shape);
+                MarginRanking::new(a) => |l| l.call(&x, &t, &x);
+                Dpo::new(a).and_then(|l| l.label_smoothing(b)) => |l| l.call(&x, &t, &t);
+                Jsd::new().beta(a).and_then(|l| l.temperature(b)) => |l| l.call(&x, dense, shape);
+                Quantile::new(a) => |l| l.call(&x, &t);
+                PoissonNll::new().eps(a) => |l| l.log_input(false).full(true).call(&x, &t);
+                GaussianNll::new().eps(a) => |l| l.full(true).call(&x, &t, &x);
                 GanLoss::new(GanMode::LeastSquares).real_label(a) => |l| l.real_term().call(&x);
             }
         }

@@ -61,6 +61,16 @@ const SETTERS: &[Setter] = &[
     ("smooth_nr", |x| TverskyLoss::default().smooth(x).map(drop), &[0.0, HUGE], &[-TINY, INF, -INF, NAN]),
     ("alpha", |x| TverskyLoss::new(x, 0.5).map(drop), &[0.0, HUGE], &[-TINY, INF, -INF, NAN]),
     ("beta", |x| TverskyLoss::new(0.5, x).map(drop), &[0.0, HUGE], &[-TINY, INF, -INF, NAN]),
+    ("quantile", |x| Quantile::new(x).map(drop), &[TINY, 0.999], &[0.0, 1.0, -TINY, INF, -INF, NAN]),
+    ("eps", |x| PoissonNll::new().eps(x).map(drop), &[0.0, TINY, HUGE], &[-TINY, INF, -INF, NAN]),
+    ("eps", |x| GaussianNll::new().eps(x).map(drop), &[f32::MIN_POSITIVE, HUGE], &[0.0, TINY, -1.0, INF, -INF, NAN]),
+    ("margin", |x| MarginRanking::new(x).map(drop), &[0.0, -1.0, HUGE], &[INF, -INF, NAN]),
+    ("beta", |x| Dpo::new(x).map(drop), &[1e-37, HUGE], &[0.0, TINY, -1.0, INF, -INF, NAN]),
+    ("label_smoothing", |x| Dpo::default().label_smoothing(x).map(drop), &[0.0, 0.499], &[0.5, -TINY, INF, NAN]),
+    ("beta", |x| Jsd::new().beta(x).map(drop), &[TINY, 1.0], &[0.0, -TINY, 1.0001, INF, -INF, NAN]),
+    ("temperature", |x| Jsd::new().temperature(x).map(drop), &[1e-30, 1e18], &[0.0, -1.0, TINY, INF, -INF, NAN]),
+    ("gamma", |x| TverskyLoss::default().focal(x).map(drop), &[TINY, HUGE], &[0.0, -0.0, -1.0, INF, -INF, NAN]),
+    ("eps", |x| BoxIou::iou().eps(x).map(drop), &[f32::MIN_POSITIVE, HUGE], &[0.0, TINY, -1.0, INF, -INF, NAN]),
     ("real_label", |x| GanLoss::default().real_label(x).map(drop), &[0.0, 1.0], &[-TINY, 1.0001, INF, -INF, NAN]),
 ];
 

@@ -105,6 +105,12 @@ pub fn rows(input: fn(&mut Rng) -> f64) -> super::DrawRow {
     Box::new(move |rng, round, classes, _| (0..classes).map(|_| round(input(rng))).collect())
 }
 
+/// `x1, y1, x2, y2`, each a whole number and `part` to `part + 0.3`: clear of the edges of boxes of another part.
+pub fn corners(rng: &mut Rng, part: f64) -> Vec<f64> {
+    let [x, y, w, h] = [(); 4].map(|()| rng.below(3));
+    [x, y, x + w + 1, y + h + 1].map(|whole| whole as f64 + part + rng.uniform(0.0, 0.3)).to_vec()
+}
+
 /// A distribution, a one-hot one every fourth time; some classes have nothing.
 fn distribution(rng: &mut Rng, classes: usize, always_hard: bool) -> Vec<f64> {
     let mut q = vec![0.0; classes];
@@ -197,6 +203,7 @@ pub struct Problem<T> {
     pub dims: Dims,
     pub input: Vec<T>,
     pub labels: Labels<T>,
+    pub third: Option<Vec<T>>,
     pub class_weight: Option<Vec<f32>>,
 }
 
@@ -222,8 +229,9 @@ impl<T: Element> Problem<T> {
                         indices.push(index);
                         class = usize::try_from(index).ok().filter(|&t| t < dims.classes);
                     } else if let Targets::Dense(kind) = case.targets {
-                        let teacher = kind == Dense::Logits;
+                        let teacher = matches!(kind, Dense::Logits | Dense::Boxes);
                         let q = match kind {
+                            Dense::Boxes => corners(&mut rng, 0.6),
                             Dense::Logits => (0..dims.classes).map(|_| logit(&mut rng)).collect(),
                             _ => distribution(&mut rng, dims.classes, kind == Dense::OneHot),
                         };
@@ -246,6 +254,10 @@ impl<T: Element> Problem<T> {
                 }
             }
         }
+        let third = case.third.map(|(draw, _)| {
+            let third = input.iter().zip(&dense).map(|(&x, &t)| round::<T>(draw(&mut rng, x, t)));
+            third.map(|x| T::from_f32(x as f32)).collect()
+        });
         let storage = |x: Vec<f64>| x.into_iter().map(|x| T::from_f32(x as f32)).collect();
         let labels = match case.targets {
             Targets::Nothing => Labels::Nothing,
@@ -253,7 +265,7 @@ impl<T: Element> Problem<T> {
             Targets::Index => Labels::indices(indices, rng.below(4)),
         };
         let class_weight = case.class_weights(dims).map(|n| (0..n).map(|_| rng.uniform(0.25, 2.0) as f32).collect());
-        Problem { dims, input: storage(input), labels, class_weight }
+        Problem { dims, input: storage(input), labels, third, class_weight }
     }
 
     /// The shape, if the loss has a class axis.

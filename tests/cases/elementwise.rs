@@ -22,7 +22,9 @@ pub fn cases() -> Vec<Case> {
     binary_cross_entropies(&mut cases);
     hinges(&mut cases);
     divergences(&mut cases);
+    likelihoods(&mut cases);
     focals(&mut cases);
+    preferences(&mut cases);
     gan_terms(&mut cases);
     custom(&mut cases);
     sums(&mut cases);
@@ -68,6 +70,18 @@ fn distances(cases: &mut Vec<Case>) {
     }
     let value = |x, t, _| book::smooth_l1(x, t, 0.0);
     cases.push(case("smooth_l1[beta=0]", SmoothL1::new(0.0).unwrap(), clear_of(0.0), value).grad_target(STEP));
+    // Errors small and large.
+    let close: fn(&mut Rng) -> f64 = |rng| rng.uniform(-0.5, 0.5);
+    for (range, number) in [("", logit as fn(&mut Rng) -> f64), ("[close]", close)] {
+        let draw = pairs(number, number, anywhere);
+        let name = format!("log_cosh{range}");
+        cases.push(case(name, LogCosh::new(), draw, |x, t, _| book::log_cosh(x, t)).grad_target(STEP));
+    }
+    for q in [0.5f32, 0.1, 0.95] {
+        let value = move |x, t, _| book::quantile(x, t, q.into());
+        let loss = Quantile::new(q).unwrap();
+        cases.push(case(format!("quantile[q={q}]"), loss, clear_of(0.0), value).grad_target(STEP));
+    }
 }
 
 fn binary_cross_entropies(cases: &mut Vec<Case>) {
@@ -112,12 +126,36 @@ fn hinges(cases: &mut Vec<Case>) {
         ("keras, signed", HingeLabels::Keras, signed_label, signed),
         ("keras, zero-one", HingeLabels::Keras, hard_label, zero_one),
     ];
+    let value = |x, y, _| book::soft_margin(x, y);
+    cases.push(case("soft_margin", SoftMargin::new(), pairs(logit, signed_label, anywhere), value));
     for (kind, labels, label, y) in kinds {
         let draw = move || pairs(logit, label, move |x, t| (1.0 - y(t) * x).abs() > CLEAR);
         let value = move |x, t, _| book::hinge(x, y(t));
         cases.push(case(format!("hinge[{kind}]"), Hinge::new().labels(labels), draw(), value));
         let value = move |x, t, _| book::squared_hinge(x, y(t));
         cases.push(case(format!("squared_hinge[{kind}]"), SquaredHinge::new().labels(labels), draw(), value));
+    }
+}
+
+fn likelihoods(cases: &mut Vec<Case>) {
+    let count: fn(&mut Rng) -> f64 = |rng| rng.below(12) as f64;
+    for full in [false, true] {
+        let loss = PoissonNll::new().full(full);
+        let value = move |x, t, _| book::poisson_nll(x, t, full);
+        let draw = pairs(|rng| rng.uniform(-3.0, 3.0), count, anywhere);
+        cases.push(case(name("poisson_nll", &[(full, "full")]), loss, draw, value));
+        for eps in [1e-8f32, 0.25] {
+            let loss = loss.log_input(false).eps(eps).unwrap();
+            let value = move |x, t, _| book::poisson_nll_rate(x, t, full, eps.into());
+            let draw = pairs(|rng| rng.uniform(0.1, 12.0), count, anywhere);
+            let options = [(true, "rate"), (full, "full"), (eps != 1e-8, "eps")];
+            cases.push(case(name("poisson_nll", &options), loss, draw, value));
+        }
+        let loss = GaussianNll::new().full(full).eps(0.25).unwrap();
+        let value = move |x, t, var| book::gaussian_nll(x, t, var, full, 0.25);
+        let name = name("gaussian_nll", &[(full, "full")]);
+        let draw = pairs(|rng| rng.uniform(-4.0, 4.0), |rng| rng.uniform(-4.0, 4.0), anywhere);
+        cases.push(case(name, loss, draw, value).grad_target(STEP).with_third(|rng, _, _| rng.uniform(0.3, 4.0), STEP));
     }
 }
 
@@ -152,6 +190,34 @@ fn focals(cases: &mut Vec<Case>) {
     let draw = pairs(logit, logit, anywhere);
     let value = |x, t, _| book::relativistic_pair(x, t);
     cases.push(case("relativistic_pair", RelativisticPair, draw, value).grad_target(STEP));
+}
+
+fn preferences(cases: &mut Vec<Case>) {
+    for margin in [0.0f32, 0.75] {
+        let loss = MarginRanking::new(margin).unwrap();
+        let draw = pairs(logit, logit, move |x, t| ((x - t).abs() - f64::from(margin)).abs() > CLEAR);
+        let value = move |x, t, y| book::margin_ranking(x, t, y, margin.into());
+        let case = case(format!("margin_ranking[margin={margin}]"), loss, draw, value);
+        cases.push(case.grad_target(STEP).with_third(|rng, _, _| signed_label(rng), None));
+    }
+    let log_ratio: super::DrawThird = |rng, _, _| rng.uniform(-4.0, 4.0);
+    for (smoothing, beta) in [(0.0f32, 0.5f32), (0.1, 0.5), (0.0, 0.1)] {
+        let loss = Dpo::new(beta).unwrap().label_smoothing(smoothing).unwrap();
+        let value = move |x, t, r| book::dpo(x, t, r, beta.into(), smoothing.into());
+        let case = case(format!("dpo[beta={beta}+smoothing={smoothing}]"), loss, pairs(logit, logit, anywhere), value);
+        cases.push(case.grad_target(STEP).with_third(log_ratio, None));
+    }
+    let loss = Dpo::new(0.5).unwrap().variant(DpoVariant::Hinge);
+    let clear: super::DrawThird = |rng, x, t| {
+        let mut ratios = (0..).map(|_| rng.uniform(-4.0, 4.0));
+        ratios.find(|r| (1.0 - 0.5 * (x - t - r)).abs() > 3.0 * CLEAR).expect("without end")
+    };
+    let case_of = |name: &str, loss, value: fn(f64, f64, f64) -> f64, draw| {
+        case(name, loss, pairs(logit, logit, anywhere), value).grad_target(STEP).with_third(draw, None)
+    };
+    cases.push(case_of("dpo[hinge]", loss, |x, t, r| book::dpo_hinge(x, t, r, 0.5), clear));
+    let loss = Dpo::new(0.25).unwrap().variant(DpoVariant::Ipo);
+    cases.push(case_of("dpo[ipo]", loss, |x, t, r| book::dpo_ipo(x, t, r, 0.25), log_ratio));
 }
 
 fn gan_terms(cases: &mut Vec<Case>) {

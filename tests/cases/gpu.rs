@@ -134,7 +134,8 @@ struct OnGpu<'a, T>(Job<'a, T>);
 impl<T: Element> Apply for OnGpu<'_, T> {
     fn to<L: Loss>(self, loss: L) -> Result<f32> {
         let cuda = cuda().expect("whoever comes here has asked");
-        let Job { input, target, shape, weight, class_weight, grad_output, accumulate, grad_target, verb } = self.0;
+        let Job { input, target, shape, weight, class_weight, grad_output, accumulate, grad_target, .. } = self.0;
+        let Job { third, grad_third, verb, .. } = self.0;
         let target = Targets::new(cuda, target);
         let (weights, per_sample) = match weight {
             Weight::None => (None, false),
@@ -143,6 +144,8 @@ impl<T: Element> Apply for OnGpu<'_, T> {
         };
         let class_weight = class_weight.map(|w| Copied::new(cuda, w));
         let mut target_grad = grad_target.as_deref().map(|g| Copied::new(cuda, g));
+        let third = third.map(|x| Copied::new(cuda, x));
+        let mut third_grad = grad_third.as_deref().map(|g| Copied::new(cuda, g));
         let scale = Copied::new(cuda, &[grad_output]);
         let asked = match &verb {
             Verb::Forward(r) | Verb::ForwardBackward(r, _) | Verb::Backward(r, _) | Verb::InPlace(r, _) => Some(*r),
@@ -178,6 +181,12 @@ impl<T: Element> Apply for OnGpu<'_, T> {
                 }
                 if let Some(g) = &mut target_grad {
                     call = call.grad_target(g.get_mut());
+                }
+                if let Some(x) = &third {
+                    call = call.third(x.get());
+                }
+                if let Some(g) = &mut third_grad {
+                    call = call.grad_third(g.get_mut());
                 }
                 call
             }};
@@ -240,6 +249,9 @@ impl<T: Element> Apply for OnGpu<'_, T> {
             from.back(cuda, to);
         }
         if let (Some(from), Some(to)) = (target_grad, grad_target) {
+            from.back(cuda, to);
+        }
+        if let (Some(from), Some(to)) = (third_grad, grad_third) {
             from.back(cuda, to);
         }
         let mut read = [0.0];

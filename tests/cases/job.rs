@@ -14,6 +14,9 @@ pub struct Job<'a, T> {
     pub grad_output: f32,
     pub accumulate: bool,
     pub grad_target: Option<&'a mut [T]>,
+    /// For losses of three tensors.
+    pub third: Option<&'a [T]>,
+    pub grad_third: Option<&'a mut [T]>,
     pub verb: Verb<'a, T>,
 }
 
@@ -59,7 +62,8 @@ impl<'a, T: Element> Job<'a, T> {
         call: impl FnOnce(&'a [T], Target<'a, T>, Option<Shape>) -> Call<'a, L, T>,
         in_place: impl FnOnce(&'a mut [T], Target<'a, T>, Option<Shape>) -> Call<'a, L, T, &'a mut [T]>,
     ) -> Result<f32> {
-        let Job { input, target, shape, weight, class_weight, grad_output, accumulate, grad_target, verb } = self;
+        let Job { input, target, shape, weight, class_weight, grad_output, accumulate, grad_target, .. } = self;
+        let Job { third, grad_third, verb, .. } = self;
         macro_rules! with_extras {
             ($call:expr) => {{
                 let mut call = $call.grad_output(grad_output);
@@ -76,6 +80,12 @@ impl<'a, T: Element> Job<'a, T> {
                 }
                 if let Some(grad) = grad_target {
                     call = call.grad_target(grad);
+                }
+                if let Some(third) = third {
+                    call = call.third(third);
+                }
+                if let Some(grad) = grad_third {
+                    call = call.grad_third(grad);
                 }
                 call
             }};
@@ -124,11 +134,12 @@ pub trait Apply {
 
 /// Declares [`AnyLoss`].
 macro_rules! any_loss {
-    (elementwise: $($e:ident)*; classes: $($c:ident)*;) => {
+    (elementwise: $($e:ident)*; of_three: $($e3:ident)*; classes: $($c:ident)*;) => {
         /// A loss of the crate with its options.
         #[derive(Clone, Copy, Debug)]
         pub enum AnyLoss {
             $($e($e),)*
+            $($e3($e3),)*
             $($c($c),)*
             GanTerm(GanTerm),
             GradientPenalty(GradientPenalty),
@@ -142,6 +153,11 @@ macro_rules! any_loss {
                         |x, t, _| l.call(x, dense(t)),
                         |x, t, _| l.call_in_place(x, dense(t)),
                     ),)*
+                    // The third tensor is among what is added to any call.
+                    $(AnyLoss::$e3(l) => job.run(
+                        |x, t, _| l.call(x, dense(t), &[]),
+                        |x, t, _| l.call_in_place(x, dense(t), &[]),
+                    ),)*
                     $(AnyLoss::$c(l) => job.run(
                         |x, t, s| l.call(x, t, shaped(s)),
                         |x, t, s| l.call_in_place(x, t, shaped(s)),
@@ -154,7 +170,7 @@ macro_rules! any_loss {
             }
         }
 
-        any_loss!(from: $($e)* $($c)* GanTerm GradientPenalty);
+        any_loss!(from: $($e)* $($e3)* $($c)* GanTerm GradientPenalty);
     };
     (from: $($l:ident)*) => {
         impl AnyLoss {
@@ -173,7 +189,8 @@ macro_rules! any_loss {
 }
 any_loss! {
     elementwise: Mse Mae Huber SmoothL1 Bce BceWithLogits Hinge SquaredHinge KlDiv KlDivProbs SigmoidFocal
-        RelativisticPair Combined Custom;
+        RelativisticPair Combined Custom LogCosh Quantile PoissonNll SoftMargin;
+    of_three: GaussianNll MarginRanking Dpo;
     classes: CrossEntropy CrossEntropyProbs Nll SoftmaxFocal CategoricalHinge MultiMargin Distillation DiceLoss
-        TverskyLoss;
+        TverskyLoss Jsd BoxIou;
 }

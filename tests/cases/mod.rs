@@ -33,6 +33,9 @@ pub type ElementValue = Box<dyn Fn(f64, f64, f64) -> f64 + Send + Sync>;
 /// The value of a row: inputs, what the target puts on each class, class weights.
 pub type RowValue = Box<dyn Fn(&[f64], &[f64], &[f64]) -> f64 + Send + Sync>;
 
+/// Draws an element of the third tensor, given those of input and target.
+pub type DrawThird = fn(&mut Rng, f64, f64) -> f64;
+
 /// One row of the table: a loss with its options.
 pub struct Case {
     /// `loss[option+option]`
@@ -49,6 +52,11 @@ pub struct Case {
     /// The step of numerical differentiation for the input; for the target too, if the loss has that gradient.
     pub step: Step,
     pub target_step: Option<Step>,
+    /// The third tensor of a loss of three: how it is drawn, and the step for its gradient, if the loss has that. The value of an
+    /// element gets it in the place of the class weight.
+    pub third: Option<(DrawThird, Option<Step>)>,
+    /// How many numbers a row has, if the loss is of such rows alone.
+    pub classes: Option<usize>,
 }
 
 /// What one loss of a case is a loss of, how that is drawn, and its definition.
@@ -77,6 +85,8 @@ pub enum Dense {
     Distribution,
     OneHot,
     Logits,
+    /// Corners of boxes.
+    Boxes,
 }
 
 /// The step of a central difference.
@@ -111,6 +121,8 @@ impl Case {
             mean_by_class_weight: false,
             step: STEP,
             target_step: None,
+            third: None,
+            classes: None,
         }
     }
 
@@ -124,9 +136,19 @@ impl Case {
         self
     }
 
+    fn with_third(mut self, draw: DrawThird, step: impl Into<Option<Step>>) -> Self {
+        self.third = Some((draw, step.into()));
+        self
+    }
+
     fn with_class_weight(mut self, class_weight: bool) -> Self {
         self.class_weight = class_weight;
         self
+    }
+
+    /// These, or with as many classes as there must be.
+    pub fn fit(&self, dims: Dims) -> Dims {
+        Dims { classes: self.classes.unwrap_or(dims.classes), ..dims }
     }
 
     /// The number of class weights the case is called with.

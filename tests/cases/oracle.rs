@@ -20,6 +20,8 @@ pub struct Oracle {
     pub slopes: Vec<Slope>,
     /// Derivatives for the targets, if the case has them.
     pub target_slopes: Vec<Slope>,
+    /// Derivatives for the third tensor, likewise.
+    pub third_slopes: Vec<Slope>,
 }
 
 /// The derivative of one loss for one element.
@@ -46,6 +48,7 @@ struct View<'a> {
     x: Vec<f64>,
     /// Dense targets, or index targets as one-hot ones; zeros if there are none.
     t: Vec<f64>,
+    third: Option<Vec<f64>>,
     indices: Option<Vec<i64>>,
     /// One a class.
     class_weight: Vec<f64>,
@@ -63,9 +66,10 @@ impl Oracle {
             class_weights: Vec::new(),
             slopes: Vec::new(),
             target_slopes: Vec::new(),
+            third_slopes: Vec::new(),
         };
         for group in &groups {
-            oracle.losses.extend(view.values(group, &view.inputs(group), &view.targets(group)));
+            oracle.losses.extend(view.values(group, &view.inputs(group), &view.targets(group), &view.thirds(group)));
         }
         for loss in 0..oracle.losses.len() {
             let (count, class_weight) = view.counts(loss);
@@ -79,7 +83,7 @@ impl Oracle {
     }
 
     fn differentiate(&mut self, view: &View<'_>, group: &Group, k: usize) {
-        let (mut x, mut t) = (view.inputs(group), view.targets(group));
+        let (mut x, mut t, mut third) = (view.inputs(group), view.targets(group), view.thirds(group));
         let element = group.first + k * group.stride;
         let push = |slopes: Vec<f64>, out: &mut Vec<Slope>| {
             let losses = group.losses.clone();
@@ -88,16 +92,25 @@ impl Oracle {
         let at = x[k];
         let slopes = central(view.case.step, at, |moved| {
             x[k] = moved;
-            view.values(group, &x, &t)
+            view.values(group, &x, &t, &third)
         });
         x[k] = at;
         push(slopes, &mut self.slopes);
         if let Some(step) = view.case.target_step {
-            let slopes = central(step, t[k], |moved| {
+            let at = t[k];
+            let slopes = central(step, at, |moved| {
                 t[k] = moved;
-                view.values(group, &x, &t)
+                view.values(group, &x, &t, &third)
             });
+            t[k] = at;
             push(slopes, &mut self.target_slopes);
+        }
+        if let Some((_, Some(step))) = view.case.third {
+            let slopes = central(step, third[k], |moved| {
+                third[k] = moved;
+                view.values(group, &x, &t, &third)
+            });
+            push(slopes, &mut self.third_slopes);
         }
     }
 }
@@ -133,7 +146,8 @@ impl<'a> View<'a> {
             Some(w) => w.iter().map(|&w| w.into()).collect(),
             None => vec![1.0; dims.classes],
         };
-        View { case, dims, x: wide(&problem.input), t, indices, class_weight }
+        let third = problem.third.as_deref().map(wide);
+        View { case, dims, x: wide(&problem.input), t, third, indices, class_weight }
     }
 
     fn groups(&self) -> Vec<Group> {
@@ -165,11 +179,18 @@ impl<'a> View<'a> {
         (0..group.len).map(|k| self.t[group.first + k * group.stride]).collect()
     }
 
-    /// The losses of a group, were these its inputs and targets.
-    fn values(&self, group: &Group, x: &[f64], t: &[f64]) -> Vec<f64> {
+    /// Nothing of a loss of two tensors.
+    fn thirds(&self, group: &Group) -> Vec<f64> {
+        let third = self.third.iter();
+        third.flat_map(|third| (0..group.len).map(|k| third[group.first + k * group.stride])).collect()
+    }
+
+    /// The losses of a group, were these its inputs, targets and third tensor.
+    fn values(&self, group: &Group, x: &[f64], t: &[f64], third: &[f64]) -> Vec<f64> {
         match &self.case.family {
             Family::Elements { value, .. } => {
-                vec![value(x[0], t[0], self.class_weight[group.first % self.dims.classes])]
+                let class_weight = self.class_weight[group.first % self.dims.classes];
+                vec![value(x[0], t[0], third.first().copied().unwrap_or(class_weight))]
             }
             Family::Rows { .. } if self.ignored(group.losses.start) => vec![0.0],
             Family::Rows { value, .. } => vec![value(x, t, &self.class_weight)],

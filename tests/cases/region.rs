@@ -30,11 +30,18 @@ pub fn cases() -> Vec<Case> {
                 squared_pred,
                 smooth_nr: nr.into(),
                 smooth_dr: dr.into(),
+                gamma: 1.0,
             };
             cases.push(case("dice", loss, options, foreground == jaccard, batch ^ jaccard ^ squared_pred));
         }
-        for (batch, (alpha, beta)) in [(false, (0.3f32, 0.7f32)), (true, (0.5, 0.5)), (false, (1.0, 0.25))] {
-            let loss = TverskyLoss::new(alpha, beta).unwrap().batch(batch);
+        for (batch, (alpha, beta), gamma) in [
+            (false, (0.3f32, 0.7f32), 1.0f32),
+            (true, (0.5, 0.5), 1.0),
+            (false, (1.0, 0.25), 1.0),
+            (false, (0.4, 0.6), 0.75),
+            (true, (0.25, 0.5), 2.0),
+        ] {
+            let loss = TverskyLoss::new(alpha, beta).unwrap().focal(gamma).unwrap().batch(batch);
             let loss: AnyLoss = match activation {
                 Activation::None => loss.into(),
                 Activation::Sigmoid => loss.sigmoid().into(),
@@ -48,8 +55,14 @@ pub fn cases() -> Vec<Case> {
                 squared_pred: false,
                 smooth_nr: 1.0,
                 smooth_dr: 1.0,
+                gamma: gamma.into(),
             };
-            cases.push(case(&format!("tversky[{alpha}, {beta}]"), loss, options, batch, alpha == 1.0));
+            let name = if gamma == 1.0 {
+                format!("tversky[{alpha}, {beta}]")
+            } else {
+                format!("tversky[{alpha}, {beta}, focal {gamma}]")
+            };
+            cases.push(case(&name, loss, options, batch, alpha == 1.0));
         }
     }
     cases

@@ -24,7 +24,9 @@ pub fn cases() -> Vec<Case> {
     focals(&mut cases);
     margins(&mut cases);
     distillations(&mut cases);
+    jensen_shannons(&mut cases);
     penalties(&mut cases);
+    boxes(&mut cases);
     cases
 }
 
@@ -195,6 +197,25 @@ fn distillations(cases: &mut Vec<Case>) {
         let by = if by_t2 { "" } else { "+not by T^2" };
         let name = format!("distillation[T={temperature}{by}]");
         cases.push(case(name, loss, Targets::Dense(Dense::Logits), rows(logit), value).grad_target(STEP));
+    }
+}
+
+fn jensen_shannons(cases: &mut Vec<Case>) {
+    for (beta, temperature) in [(0.5f32, 1.0f32), (0.1, 2.0), (0.9, 1.0), (1.0, 1.0)] {
+        let loss = Jsd::new().beta(beta).unwrap().temperature(temperature).unwrap();
+        let value = move |x: &[f64], t: &[f64], _: &[f64]| book::jsd(x, t, beta.into(), temperature.into());
+        let name = format!("jsd[beta={beta}+T={temperature}]");
+        cases.push(case(name, loss, Targets::Dense(Dense::Logits), rows(logit), value).grad_target(STEP));
+    }
+}
+
+/// CIoU, whose alpha is a constant to its gradient, is among the golden values.
+fn boxes(cases: &mut Vec<Case>) {
+    for (kind, loss) in [("iou", BoxIou::iou()), ("giou", BoxIou::giou()), ("diou", BoxIou::diou())] {
+        let draw: DrawRow = Box::new(|rng, round, _, _| corners(rng, 0.1).into_iter().map(round).collect());
+        let value = move |p: &[f64], t: &[f64], _: &[f64]| book::box_iou(p, t, kind, 1e-7);
+        let case = case(format!("box_iou[{kind}]"), loss, Targets::Dense(Dense::Boxes), draw, value);
+        cases.push(Case { classes: Some(4), ..case.grad_target(STEP) });
     }
 }
 

@@ -51,6 +51,42 @@ pub fn charbonnier(x: f64, t: f64, epsilon: f64) -> f64 {
     (x - t).hypot(epsilon)
 }
 
+/// Without overflow: `cosh(e) = 1 + 2 sinh(e / 2)^2`.
+pub fn log_cosh(x: f64, t: f64) -> f64 {
+    (2.0 * (0.5 * (x - t)).sinh().powi(2)).ln_1p()
+}
+
+/// The pinball.
+pub fn quantile(x: f64, t: f64, q: f64) -> f64 {
+    (q * (t - x)).max((q - 1.0) * (t - x))
+}
+
+/// PyTorch's, of the logarithm of the rate.
+pub fn poisson_nll(x: f64, t: f64, full: bool) -> f64 {
+    x.exp() - t * x + stirling(t, full)
+}
+
+/// PyTorch's, of the rate.
+pub fn poisson_nll_rate(x: f64, t: f64, full: bool, eps: f64) -> f64 {
+    x - t * (x + eps).ln() + stirling(t, full)
+}
+
+fn stirling(t: f64, full: bool) -> f64 {
+    if full && t > 1.0 { t * t.ln() - t + 0.5 * (2.0 * std::f64::consts::PI * t).ln() } else { 0.0 }
+}
+
+/// PyTorch's.
+pub fn gaussian_nll(x: f64, t: f64, var: f64, full: bool, eps: f64) -> f64 {
+    let v = var.max(eps);
+    let constant = if full { 0.5 * (2.0 * std::f64::consts::PI).ln() } else { 0.0 };
+    0.5 * (v.ln() + (x - t).powi(2) / v) + constant
+}
+
+/// `y` is -1 or 1.
+pub fn soft_margin(x: f64, y: f64) -> f64 {
+    softplus(-y * x)
+}
+
 /// Keras's smoothing of a binary target.
 pub fn smooth_binary(t: f64, smoothing: f64) -> f64 {
     t * (1.0 - smoothing) + 0.5 * smoothing
@@ -106,6 +142,25 @@ pub fn sigmoid_focal(x: f64, t: f64, alpha: Option<f64>, gamma: f64) -> f64 {
 
 pub fn relativistic_pair(x: f64, t: f64) -> f64 {
     softplus(x - t)
+}
+
+/// `y` is 1 where `x` should be higher, -1 where `t` should.
+pub fn margin_ranking(x: f64, t: f64, y: f64, margin: f64) -> f64 {
+    (margin - y * (x - t)).max(0.0)
+}
+
+/// `x` and `t` are the policy's log-probabilities of the chosen and of the rejected answer, `r` is the reference's log-ratio.
+pub fn dpo(x: f64, t: f64, r: f64, beta: f64, smoothing: f64) -> f64 {
+    let h = (x - t) - r;
+    (1.0 - smoothing) * softplus(-beta * h) + smoothing * softplus(beta * h)
+}
+
+pub fn dpo_hinge(x: f64, t: f64, r: f64, beta: f64) -> f64 {
+    (1.0 - beta * ((x - t) - r)).max(0.0)
+}
+
+pub fn dpo_ipo(x: f64, t: f64, r: f64, beta: f64) -> f64 {
+    ((x - t) - r - 0.5 / beta).powi(2)
 }
 
 // --- GAN terms: one input, no target ---
@@ -232,6 +287,38 @@ pub fn distillation(student: &[f64], teacher: &[f64], temperature: f64, factor: 
     factor * p.iter().zip(&q).map(|(p, q)| (-q).exp() * (p - q)).sum::<f64>()
 }
 
+/// `beta KL(q || m) + (1 - beta) KL(p || m)` of the softmaxes, q the teacher's, with the mixture `m = beta q + (1 - beta) p`; at
+/// `beta = 1` TRL's, which is one divergence.
+pub fn jsd(student: &[f64], teacher: &[f64], beta: f64, temperature: f64) -> f64 {
+    let soften = |z: &[f64]| -> Vec<f64> { z.iter().map(|z| z / temperature).collect() };
+    let (p, q) = (log_softmax(&soften(student)).1, log_softmax(&soften(teacher)).1);
+    let kl = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (-a).exp() * (b - a)).sum::<f64>();
+    // All of them are minus the logarithm.
+    let mixed: Vec<f64> =
+        p.iter().zip(&q).map(|(p, q)| -(beta * (-q).exp() + (1.0 - beta) * (-p).exp()).ln()).collect();
+    match beta {
+        1.0 => kl(&p, &q),
+        _ => beta * kl(&q, &mixed) + (1.0 - beta) * kl(&p, &mixed),
+    }
+}
+
+/// One minus the intersection over union of `(x1, y1, x2, y2)`, and what torchvision's GIoU and DIoU add.
+pub fn box_iou(p: &[f64], t: &[f64], kind: &str, eps: f64) -> f64 {
+    let area = |b: &[f64]| (b[2] - b[0]) * (b[3] - b[1]);
+    let inner = [p[0].max(t[0]), p[1].max(t[1]), p[2].min(t[2]), p[3].min(t[3])];
+    let outer = [p[0].min(t[0]), p[1].min(t[1]), p[2].max(t[2]), p[3].max(t[3])];
+    let shared = if inner[2] > inner[0] && inner[3] > inner[1] { area(&inner) } else { 0.0 };
+    let union = area(p) + area(t) - shared;
+    let square = |x: f64, y: f64| x * x + y * y;
+    let centres = square((p[0] + p[2] - t[0] - t[2]) / 2.0, (p[1] + p[3] - t[1] - t[3]) / 2.0);
+    let added = match kind {
+        "giou" => (area(&outer) - union) / (area(&outer) + eps),
+        "diou" => centres / (square(outer[2] - outer[0], outer[3] - outer[1]) + eps),
+        _ => 0.0,
+    };
+    1.0 - shared / (union + eps) + added
+}
+
 /// Of WGAN-GP.
 pub fn wgan_gp(g: &[f64], lambda: f64) -> f64 {
     lambda * (dot(g, g).sqrt() - 1.0).powi(2)
@@ -269,6 +356,8 @@ pub struct RegionOptions {
     pub squared_pred: bool,
     pub smooth_nr: f64,
     pub smooth_dr: f64,
+    /// The focal form's power.
+    pub gamma: f64,
 }
 
 /// One value a region: a channel of a sample, or of the whole batch.
@@ -293,7 +382,7 @@ pub fn regions(x: &[f64], t: &[f64], [n, c, positions]: [usize; 3], o: RegionOpt
                     (shared, shared + alpha * fp + beta * fn_)
                 }
             };
-            1.0 - (over + o.smooth_nr) / (under + o.smooth_dr)
+            (1.0 - (over + o.smooth_nr) / (under + o.smooth_dr)).powf(o.gamma)
         })
         .collect()
 }

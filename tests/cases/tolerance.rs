@@ -42,6 +42,10 @@ exceptions! {
         "as KL divergence";
     "combined" with "four distances": value 1.0, gradient 1.0,
         "a difference of terms that may be almost equal";
+    "poisson_nll" with "": value 8.0, gradient 8.0,
+        "exp(x) - t x, a difference of numbers up to 30 that may be almost equal; its gradient likewise";
+    "gaussian_nll" with "": value 1.0, gradient 1.0,
+        "ln v + e^2 / v, a difference where v is below 1; for the variance 1 - e^2 / v, likewise";
     "relativistic_pair" with "": value 1e-6, gradient 1e-6,
         "x - t is rounded, by 1e-6 where it is 32, and softplus of minus that is an exponential";
     "sigmoid_focal" with "gamma=3.5": value 0.1, gradient 0.1,
@@ -60,6 +64,14 @@ exceptions! {
         "z - max is rounded, by 1e-6 where it is 32, and a row this sure is made of its exponentials";
     "softmax_focal" with "": value 1e-6, gradient 1e-6,
         "as cross-entropy";
+    "margin_ranking" with "": value 4.0, gradient 1.0,
+        "margin - y (x - t), what is left of numbers up to 64";
+    "dpo" with "": value 4.0, gradient 4.0,
+        "h, what is left of numbers up to 64";
+    "jsd" with "": value 1.0, gradient 4.0,
+        "as distillation: differences of logarithms of up to 64";
+    "box_iou" with "": value 0.25, gradient 0.25,
+        "areas, what is left of products of differences; slopes of opposite sign that meet at an edge";
     "multi_margin" with "": value 0.1, gradient 0.1,
         "margin - x_t + x_k, what is left of numbers up to 32";
     "distillation" with "": value 1.0, gradient 4.0,

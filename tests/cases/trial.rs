@@ -102,6 +102,7 @@ pub struct Outcome<T> {
     losses: Guarded<f32>,
     grad: Guarded<T>,
     grad_target: Guarded<T>,
+    grad_third: Guarded<T>,
 }
 
 impl<'a, T: Element> Trial<'a, T> {
@@ -138,6 +139,7 @@ impl<'a, T: Element> Trial<'a, T> {
             Labels::Dense(t) => Some(Guarded::new(t, offset)),
             _ => None,
         };
+        let third = problem.third.as_ref().map(|third| Guarded::new(third, offset));
         let mut out = match way {
             Way::InPlace => Outcome { grad: Guarded::new(&problem.input, offset), ..self.nothing(rubbish()) },
             Way::Accumulate => Outcome { grad: Guarded::new(&self.old(), offset), ..self.nothing(old) },
@@ -157,6 +159,7 @@ impl<'a, T: Element> Trial<'a, T> {
             (None, Way::InPlace) => Verb::InPlaceUnreduced { grad_output, losses, buffer: grad },
         };
         let with_target = case.target_step.is_some() && way != Way::Forward;
+        let with_third = self.has_third_gradient() && way != Way::Forward;
         let job = Job {
             input: input.get(),
             target: dense.as_ref().map_or(problem.labels.target(), |t| Target::Dense(t.get())),
@@ -170,11 +173,14 @@ impl<'a, T: Element> Trial<'a, T> {
             grad_output: setting.grad_output,
             accumulate: way == Way::Accumulate,
             grad_target: with_target.then(|| out.grad_target.get_mut()),
+            third: third.as_ref().map(Guarded::get),
+            grad_third: with_third.then(|| out.grad_third.get_mut()),
             verb,
         };
         out.value =
             (self.engine)(case.loss, job).unwrap_or_else(|error| panic!("{}, {way:?}: {error}", self.context()));
-        let live = out.grad.canaries_live() && out.grad_target.canaries_live() && out.losses.canaries_live();
+        let others = out.grad_target.canaries_live() && out.grad_third.canaries_live();
+        let live = out.grad.canaries_live() && others && out.losses.canaries_live();
         assert!(live, "{}, {way:?}: wrote outside a buffer", self.context());
         out
     }
@@ -186,7 +192,12 @@ impl<'a, T: Element> Trial<'a, T> {
 
     fn nothing(&self, grad_target: Guarded<T>) -> Outcome<T> {
         let losses = Guarded::new(&vec![f32::NAN; self.oracle.losses.len()], self.setting.offset);
-        Outcome { value: f32::NAN, losses, grad: Guarded::new(&[], 0), grad_target }
+        let grad_third = Guarded::new(grad_target.get(), self.setting.offset);
+        Outcome { value: f32::NAN, losses, grad: Guarded::new(&[], 0), grad_target, grad_third }
+    }
+
+    fn has_third_gradient(&self) -> bool {
+        matches!(self.case.third, Some((_, Some(_))))
     }
 
     fn weight(&self, loss: usize) -> f64 {
@@ -215,6 +226,9 @@ impl<'a, T: Element> Trial<'a, T> {
         self.check_gradients("grad_input", &self.oracle.slopes, out.grad.get(), None);
         if self.case.target_step.is_some() {
             self.check_gradients("grad_target", &self.oracle.target_slopes, out.grad_target.get(), None);
+        }
+        if self.has_third_gradient() {
+            self.check_gradients("grad_third", &self.oracle.third_slopes, out.grad_third.get(), None);
         }
         self.check_same(Way::Forward, &out);
         self.check_same(Way::Backward, &out);
@@ -296,7 +310,8 @@ impl<'a, T: Element> Trial<'a, T> {
         if way != Way::Forward {
             let same = bits(other.grad.get()) == bits(out.grad.get());
             let same_target = bits(other.grad_target.get()) == bits(out.grad_target.get());
-            assert!(same && same_target, "{}: {way:?} has another gradient", self.context());
+            let same_third = bits(other.grad_third.get()) == bits(out.grad_third.get());
+            assert!(same && same_target && same_third, "{}: {way:?} has another gradient", self.context());
         }
     }
 
@@ -307,6 +322,10 @@ impl<'a, T: Element> Trial<'a, T> {
         if self.case.target_step.is_some() {
             let slopes = &self.oracle.target_slopes;
             self.check_gradients("accumulated grad_target", slopes, sum.grad_target.get(), Some(&old));
+        }
+        if self.has_third_gradient() {
+            let slopes = &self.oracle.third_slopes;
+            self.check_gradients("accumulated grad_third", slopes, sum.grad_third.get(), Some(&old));
         }
         if T::NAME == "float32" {
             let exact = old.iter().zip(out.grad.get()).map(|(old, new)| (old.to_f32() + new.to_f32()).to_bits());

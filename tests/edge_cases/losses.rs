@@ -67,8 +67,28 @@ pub fn losses<T: Element>() -> Vec<AnyLoss<T>> {
                 input: $input,
                 target: $target,
                 class_weight: $name.contains("with logits"),
-                grad_target: !($name.contains("hinge") || $name.contains("focal")),
+                grad_target: !["hinge", "focal", "soft margin", "Poisson"].iter().any(|name| $name.contains(name)),
                 run: |job| job.run(|j| $loss.call(j.input, j.dense()), |j, x| $loss.call_in_place(x, j.dense())),
+            }
+        };
+    }
+    /// Of three tensors, the third of them constant.
+    macro_rules! element_of_three {
+        ($name:literal, $input:ident, $target:ident, $third:literal, $grad_target:literal, $loss:expr) => {
+            AnyLoss {
+                name: $name,
+                form: Form::Element,
+                input: $input,
+                target: $target,
+                class_weight: false,
+                grad_target: $grad_target,
+                run: |job| {
+                    let third = vec![T::from_f32($third); job.input.len()];
+                    job.run(
+                        |j| $loss.call(j.input, j.dense(), &third),
+                        |j, x| $loss.call_in_place(x, j.dense(), &third),
+                    )
+                },
             }
         };
     }
@@ -178,5 +198,17 @@ pub fn losses<T: Element>() -> Vec<AnyLoss<T>> {
         region!("Dice, batch", BatchRegion, Real, Binary, DiceLoss::new().sigmoid().batch(true).jaccard(true)),
         region!("Dice, softmax, batch", BatchRegion, Real, Index, DiceLoss::new().softmax().batch(true)),
         region!("Tversky", Region, Real, Index, TverskyLoss::new(0.3, 0.7).unwrap().sigmoid()),
+        element!("log-cosh", Real, Real, LogCosh::new()),
+        element!("quantile", Real, Real, Quantile::new(0.9).unwrap()),
+        element!("soft margin", Real, Signed, SoftMargin::new()),
+        element!("Poisson NLL", Real, Binary, PoissonNll::new().full(true)),
+        element!("Poisson NLL of rates", Probability, Binary, PoissonNll::new().log_input(false)),
+        element_of_three!("Gaussian NLL", Real, Real, 1.5, true, GaussianNll::new()),
+        element_of_three!("margin ranking", Real, Real, 1.0, true, MarginRanking::new(0.5).unwrap()),
+        element_of_three!("DPO", Real, Real, 0.5, true, Dpo::new(0.5).unwrap().label_smoothing(0.1).unwrap()),
+        element_of_three!("DPO, margin", Real, Real, 0.5, true, Dpo::default().variant(DpoVariant::Hinge)),
+        element_of_three!("DPO, squared", Real, Real, 0.5, true, Dpo::default().variant(DpoVariant::Ipo)),
+        row!("JSD", Real, Real, Jsd::new().beta(0.3).unwrap(), false, true),
+        row!("JSD, reverse", Real, Real, Jsd::new().beta(1.0).unwrap(), false, true),
     ]
 }

@@ -5,6 +5,7 @@
 #[macro_use]
 mod support;
 
+mod beyond;
 mod combined;
 mod elementwise;
 mod gan;
@@ -13,5 +14,6 @@ mod literals;
 mod pitfalls;
 mod properties;
 mod region;
+mod report;
 mod rowwise;
 mod sizes;

@@ -43,6 +43,7 @@ import torch
 import torchvision
 
 import adversarial
+import beyond
 import elementwise
 import region
 import rowwise
@@ -84,6 +85,7 @@ def main():
     rowwise.cases()
     region.cases()
     adversarial.cases()
+    beyond.cases()
     check_identities()
     versions = {"python": platform.python_version(), "keras_backend": keras.backend.backend()}
     versions |= {m.__name__: m.__version__ for m in (torch, torchvision, keras, monai, np)}

@@ -47,7 +47,7 @@ def source(name):
 
 
 def case(name, reference, loss, input, target=None, *, reduction="mean", grad_output=1.0, weight=None,
-         class_weight=None, grad_target=False, expect=None, expect_grad=None, **options):
+         class_weight=None, grad_target=False, third=None, grad_third=False, expect=None, expect_grad=None, **options):
     """Run `reference(input, target, options)` and record it. `expect*` are known values to assert."""
     x = exact(input).requires_grad_()
     record = {"name": name, "source": reference.source, "loss": loss,
@@ -62,6 +62,9 @@ def case(name, reference, loss, input, target=None, *, reduction="mean", grad_ou
         t = exact(target).requires_grad_(grad_target)
         assert t.shape == x.shape, name
         record |= {"target": out(t, 17), "target_kind": "dense"}
+    if third is not None:
+        o["third"] = exact(third).requires_grad_(grad_third)
+        record["third"] = out(o["third"].detach(), 17)
     for key, vector in (("weight", weight), ("class_weight", class_weight)):
         if vector is not None:
             o[key] = exact(vector)
@@ -78,6 +81,8 @@ def case(name, reference, loss, input, target=None, *, reduction="mean", grad_ou
     if grad_target:
         assert t.grad.isfinite().all(), name
         record["grad_target"] = out(t.grad)
+    if grad_third:
+        record["grad_third"] = out(o["third"].grad)
     # The known values have nine digits and were taken before the inputs were rounded.
     for known, got in ((expect, value), (expect_grad, x.grad)):
         if known is not None:

@@ -110,7 +110,7 @@ int main(int argc, char** argv) {
             } else {
                 for (uint64_t i = 0; i < count; ++i) {
                     // Tensors are of the storage type; everything else is f32, or words that are never NaN.
-                    const bool tensor = after[i].argument <= 1 || after[i].argument == 5 || after[i].argument == 6;
+                    const bool tensor = after[i].argument <= 1 || after[i].argument == 5 || after[i].argument == 6 || after[i].argument == 13 || after[i].argument == 14;
                     if (same(base[i], after[i].content, tensor ? size : 4, bf16)) continue;
                     printf("FAIL %s, launch %u, order %u: buffer %u differs\n", name, index, order, unsigned(after[i].argument));
                     ++failures;

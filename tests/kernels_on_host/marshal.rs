@@ -143,7 +143,8 @@ pub fn targets<T>(target: Target<'_, T>) -> (Targets, usize) {
 }
 
 fn run_of<T: Element>(loss: &impl Loss, job: Job<'_, T>) -> Result<f32> {
-    let Job { input, target, shape, weight, class_weight, grad_output, accumulate, grad_target, verb } = job;
+    let Job { input, target, shape, weight, class_weight, grad_output, accumulate, grad_target, .. } = job;
+    let Job { third, grad_third, verb, .. } = job;
     let mut value = [f32::NAN];
     let mut reduced = |reduction| Output::Reduced(reduction, Some(memory_mut(&mut value)));
     let unreduced = |losses: Option<&mut [f32]>, grad_output: Option<&[f32]>| Output::Unreduced {
@@ -180,6 +181,8 @@ fn run_of<T: Element>(loss: &impl Loss, job: Job<'_, T>) -> Result<f32> {
     request.grad_input = grad;
     request.in_place = in_place;
     request.grad_target = grad_target.map(memory_mut);
+    request.third = third.map(memory);
+    request.grad_third = grad_third.map(memory_mut);
     // Numbers that a GPU may hold are the host's or the GPU's. Not by turns: all ways of calling must give the same bits.
     let on_device = !input.len.is_multiple_of(2);
     let divisor = match output {
@@ -205,6 +208,7 @@ fn run_of<T: Element>(loss: &impl Loss, job: Job<'_, T>) -> Result<f32> {
             Weight::PerElement(w) | Weight::PerSample(w) => size_of_val(w),
         },
         per_loss,
+        reported: 0,
         scratch: 0,
         terms: 0,
     };

@@ -17,6 +17,8 @@ pub struct Buffers {
     pub per_loss: usize,
     pub scratch: usize,
     pub terms: usize,
+    /// Rows of a report.
+    pub reported: usize,
 }
 
 /// A buffer: which argument it is, where, how long.
@@ -74,6 +76,13 @@ impl Record {
             (a.workspace, WORKSPACE_BYTES),
             (a.scratch, sizes.scratch),
             (a.terms, sizes.terms),
+            (a.third, sizes.input),
+            (a.grad_third, sizes.input),
+            (a.log_prob, 4 * sizes.reported),
+            (a.entropy, 4 * sizes.reported),
+            (a.lse, 4 * sizes.reported),
+            (a.hit, 4 * sizes.reported),
+            (a.argmax, 8 * sizes.reported),
         ];
         let all = lens.into_iter().enumerate().map(|(argument, (address, len))| Buffer { argument, address, len });
         let buffers: Vec<Buffer> = all.filter(|b| b.address != 0).collect();

@@ -60,7 +60,21 @@ impl DiceParams {
         let nr = overlap * i + f64::from(self.smooth_nr);
         let dr = union_i * i + union_p * p + union_t * t + f64::from(self.smooth_dr);
         let (score, inv) = (nr / dr, 1.0 / dr);
-        (1.0 - score, [(score * union_i - overlap) * inv, power * score * union_p * inv])
+        let (value, bend) = self.focal(1.0 - score);
+        let inv = inv * bend;
+        (value, [(score * union_i - overlap) * inv, power * score * union_p * inv])
+    }
+
+    /// `miss^gamma` and its derivative, which below zero and at zero, where for `gamma < 1` it has no end, are zero.
+    fn focal(&self, miss: f64) -> (f64, f64) {
+        let gamma = f64::from(self.gamma);
+        if gamma == 1.0 {
+            return (miss, 1.0);
+        }
+        if miss <= 0.0 {
+            return (0.0, 0.0);
+        }
+        (miss.powf(gamma), gamma * miss.powf(gamma - 1.0))
     }
 }
 
@@ -114,6 +128,8 @@ pub(crate) fn run<T: Element>(region: Region, beside: Option<Beside>, request: R
     let unsupported = |what| Error::Unsupported { loss: region.name, what };
     let shape = extras.shape.ok_or(unsupported("a call without a shape"))?;
     shape.check_input(n)?;
+    extras.report.check((region.name, false), true, 0, (|to| to.len(), |to| to.indices()))?;
+    extras.third.check(region.name, None, false)?;
     let (samples, channels, inner) = (shape.outer, shape.classes, shape.inner);
     let background = usize::from(!region.include_background);
     if channels == background {

@@ -121,7 +121,7 @@ impl On<'_, CombinedRegions> {
         grad_input: &'a mut Buffer<T>,
         terms: &'a mut Buffer<f32>,
     ) -> Result<f32> {
-        self.run(input, target.into(), Some(shape.into()), reduction, [Some(grad_input), None], Some(terms))
+        self.run(input, target.into(), None, Some(shape.into()), reduction, [Some(grad_input), None, None], Some(terms))
     }
 }
 
@@ -152,6 +152,7 @@ impl HasKernel for CombinedRegions {
             smooth_nr: region.smooth_nr,
             smooth_dr: region.smooth_dr,
             squared: region.squared,
+            gamma: region.gamma,
             weights: self.weights,
             smoothing,
             z_loss,

@@ -94,6 +94,8 @@ impl Shard<'_> {
             accumulate: false,
             grad_target: None,
             terms: None,
+            third: crate::third::Third::none(),
+            report: Default::default(),
         };
         Request { input, extras, grad_input: None, in_place: false, output: Output::Reduced(Reduction::Sum) }
     }

@@ -1,0 +1,9 @@
+// Categorical cross-entropy on logits that tells what else the softmax of each row says, `src/loss/reporting.rs`: log-probability of the
+// target, entropy, log-sum-exp, arg-max.
+#include "cross_entropy.cuh"
+
+typedef CrossEntropy<Plain, false, true> Report;
+typedef CrossEntropy<Capped, false, true> CappedReport;
+
+FL_ROWWISE(cross_entropy_report, Report, CrossEntropyParams)
+FL_ROWWISE(cross_entropy_softcap_report, CappedReport, CrossEntropyParams)

@@ -1,0 +1,48 @@
+//! Losses of three tensors: the third is there, as long as it must be, and of no other loss.
+
+use super::*;
+
+#[test]
+fn the_third_tensor_is_as_long_as_it_must_be() {
+    let (x, short) = ([0.5f32; 4], [0.5f32; 3]);
+    let (mut grad, mut grad_third, mut grad_short) = ([100.0; 4], [100.0; 4], [100.0; 3]);
+    let nll = GaussianNll::new();
+    let length = |what| Err(Error::Length { what, expected: 4, got: 3 });
+    assert_eq!(nll.forward(&x, &x, &short, Mean), length("third"));
+    assert_eq!(nll.forward(&x, &short, &x, Mean), length("target"));
+    assert_eq!(nll.forward_backward(&x, &x, &short, Mean, &mut grad, &mut grad_third), length("third"));
+    assert_eq!(nll.forward_backward(&x, &x, &x, Mean, &mut grad, &mut grad_short), length("grad_third"));
+    assert_eq!(
+        nll.forward_backward(&x, &x, &x, Mean, &mut grad_short, &mut grad_third),
+        Err(Error::Length { what: "grad_input", expected: 4, got: 3 })
+    );
+    assert_eq!((grad, grad_third, grad_short), ([100.0; 4], [100.0; 4], [100.0; 3]));
+}
+
+#[test]
+fn a_box_has_four_numbers() {
+    let (x, mut grad) = ([0.5f32; 6], [100.0; 6]);
+    let error = BoxIou::giou().forward_backward(&x, &x, (2, 3), Mean, &mut grad).unwrap_err();
+    assert_eq!(error.to_string(), "box IoU: a box of other than four numbers is not supported");
+    assert_eq!(grad, [100.0; 6]);
+}
+
+#[test]
+fn a_third_tensor_is_refused_where_it_means_nothing() {
+    let x = [0.5f32; 4];
+    let (mut grad, mut grad_third) = ([100.0; 4], [100.0; 4]);
+    let what = |error: Result<f32>| match error.unwrap_err() {
+        Error::Unsupported { what, .. } => what,
+        other => panic!("{other}"),
+    };
+    assert_eq!(what(Mse::new().call(&x, &x).third(&x).forward(Mean)), "a third tensor");
+    let call = Mse::new().call(&x, &x).grad_third(&mut grad_third);
+    assert_eq!(what(call.forward_backward(Mean, &mut grad)), "a third tensor");
+    let call = CrossEntropy::new().call(&x, &[0u8, 1], (2, 2)).third(&x);
+    assert_eq!(what(call.forward(Mean)), "a third tensor");
+    let call = DiceLoss::new().call(&x, &x, (2, 2)).third(&x);
+    assert_eq!(what(call.forward(Mean)), "a third tensor");
+    let call = GaussianNll::new().call(&x, &x, &x).grad_third(&mut grad_third);
+    assert_eq!(what(call.forward(Mean)), "grad_third of a call that computes no gradient");
+    assert_eq!((grad, grad_third), ([100.0; 4], [100.0; 4]));
+}

@@ -1,0 +1,140 @@
+"""Losses beyond the ten families."""
+
+import keras
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+
+from elementwise import keras_elementwise
+from harness import REDUCTIONS, Draw, case, reduce, source
+
+
+@source("keras.losses.LogCosh")
+def log_cosh(x, t, o):
+    return keras_elementwise(keras.losses.LogCosh, x, t, o)
+
+
+@source("max(q (t - x), (q - 1) (t - x))")
+def quantile(x, t, o):
+    return reduce(torch.maximum(o.quantile * (t - x), (o.quantile - 1) * (t - x)), o.reduction)
+
+
+@source("torch.nn.functional.poisson_nll_loss")
+def poisson_nll(x, t, o):
+    options = {k: o[k] for k in ("log_input", "full", "eps") if k in o}
+    return F.poisson_nll_loss(x, t, reduction=o.reduction, **options)
+
+
+@source("torch.nn.functional.gaussian_nll_loss")
+def gaussian_nll(x, t, o):
+    return F.gaussian_nll_loss(x, t, o.third, full=o.get("full", False), eps=o.get("eps", 1e-6), reduction=o.reduction)
+
+
+@source("torch.nn.functional.soft_margin_loss")
+def soft_margin(x, t, o):
+    return F.soft_margin_loss(x, t, reduction=o.reduction)
+
+
+@source("torch.nn.functional.margin_ranking_loss")
+def margin_ranking(x, t, o):
+    return F.margin_ranking_loss(x, t, o.third, margin=o.margin, reduction=o.reduction)
+
+
+@source("trl.DPOTrainer.dpo_loss, its formulas")
+def dpo(x, t, o):
+    logits = (x - t) - o.third
+    if o.variant == "hinge":
+        return reduce(torch.relu(1 - o.beta * logits), o.reduction)
+    if o.variant == "ipo":
+        return reduce((logits - 1 / (2 * o.beta)) ** 2, o.reduction)
+    s = o.label_smoothing
+    return reduce(-F.logsigmoid(o.beta * logits) * (1 - s) - F.logsigmoid(-o.beta * logits) * s, o.reduction)
+
+
+@source("trl.GKDTrainer.generalized_jsd_loss, its formulas")
+def jsd(x, t, o):
+    student, teacher = (torch.log_softmax(z / o.temperature, -1) for z in (x, t))
+    if o.beta == 1:
+        rows = F.kl_div(teacher, student, reduction="none", log_target=True)
+    else:
+        beta = torch.tensor(o.beta, dtype=torch.float64)
+        mixture = torch.logsumexp(torch.stack([student + torch.log1p(-beta), teacher + torch.log(beta)]), dim=0)
+        on_teacher = F.kl_div(mixture, teacher, reduction="none", log_target=True)
+        on_student = F.kl_div(mixture, student, reduction="none", log_target=True)
+        rows = beta * on_teacher + (1 - beta) * on_student
+    return reduce(rows.sum(-1), o.reduction)
+
+
+@source("torchvision.ops: 1 - box_iou, generalized_, distance_, complete_box_iou_loss")
+def box_iou(x, t, o):
+    rows = {"giou": torchvision.ops.generalized_box_iou_loss, "diou": torchvision.ops.distance_box_iou_loss,
+            "ciou": torchvision.ops.complete_box_iou_loss}
+    if o.kind in rows:
+        return rows[o.kind](x, t, reduction=o.reduction)
+    return reduce(1 - torchvision.ops.box_iou(x, t).diagonal(), o.reduction)
+
+
+def boxes():
+    d, loss = Draw("box_iou"), "box_iou"
+    corners = lambda n: np.concatenate([d.grid(0, 2, (n, 2)), d.grid(2.25, 5, (n, 2))], 1)
+    for kind in ("iou", "giou", "diou", "ciou"):
+        for r in ("mean", "sum", "none"):
+            case(f"box_iou_{kind}_{r}", box_iou, loss, corners(9), corners(9), reduction=r, grad_target=True, kind=kind,
+                 class_axis=1)
+        if kind != "iou":  # without eps there is nothing to divide by
+            case(f"box_iou_{kind}_apart", box_iou, loss, [[0, 0, 1, 1.5]], [[2, 3, 5, 4.0]], grad_target=True, kind=kind,
+                 class_axis=1)
+
+
+def preferences():
+    d, loss = Draw("margin_ranking"), "margin_ranking"
+    for r, margin in zip(REDUCTIONS, (0.0, 0.75, 2.0)):
+        case(f"margin_ranking_{r}", margin_ranking, loss, d.logits(3, 5), d.logits(3, 5), reduction=r,
+             third=2 * d.bits(3, 5) - 1, grad_target=True, margin=margin)
+    d, loss = Draw("dpo"), "dpo"
+    for variant, s in (("sigmoid", 0.0), ("sigmoid", 0.25), ("hinge", 0.0), ("ipo", 0.0)):
+        for r in ("mean", "none"):
+            case(f"dpo_{variant}_{'smoothed_' if s else ''}{r}", dpo, loss, d.grid(-40, -10, 9), d.grid(-40, -10, 9),
+                 reduction=r, third=d.logits(9), grad_target=True, beta=0.125, label_smoothing=s, variant=variant)
+    d, loss = Draw("jsd"), "jsd"
+    for beta, t in ((0.5, 1.0), (0.125, 2.0), (0.875, 1.0), (1.0, 4.0)):
+        for r in ("mean", "none"):
+            case(f"jsd_{beta}_{r}".replace(".", "_"), jsd, loss, d.logits(4, 7), d.logits(4, 7), reduction=r,
+                 grad_target=True, beta=beta, temperature=t, class_axis=1)
+
+
+def likelihoods():
+    d = Draw("log_cosh")
+    for r in REDUCTIONS:
+        case(f"log_cosh_{r}", log_cosh, "log_cosh", d.logits(3, 5), d.logits(3, 5), reduction=r, grad_target=True)
+    case("log_cosh_37_f32", log_cosh, "log_cosh", d.full(37), d.full(37))
+    d = Draw("quantile")
+    for r, q in zip(REDUCTIONS, (0.5, 0.125, 0.875)):
+        case(f"quantile_{r}", quantile, "quantile", d.logits(3, 5), d.logits(3, 5), reduction=r, quantile=q)
+    d, loss = Draw("poisson_nll"), "poisson_nll"
+    for log_input in (True, False):
+        x = (lambda *shape: d.logits(*shape)) if log_input else (lambda *shape: d.grid(0.25, 7, shape))
+        for full in (False, True):
+            for r in REDUCTIONS if full else ("mean",):
+                name = f"poisson_nll_{'log' if log_input else 'rate'}{'_full' if full else ''}_{r}"
+                case(name, poisson_nll, loss, x(3, 5), d.labels(9, 3, 5).astype(float), reduction=r,
+                     log_input=log_input, full=full)
+    case("poisson_nll_eps", poisson_nll, loss, d.grid(0, 2, (12,)), d.labels(3, 12).astype(float), log_input=False,
+         eps=0.125)
+    d, loss = Draw("gaussian_nll"), "gaussian_nll"
+    for r, full in zip(REDUCTIONS, (False, True, False)):
+        case(f"gaussian_nll_{r}", gaussian_nll, loss, d.logits(3, 5), d.logits(3, 5), reduction=r,
+             third=d.grid(0.125, 4, (3, 5)), grad_third=True, grad_target=True, full=full)
+    # A variance below eps has the gradient of eps.
+    case("gaussian_nll_eps", gaussian_nll, loss, [1, 2, -1], [0.5, 2, 1], third=[0.0, 0.125, 1], grad_third=True,
+         reduction="none", eps=0.25)
+    d, loss = Draw("soft_margin"), "soft_margin"
+    for r in REDUCTIONS:
+        case(f"soft_margin_{r}", soft_margin, loss, d.logits(3, 5), 2 * d.bits(3, 5) - 1, reduction=r)
+
+
+def cases():
+    likelihoods()
+    preferences()
+    boxes()
