@@ -172,8 +172,7 @@ impl<L: Loss> On<'_, L> {
     pub(crate) fn run<T: Element>(
         &self,
         input: &Buffer<T>,
-        target: BufferTarget<'_, T>,
-        third: Option<&Buffer<T>>,
+        (target, third): (BufferTarget<'_, T>, Option<&Buffer<T>>),
         shape: Option<Shape>,
         reduction: Reduction,
         [grad_input, grad_target, grad_third]: [Option<&mut Buffer<T>>; 3],
@@ -284,7 +283,7 @@ macro_rules! methods {
                 $($arg: $t,)*
                 reduction: $crate::Reduction,
             ) -> $crate::Result<f32> {
-                self.run(input, $target, None, $shape, reduction, [None, None, None], None)
+                self.run(input, ($target, None), $shape, reduction, [None, None, None], None)
             }
 
             /// The value, and its gradient for the input into `grad_input`, in one pass.
@@ -295,7 +294,7 @@ macro_rules! methods {
                 reduction: $crate::Reduction,
                 grad_input: &'a mut $crate::Buffer<T>,
             ) -> $crate::Result<f32> {
-                self.run(input, $target, None, $shape, reduction, [Some(grad_input), None, None], None)
+                self.run(input, ($target, None), $shape, reduction, [Some(grad_input), None, None], None)
             }
 
             /// The value, and its gradient over the input, in one pass.
@@ -327,7 +326,7 @@ macro_rules! methods_with_targets {
                 grad_input: &'a mut $crate::Buffer<T>,
                 grad_target: &'a mut $crate::Buffer<T>,
             ) -> $crate::Result<f32> {
-                self.run(input, $target, None, $shape, reduction, [Some(grad_input), Some(grad_target), None], None)
+                self.run(input, ($target, None), $shape, reduction, [Some(grad_input), Some(grad_target), None], None)
             }
         }
     };
@@ -366,7 +365,7 @@ macro_rules! elementwise_methods_of_three {
                 reduction: $crate::Reduction,
             ) -> $crate::Result<f32> {
                 let target = $crate::BufferTarget::Dense(target);
-                self.run(input, target, Some($third), None, reduction, [None, None, None], None)
+                self.run(input, (target, Some($third)), None, reduction, [None, None, None], None)
             }
 
             /// The value, and its gradients for two of the tensors, in one pass.
@@ -381,7 +380,7 @@ macro_rules! elementwise_methods_of_three {
             ) -> $crate::Result<f32> {
                 let target = $crate::BufferTarget::Dense(target);
                 let grads = $crate::on::two_grads!($verb, grad_input, $grad);
-                self.run(input, target, Some($third), None, reduction, grads, None)
+                self.run(input, (target, Some($third)), None, reduction, grads, None)
             }
         }
     };

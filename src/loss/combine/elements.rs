@@ -197,7 +197,7 @@ impl On<'_, Combined> {
         grad_input: &mut Buffer<T>,
         terms: &mut Buffer<f32>,
     ) -> Result<f32> {
-        self.run(input, target.into(), None, None, reduction, [Some(grad_input), None, None], Some(terms))
+        self.run(input, (target.into(), None), None, reduction, [Some(grad_input), None, None], Some(terms))
     }
 }
 

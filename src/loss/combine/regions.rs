@@ -121,7 +121,14 @@ impl On<'_, CombinedRegions> {
         grad_input: &'a mut Buffer<T>,
         terms: &'a mut Buffer<f32>,
     ) -> Result<f32> {
-        self.run(input, target.into(), None, Some(shape.into()), reduction, [Some(grad_input), None, None], Some(terms))
+        self.run(
+            input,
+            (target.into(), None),
+            Some(shape.into()),
+            reduction,
+            [Some(grad_input), None, None],
+            Some(terms),
+        )
     }
 }
 
