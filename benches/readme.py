@@ -7,7 +7,6 @@
     benches/readme.py peers FILE
     benches/readme.py doors FILE
     benches/readme.py gpu FILE            # the throughput of a GPU
-    benches/readme.py gpu-peers FILE
     benches/readme.py --check             # fails if the README is not what its records give
 """
 
@@ -88,32 +87,25 @@ def gpu(name):
     return "\n".join(lines)
 
 
-def gpu_peers(name):
-    return peers(name, ("f32", "bf16"), "us", 1e-3)
-
-
-def peers(name, dtypes=("f32",), unit="ms", of_ns=1e-6):
+def peers(name):
     record = json.loads((ROOT / name).read_text())
     others = [c for c in record["contenders"] if c != "fused-loss"]
     label = lambda c: f"{record['contenders'][c]['program']} {record['contenders'][c]['version'].split('+')[0]}"
     lines = [
-        f"| loss{', f32' if len(dtypes) == 1 else ''} | size | fused-loss | " + " | ".join(map(label, others)) + " |",
+        "| loss, f32 | size | fused-loss | " + " | ".join(map(label, others)) + " |",
         "|---|---|---|" + "---|" * len(others),
     ]
     for row in record["results"]:
-        if row["dtype"] not in dtypes:
+        if row["dtype"] != "f32":
             continue
-        times = {c: r["median_ns"] * of_ns for c, r in row["contenders"].items() if "median_ns" in r}
+        times = {c: r["median_ns"] * 1e-6 for c, r in row["contenders"].items() if "median_ns" in r}
         memory = {c: (r.get("peak_bytes") or 0) >> 20 for c, r in row["contenders"].items()}
-        cell = lambda c: f"{times[c]:.0f} {unit}, {times[c] / times['fused-loss']:.1f}x" if c in times else "-"
+        cell = lambda c: f"{times[c]:.0f} ms, {times[c] / times['fused-loss']:.1f}x" if c in times else "-"
         cells = [cell(c) + (f", {memory[c]} MiB" if memory.get(c) else "") for c in others]
-        loss = f"`{row['loss'].split('[')[0]}`" + (f", {row['dtype']}" if len(dtypes) > 1 else "")
-        ours = f"{times['fused-loss']:.{1 if unit == 'ms' else 0}f} {unit}"
-        lines.append(f"| {loss} | {size(row['shape'])} | {ours} | {' | '.join(cells)} |")
+        lines.append(f"| `{row['loss'].split('[')[0]}` | {size(row['shape'])} | {times['fused-loss']:.1f} ms | {' | '.join(cells)} |")
     started, machine = record["started"], record["machine"]["processor"]
     date, commit = started["date"][:16].replace("T", " "), record["commit"][:7]
-    where = record["contenders"]["fused-loss"]["device"] if len(dtypes) > 1 else f"{machine}, {record['threads']} threads"
-    lines += ["", f"Measured on {date} UTC, commit {commit}: {where}, medians of {record['rounds']} rounds."]
+    lines += ["", f"Measured on {date} UTC, commit {commit}: {machine}, {record['threads']} threads, medians of {record['rounds']} rounds."]
     return "\n".join(lines)
 
 
@@ -128,7 +120,7 @@ def doors(name):
 
 
 # The name of a block in the README, and what makes it of its record.
-BLOCKS = {"throughput": table, "peers": peers, "doors": doors, "gpu": gpu, "gpu-peers": gpu_peers}
+BLOCKS = {"throughput": table, "peers": peers, "doors": doors, "gpu": gpu}
 
 
 def main():
