@@ -134,6 +134,20 @@ struct Module {
     path: PathBuf,
 }
 
+impl Module {
+    /// What goes into the program: PTX is text, a hundred megabytes of it, and is squeezed to a fifth.
+    fn packed(&self) -> PathBuf {
+        if self.kind == "ptx" { self.path.with_extension("ptx.zz") } else { self.path.clone() }
+    }
+
+    fn squeeze(&self) -> std::io::Result<()> {
+        if self.kind == "ptx" {
+            std::fs::write(self.packed(), miniz_oxide::deflate::compress_to_vec_zlib(&std::fs::read(&self.path)?, 6))?;
+        }
+        Ok(())
+    }
+}
+
 /// Any GPU from Turing on; and Hopper, for its clusters, and for the bf16 instructions that Turing lacks.
 const VIRTUAL: [u32; 2] = [75, 90];
 
@@ -172,7 +186,10 @@ fn compile(nvcc: &Path, out: &Path) -> Vec<Module> {
                     command.args(["-std=c++17", "-O3", "--fmad=false", &arch, &format!("-{}", module.kind), "-I"]);
                     command.arg(out).arg(source).arg("-o").arg(&module.path);
                     let said = match command.output() {
-                        Ok(run) if run.status.success() => continue,
+                        Ok(run) if run.status.success() => match module.squeeze() {
+                            Ok(()) => continue,
+                            Err(error) => error.to_string(),
+                        },
                         Ok(run) => String::from_utf8_lossy(&[run.stdout, run.stderr].concat()).into_owned(),
                         Err(error) => error.to_string(),
                     };
@@ -192,10 +209,11 @@ fn compile(nvcc: &Path, out: &Path) -> Vec<Module> {
 fn table(modules: &[Module]) -> String {
     let mut rust = String::from(
         "/// Compiled kernels: the file of `kernels/` without its ending, the compute capability they are for, `ptx` or `cubin`,\n\
-         /// and the bytes. A cubin runs on that very capability (and later ones of its generation), PTX on that and all later ones.\n\
+         /// and the bytes, of PTX squeezed by zlib. A cubin runs on that very capability (and later ones of its generation), PTX on that and all later ones.\n\
          pub(crate) static MODULES: &[(&str, u32, &str, &[u8])] = &[\n",
     );
-    for Module { name, capability, kind, path } in modules {
+    for module in modules {
+        let (Module { name, capability, kind, .. }, path) = (module, module.packed());
         writeln!(rust, "    ({name:?}, {capability}, {kind:?}, include_bytes!({path:?})),").unwrap();
     }
     rust + "];\n"

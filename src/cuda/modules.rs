@@ -3,11 +3,13 @@
 //! A file and not all of them at once: the driver compiles PTX, which takes seconds for some, and most programs use few losses. (It
 //! keeps what it has compiled on the disk for the next time.)
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, DriverError, sys};
 use cudarc::nvrtc::Ptx;
+use miniz_oxide::inflate::decompress_to_vec_zlib;
 
 use super::driver::{self, failed};
 use super::jit;
@@ -16,7 +18,7 @@ use crate::error::{Error, Result};
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
-/// Compiled kernels: the file, what capability they are for, `ptx` or `cubin`, and the bytes.
+/// Compiled kernels: the file, what capability they are for, `ptx` or `cubin`, and the bytes, of PTX squeezed.
 type Compiled = (&'static str, u32, &'static str, &'static [u8]);
 
 /// The files of `kernels/`.
@@ -115,8 +117,8 @@ impl Kernels {
     fn load(&self, file: &str) -> Result<Arc<CudaModule>> {
         let built = if jit::forced() { Vec::new() } else { candidates(MODULES, file, self.capability) };
         let mut of_nvcc = None;
-        for (_, _, kind, bytes) in built {
-            match self.load_image(kind, bytes) {
+        for compiled in built {
+            match self.load_image(compiled.2, &unpacked(compiled)) {
                 Ok(module) => return Ok(module),
                 Err(error) => of_nvcc = Some(error),
             }
@@ -159,6 +161,14 @@ impl Kernels {
             }
             error => failed("loading kernels", error),
         })
+    }
+}
+
+/// The text or the machine code of what has been compiled.
+fn unpacked(&(_, _, kind, bytes): &Compiled) -> Cow<'static, [u8]> {
+    match kind {
+        "ptx" => Cow::Owned(decompress_to_vec_zlib(bytes).expect("build.rs has squeezed it")),
+        _ => Cow::Borrowed(bytes),
     }
 }
 
@@ -212,8 +222,9 @@ mod tests {
     /// Every kernel that a loss may ask for has been compiled.
     #[test]
     fn every_kernel_is_in_the_ptx_of_its_file() {
-        for (_, capability, _, bytes) in MODULES.iter().filter(|m| m.2 == "ptx" && m.0 == "mse") {
-            let ptx = String::from_utf8_lossy(bytes);
+        for module in MODULES.iter().filter(|m| m.2 == "ptx" && m.0 == "mse") {
+            let (bytes, capability) = (unpacked(module), module.1);
+            let ptx = String::from_utf8_lossy(&bytes);
             for dtype in ["f32", "f16", "bf16"] {
                 for name in ["mse", "mse_general"] {
                     assert!(ptx.contains(&format!(".entry fl_{name}_{dtype}(")), "{name} {dtype} {capability}");
