@@ -71,8 +71,10 @@ fn asymmetric() -> Custom {
 #[test]
 fn every_file_of_kernels_is_compiled_by_nvrtc() {
     let Some(nvrtc) = nvrtc() else { return };
-    let all: Vec<_> = SOURCES.iter().flat_map(|(file, _)| [75, 90].map(|capability| (*file, capability))).collect();
-    let (queue, found) = (Mutex::new(all.into_iter()), Mutex::new([Vec::new(), Vec::new()]));
+    // For the oldest GPUs one of each skeleton: all of them take minutes, and differ in a few instructions.
+    let oldest = ["mse", "nll", "region"].map(|file| (file, 75));
+    let all: Vec<_> = SOURCES.iter().map(|(file, _)| (*file, 90)).chain(oldest).collect();
+    let (queue, found) = (Mutex::new(all.into_iter()), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
@@ -81,17 +83,15 @@ fn every_file_of_kernels_is_compiled_by_nvrtc() {
                     let (ptx, _) = build(file, Target::Ptx(capability), nvrtc, &Cache(None)).unwrap();
                     assert!(String::from_utf8_lossy(&ptx).contains(&format!(".target sm_{capability}\n")));
                     assemble(file, &ptx, capability);
-                    found.lock().unwrap()[usize::from(capability == 90)].extend(entries(&ptx));
+                    found.lock().unwrap().extend(entries(&ptx));
                 }
             });
         }
     });
     let registers = include_str!("../../../kernels/registers.txt");
-    let mut found = found.into_inner().unwrap();
-    found.iter_mut().for_each(|names| names.sort());
-    assert_eq!(found[0], found[1]);
+    let found = found.into_inner().unwrap();
     for name in registers.lines().map(|line| line.split(' ').next().unwrap()) {
-        assert!(found[0].iter().any(|found| found == name), "no {name}");
+        assert!(found.iter().any(|found| found == name), "no {name}");
     }
 }
 
