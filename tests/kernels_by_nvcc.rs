@@ -17,8 +17,10 @@ mod params;
 /// The GPUs that a virtual architecture is loaded on.
 const GENERATIONS: [(&str, &[&str]); 2] = [("75", &["75", "86", "80", "89"]), ("90", &["90", "120", "100"])];
 
-/// How many of them, unless FUSED_LOSS_ALL_GENERATIONS is 1: the oldest and the newest of each, for it takes a minute to assemble some.
-const USUAL: usize = 2;
+/// How many of them, unless FUSED_LOSS_ALL_GENERATIONS is 1: the oldest of each, and another where that does not take a minute.
+fn usual(bytes: u64) -> usize {
+    if bytes > 4 << 20 { 1 } else { 2 }
+}
 
 /// A kernel of a module of PTX.
 struct Entry {
@@ -136,7 +138,8 @@ fn no_kernel_spills_on_any_generation() {
     for module in modules() {
         let (_, generations) = GENERATIONS.iter().find(|(arch, _)| *arch == module.virtual_arch).unwrap();
         let all = std::env::var("FUSED_LOSS_ALL_GENERATIONS").is_ok_and(|v| v == "1");
-        let count = if all { generations.len() } else { USUAL };
+        let bytes = std::fs::metadata(&module.path).map_or(0, |file| file.len());
+        let count = if all { generations.len() } else { usual(bytes) };
         jobs.extend(generations[..count].iter().map(|sm| (module.path.clone(), *sm)));
     }
     let (jobs, found) = (Mutex::new(jobs), Mutex::new(Vec::new()));
