@@ -349,19 +349,24 @@ template <class T, class G = T> struct ColumnRow : RowBase<T> {
 
     template <bool INPUT, bool DENSE, bool KEPT, bool KEEP, class Body, class Flush> FL void classes_of(Body body, Flush flush) {
         const int classes = this->classes;
-        const T *input = this->input(), *dense = this->dense();
-        T* kept = this->kept();
+        // Where there is no tensor there is no address to add to.
+        const T *input = INPUT ? this->input() : nullptr, *dense = DENSE ? this->dense() : nullptr;
+        T* kept = KEPT || KEEP ? this->kept() : nullptr;
         int k = 0;
 #pragma unroll 1
         for (; k + U <= classes; k += U) {
             some_classes<U, INPUT, DENSE, KEPT, KEEP>(k, input, dense, kept, body);
-            input += U * stride, dense += U * stride, kept += U * int(blockDim.x);
+            if (INPUT) input += U * stride;
+            if (DENSE) dense += U * stride;
+            if (KEPT || KEEP) kept += U * int(blockDim.x);
             flush();
         }
 #pragma unroll 1
         for (; k < classes; ++k) {
             some_classes<1, INPUT, DENSE, KEPT, KEEP>(k, input, dense, kept, body);
-            input += stride, dense += stride, kept += blockDim.x;
+            if (INPUT) input += stride;
+            if (DENSE) dense += stride;
+            if (KEPT || KEEP) kept += blockDim.x;
         }
         flush();
     }
