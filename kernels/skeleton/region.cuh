@@ -226,7 +226,7 @@ template <class T, class Body, class Flush> FL void tile_of_channel(const Region
             }
         }
         load_targets<T>(r, n, c, base, i, whole, from, to, t);
-        body(base + i, i, whole, x, t);
+        body(int64_t(base) + i, i, whole, x, t);
         flush();
     }
 }
@@ -242,7 +242,7 @@ template <class T, bool SIGMOID> FL void channel_sums(const LaunchArgs& a, const
         if (c == 0) check_targets(a, n, from, to);
         RegionSums sums;
         if (c >= r.background()) {
-            tile_of_channel<T>(r, n, c, from, to, [&](uint64_t, int64_t i, bool whole, const Pack<T>& pack, const float(&t)[V]) {
+            tile_of_channel<T>(r, n, c, from, to, [&](int64_t, int64_t i, bool whole, const Pack<T>& pack, const float(&t)[V]) {
                 float y[V];
                 decode(pack, y);
 #pragma unroll
@@ -293,7 +293,7 @@ template <class T, bool SIGMOID> FL void channel_grads(const LaunchArgs& a, cons
     // The gradient of a background that is left out is zero, whatever it holds.
     const bool counts = c >= r.background();
     const Slopes slopes = counts ? r.slopes()[r.region(n, c)] : Slopes{0.0f, 0.0f};
-    tile_of_channel<T>(r, n, c, from, to, [&](uint64_t k, int64_t i, bool whole, const Pack<T>& pack, const float(&t)[V]) {
+    tile_of_channel<T>(r, n, c, from, to, [&](int64_t k, int64_t i, bool whole, const Pack<T>& pack, const float(&t)[V]) {
         float x[V], g[V];
         decode(pack, x);
 #pragma unroll
