@@ -3,7 +3,6 @@
 #[path = "candle/bad_input.rs"]
 mod bad_input;
 mod cases;
-#[cfg(feature = "candle-cuda")]
 #[path = "candle/gpu.rs"]
 mod gpu;
 #[path = "candle/graph.rs"]
