@@ -80,6 +80,7 @@ fn c_header() -> String {
                 "u32" => "uint32_t",
                 "u64" => "uint64_t",
                 "i64" => "int64_t",
+                other if params::STRUCTS.iter().any(|of| of.0 == other) => other,
                 other => panic!("params.rs: no C type for {other} of {name}.{field}"),
             };
             writeln!(c, "    {c_type} {field}{count};").unwrap();

@@ -13,9 +13,6 @@
 namespace fl {
 template <class T> FL void alone_sums(const LaunchArgs& a, const DiceParams& p) { softmax_sums<T>(a, p, Alone()); }
 template <class T> FL void alone_grads(const LaunchArgs& a, const DiceParams& p) { softmax_grads<T>(a, p, Alone()); }
-FL DiceParams region_of(const DiceCrossEntropyParams& p) {
-    return {p.overlap, p.union_i, p.union_p, p.union_t, p.smooth_nr, p.smooth_dr, p.squared, p.gamma};
-}
 FL BesideCrossEntropy beside_of(const DiceCrossEntropyParams& p) { return {{p.weights[0], p.weights[1]}, p.smoothing, p.z_loss}; }
 } // namespace fl
 
@@ -38,7 +35,7 @@ REGION(bf16, fl::bf16)
 #define CROSS_ENTROPY_KERNEL(which, dtype, T)                                                                                   \
     extern "C" __global__ void __launch_bounds__(FL_BLOCK, 2)                                                                   \
         fl_region_cross_entropy_##which##_##dtype(const LaunchArgs a, const DiceCrossEntropyParams p) {                         \
-        fl::softmax_##which<T>(a, fl::region_of(p), fl::beside_of(p));                                                          \
+        fl::softmax_##which<T>(a, p.region, fl::beside_of(p));                                                          \
     }                                                                                                                           \
     KERNEL(fl_region_cross_entropy_##which##_##dtype)
 #define CROSS_ENTROPY(dtype, T)            \

@@ -44,19 +44,12 @@ struct Shift {
 
 // Adds up the partial sums of both sides in the block that finishes last, and hands their means to body(which, high, low).
 template <class T, class Body> FL void combine(const LaunchArgs& a, double (&sums)[2], Body body) {
-    SHARED_VAR(uint32_t, last);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
         const double sum = block_sum(sums[i]);
         if (threadIdx.x == 0) partials(a, blockIdx.x)[i] = sum;
     }
-    if (threadIdx.x == 0) {
-        __threadfence();
-        last = atomicInc(&workspace(a)->done, gridDim.x - 1) == gridDim.x - 1;
-        __threadfence();
-    }
-    __syncthreads();
-    if (!last) return;
+    if (!is_last_block(a)) return;
     double mean[2][2];
 #pragma unroll
     for (int side = 0; side < 2; ++side) {

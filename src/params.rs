@@ -12,7 +12,7 @@ macro_rules! params {
         $(
             $(#[$doc])*
             #[repr(C)]
-            #[derive(Clone, Copy, Debug, PartialEq)]
+            #[derive(Clone, Copy, Debug, Default, PartialEq)]
             pub struct $name { $($(#[$field_doc])* pub $field: $t,)* }
 
             // Padding would be bytes that nobody writes and a launch copies.
@@ -487,22 +487,8 @@ params! {
 
     /// Dice and its kin as above, with cross-entropy of the same softmax beside it.
     struct DiceCrossEntropyParams {
-        /// As in `DiceParams`.
-        overlap: f32,
-        /// As in `DiceParams`.
-        union_i: f32,
-        /// As in `DiceParams`.
-        union_p: f32,
-        /// As in `DiceParams`.
-        union_t: f32,
-        /// As in `DiceParams`.
-        smooth_nr: f32,
-        /// As in `DiceParams`.
-        smooth_dr: f32,
-        /// As in `DiceParams`.
-        squared: u32,
-        /// As in `DiceParams`.
-        gamma: f32,
+        /// Of Dice.
+        region: DiceParams,
         /// What the two are multiplied by.
         weights: [f32; 2],
         /// Mass taken from the target and spread over all classes.

@@ -143,23 +143,31 @@ FL double denominator_of(const LaunchArgs& a) {
     return a.divide_by == FL_BY_DEVICE ? double(*at<const float>(a.divisor)) : __ldcg(&workspace(a)->denominator);
 }
 
+// Whether this is the block of the launch that finishes last. All threads of all blocks ask; what the first thread of each has
+// written before, the last block sees.
+FL bool is_last_block(const LaunchArgs& a) {
+    SHARED_VAR(uint32_t, last);
+    if (thread_index() == 0) {
+        __threadfence();
+        last = atomicInc(&workspace(a)->done, gridDim.x - 1) == gridDim.x - 1; // back to zero for the next launch
+        __threadfence();
+    }
+    __syncthreads();
+    return last;
+}
+
 // Adds up what the blocks of a launch found: `total` has N sums of the thread, and in the block that finishes last, for which alone
 // this is true, those of the launch. There the partial sums, N arrays of as many as there are blocks, are added up in the order of
 // the blocks. All threads of all blocks call this.
 template <int N> FL bool sum_over_blocks(const LaunchArgs& a, double* partials, double (&total)[N]) {
-    SHARED_VAR(uint32_t, last);
 #pragma unroll
     for (int i = 0; i < N; ++i) total[i] = block_sum(total[i]);
     if (gridDim.x == 1) return true;
     if (thread_index() == 0) {
 #pragma unroll
         for (int i = 0; i < N; ++i) partials[i * gridDim.x + blockIdx.x] = total[i];
-        __threadfence();
-        last = atomicInc(&workspace(a)->done, gridDim.x - 1) == gridDim.x - 1; // back to zero for the next launch
-        __threadfence();
     }
-    __syncthreads();
-    if (!last) return false;
+    if (!is_last_block(a)) return false;
 #pragma unroll
     for (int i = 0; i < N; ++i) {
         total[i] = 0.0;

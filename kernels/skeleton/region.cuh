@@ -110,18 +110,9 @@ FL double value_of(const DiceParams& p, const double (&sums)[3], double scale, S
 
 // What the block does that finishes last: a warp a region adds up its tiles in their order.
 template <class Beside> FL void finish_regions(const LaunchArgs& a, const DiceParams& p, const Regions& r, float scale, const Beside& b) {
-    SHARED_VAR(uint32_t, last);
     Workspace* w = workspace(a);
     __syncthreads(); // the sums of this block are written
-    if (gridDim.x > 1) {
-        if (threadIdx.x == 0) {
-            __threadfence();
-            last = atomicInc(&w->done, gridDim.x - 1) == gridDim.x - 1;
-            __threadfence();
-        }
-        __syncthreads();
-        if (!last) return;
-    }
+    if (gridDim.x > 1 && !is_last_block(a)) return;
     const unsigned lane = threadIdx.x & 31, warps = FL_BLOCK / 32;
     const bool bad = a.target_kind >= FL_TARGET_I64 && load_word(&w->bad_target) != 0;
     double total = 0.0;

@@ -447,7 +447,6 @@ struct Sum {
     FL void flush() { many += double(few), few = 0.0f; }
 };
 
-
 // What a row adds to the denominator.
 FL double share_of(const LaunchArgs& a, uint64_t r) {
     if (!has_index(a)) return double(weight_of(a, r));

@@ -8,44 +8,25 @@ use std::sync::OnceLock;
 
 use libloading::Library;
 
+use super::foreign::{Status, functions};
 use super::request::Dtype;
 use crate::error::{Error, Result};
 
-/// The functions.
-struct Functions {
-    create: unsafe extern "C" fn(*mut Handle) -> Status,
-    destroy: unsafe extern "C" fn(Handle) -> Status,
-    set_stream: unsafe extern "C" fn(Handle, *mut c_void) -> Status,
-    set_workspace: unsafe extern "C" fn(Handle, *mut c_void, usize) -> Status,
-    set_pointer_mode: unsafe extern "C" fn(Handle, c_int) -> Status,
-    gemm: Gemm,
-}
-
 type Handle = *mut c_void;
-type Status = c_int;
-/// `cublasGemmEx`: handle, transposed or not, m, n, k, alpha, A with its type and leading dimension, B, beta, C, how to compute, and by
-/// which algorithm.
-type Gemm = unsafe extern "C" fn(
-    Handle,
-    c_int,
-    c_int,
-    c_int,
-    c_int,
-    c_int,
-    *const c_void,
-    *const c_void,
-    c_int,
-    c_int,
-    *const c_void,
-    c_int,
-    c_int,
-    *const c_void,
-    *mut c_void,
-    c_int,
-    c_int,
-    c_int,
-    c_int,
-) -> Status;
+
+functions! {
+    create cublasCreate_v2(*mut Handle);
+    destroy cublasDestroy_v2(Handle);
+    set_stream cublasSetStream_v2(Handle, *mut c_void);
+    set_workspace cublasSetWorkspace_v2(Handle, *mut c_void, usize);
+    set_pointer_mode cublasSetPointerMode_v2(Handle, c_int);
+    // Handle, transposed or not, m, n, k, alpha, A with its type and leading dimension, B, beta, C, how to compute, by which algorithm.
+    gemm cublasGemmEx(
+        Handle, c_int, c_int, c_int, c_int, c_int, *const c_void,
+        *const c_void, c_int, c_int, *const c_void, c_int, c_int, *const c_void,
+        *mut c_void, c_int, c_int, c_int, c_int,
+    );
+}
 
 const ON_DEVICE: c_int = 1;
 const R_32F: c_int = 0;
@@ -71,26 +52,10 @@ impl Functions {
         // SAFETY: opening cuBLAS runs its initialisers, which is what using it means.
         let library = NAMES.iter().find_map(|name| unsafe { Library::new(*name) }.ok()).ok_or(Error::NoCublas)?;
         // SAFETY: the signatures are those of cuBLAS's documentation.
-        let functions = unsafe { Functions::of(&library) }.ok_or(Error::NoCublas)?;
+        let functions = unsafe { Functions::of(&library) }.map_err(|_| Error::NoCublas)?;
         // It stays loaded.
         std::mem::forget(library);
         Ok(FUNCTIONS.get_or_init(|| functions))
-    }
-
-    /// # Safety
-    /// The library is cuBLAS.
-    unsafe fn of(library: &Library) -> Option<Functions> {
-        // SAFETY: the caller's promise.
-        unsafe {
-            Some(Functions {
-                create: *library.get(b"cublasCreate_v2").ok()?,
-                destroy: *library.get(b"cublasDestroy_v2").ok()?,
-                set_stream: *library.get(b"cublasSetStream_v2").ok()?,
-                set_workspace: *library.get(b"cublasSetWorkspace_v2").ok()?,
-                set_pointer_mode: *library.get(b"cublasSetPointerMode_v2").ok()?,
-                gemm: *library.get(b"cublasGemmEx").ok()?,
-            })
-        }
     }
 }
 

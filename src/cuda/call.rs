@@ -71,9 +71,36 @@ pub struct CudaCall<'a, L, T, I = DeviceRef<'a, T>> {
 type Kind = fn(Memory) -> request::Weight;
 
 /// What becomes of the losses.
-enum Outputs<'a> {
+pub(super) enum Outputs<'a> {
     Reduced(Reduction, Option<DeviceMut<'a, f32>>),
     Unreduced { losses: Option<DeviceMut<'a, f32>>, grad_output: Option<DeviceRef<'a, f32>> },
+}
+
+impl Outputs<'_> {
+    /// The same as addresses; `denominator` divides a sum.
+    pub(super) fn lend<'l>(
+        &'l mut self,
+        lender: &mut Lender<'l>,
+        denominator: &'l Option<DeviceRef<'_, f32>>,
+        loss: &'static str,
+    ) -> Result<Output> {
+        let denominator = denominator.as_ref().map(|d| lender.read_one("denominator", d)).transpose()?;
+        Ok(match (self, denominator) {
+            (Outputs::Reduced(reduction, value), None) => {
+                Output::Reduced(*reduction, value.as_mut().map(|v| lender.write(v)).transpose()?)
+            }
+            (Outputs::Reduced(Reduction::Sum, value), Some(divisor)) => {
+                Output::Over(divisor, value.as_mut().map(|v| lender.write(v)).transpose()?)
+            }
+            (_, Some(_)) => {
+                return Err(Error::Unsupported { loss, what: "a denominator on the device with anything but a sum" });
+            }
+            (Outputs::Unreduced { losses, grad_output }, None) => Output::Unreduced {
+                losses: losses.as_mut().map(|l| lender.write(l)).transpose()?,
+                grad_output: grad_output.as_ref().map(|g| lender.read(g)).transpose()?,
+            },
+        })
+    }
 }
 
 impl<'a, L: Loss, T: Element, I> CudaCall<'a, L, T, I> {
@@ -279,23 +306,7 @@ impl<'a, L: Loss, T: Element, I> CudaCall<'a, L, T, I> {
         };
         request.accumulate = accumulate;
         request.grad_output = lender.scalar(&grad_output)?;
-        let denominator = denominator.as_ref().map(|d| lender.read_one("denominator", d)).transpose()?;
-        request.output = match (&mut outputs, denominator) {
-            (Outputs::Reduced(reduction, value), None) => {
-                Output::Reduced(*reduction, value.as_mut().map(|v| lender.write(v)).transpose()?)
-            }
-            (Outputs::Reduced(Reduction::Sum, value), Some(divisor)) => {
-                Output::Over(divisor, value.as_mut().map(|v| lender.write(v)).transpose()?)
-            }
-            (_, Some(_)) => {
-                let what = "a denominator on the device with anything but a sum";
-                return Err(Error::Unsupported { loss: L::NAME, what });
-            }
-            (Outputs::Unreduced { losses, grad_output }, None) => Output::Unreduced {
-                losses: losses.as_mut().map(|l| lender.write(l)).transpose()?,
-                grad_output: grad_output.as_ref().map(|g| lender.read(g)).transpose()?,
-            },
-        };
+        request.output = outputs.lend(&mut lender, &denominator, L::NAME)?;
         // SAFETY: the lender has these addresses from buffers that the call has borrowed, of their lengths and of this context; cudarc
         // orders what is done to them by the events that it has taken and given, or the one who made them from an address has promised
         // it. Launches of one handle are on one stream.

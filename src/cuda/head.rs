@@ -9,7 +9,7 @@ use super::blas::{Blas, Matrix, Product};
 use super::chunks::{CUBLAS, Layout, Part};
 use super::handle::Cuda;
 use super::kernel::{Kernel, Params};
-use super::marshal::{self, Launch, Name};
+use super::marshal::{self, Launch, Name, of};
 use super::params::*;
 use super::plan::{self, Plan};
 use super::request::{Dtype, Memory, Output, Request, Scalar, Sizes, Targets, Weight};
@@ -92,56 +92,32 @@ fn args(loss: &Kernel, call: &HeadRequest, memory: u64, workspace: u64) -> Launc
     request.weight = call.token_weight.map(Weight::PerElement);
     let sizes = Sizes { losses: tokens, dims: [tokens, classes, 1], weight: call.token_weight, each: 1 };
     let (divide_by, denominator) = marshal::denominator(loss, &request, &sizes);
-    let (grad_output, grad_scale) = match call.grad_output {
-        Scalar::Host(scale) => (scale, 0),
-        Scalar::Device(address) => (1.0, address),
-    };
+    let (grad_output, grad_scale) = call.grad_output.parts();
     let (target_kind, target) = call.targets.parts();
-    let of = |memory: Option<Memory>| memory.map_or(0, |m| m.address);
-    let (value, values, divisor) = match call.output {
-        Output::Reduced(_, value) => (value, None, 0),
-        Output::Over(divisor, value) => (value, None, divisor),
-        Output::Unreduced { losses, .. } => (None, losses, 0),
-    };
+    let ([value, values, _], divisor) = call.output.parts();
     LaunchArgs {
-        input: 0,
         target: target.address,
         class_weight: of(call.class_weight),
         weight: of(call.token_weight),
-        grad_outputs: 0,
-        grad_input: 0,
-        grad_target: 0,
         values: of(values),
         value: of(value),
         grad_scale,
         divisor,
         workspace,
         scratch: memory,
-        terms: 0,
-        third: 0,
-        grad_third: 0,
-        log_prob: 0,
-        entropy: 0,
-        lse: 0,
-        hit: 0,
-        argmax: 0,
-        elements: 0,
         losses: tokens as u64,
         classes: classes as u64,
         inner: 1,
         pitch: hidden as u64,
         bias: of(call.bias),
         each: 1,
-        tile: 0,
         ignore_index: loss.ignore_index.unwrap_or(0),
         denominator,
-        scale: match divide_by {
-            BY_HOST => (f64::from(grad_output) / denominator) as f32,
-            _ => grad_output,
-        },
+        scale: marshal::scale(grad_output, divide_by, denominator),
         flags: if call.accumulate { ACCUMULATE } else { 0 } | if loss.ignore_index.is_some() { IGNORE } else { 0 },
         target_kind,
         divide_by,
+        ..LaunchArgs::default()
     }
 }
 

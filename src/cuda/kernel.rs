@@ -91,7 +91,7 @@ pub struct Params {
 /// A struct of `params.rs` that is the second argument of a kernel.
 ///
 /// # Safety
-/// It is made of `f32` and `u32` (and arrays of them) alone, at most `MOST_WORDS` of them.
+/// It is made of `f32` and `u32` (and arrays and structs of them) alone, at most `MOST_WORDS` of them.
 pub(crate) unsafe trait Words: Copy {}
 
 macro_rules! words {
@@ -102,7 +102,8 @@ macro_rules! words {
     )*};
 }
 words! {
-    NoParams MseParams HuberParams SmoothL1Params QuantileParams PoissonNllParams GaussianNllParams MarginRankingParams DpoParams JsdParams BoxIouParams BceParams BceWithLogitsParams HingeParams KlDivProbsParams
+    NoParams MseParams HuberParams SmoothL1Params QuantileParams PoissonNllParams GaussianNllParams MarginRankingParams DpoParams
+    JsdParams BoxIouParams BceParams BceWithLogitsParams HingeParams KlDivProbsParams
     SigmoidFocalParams GanTermParams CrossEntropyParams CrossEntropyProbsParams SoftmaxFocalParams
     DistillationParams MultiMarginParams GradientPenaltyParams DiceParams TermsParams DiceCrossEntropyParams HeadParams
 }
@@ -153,32 +154,23 @@ impl Kernel {
         self.file
     }
 
+    /// Of a loss of this name in a file, with the same kernel for all targets.
+    fn new(loss: &'static str, file: &'static str, name: &'static str, family: Family, params: Params) -> Self {
+        let takes = Takes::NOTHING;
+        Kernel { loss, file, name, name_dense: name, family, params, ignore_index: None, flags: 0, takes, terms: None }
+    }
+
     /// Of an element-wise loss.
     pub(crate) fn elements<F: Pointwise>(file: &'static str, name: &'static str, params: impl Words) -> Self {
         let takes = Takes {
-            index: false,
             dense: F::TARGET,
             class_weight: F::CLASS_WEIGHT,
             grad_target: F::GRAD_TARGET,
             third: F::THIRD,
             grad_third: F::GRAD_THIRD,
-            report: None,
-            classes: None,
-            mean_by_class_weight: false,
+            ..Takes::NOTHING
         };
-        let (family, params) = (Family::Elements, Params::new(params));
-        Kernel {
-            loss: F::NAME,
-            file,
-            name,
-            name_dense: name,
-            family,
-            params,
-            ignore_index: None,
-            flags: 0,
-            takes,
-            terms: None,
-        }
+        Kernel { takes, ..Kernel::new(F::NAME, file, name, Family::Elements, Params::new(params)) }
     }
 
     /// Has another kernel for dense targets.
@@ -189,9 +181,7 @@ impl Kernel {
     /// Of a loss that the user wrote.
     pub(crate) fn custom(file: &'static str, loss: &'static str, options: &[f32]) -> Self {
         let takes = Takes { dense: true, ..Takes::NOTHING };
-        let (family, params) = (Family::Elements, Params::floats(options));
-        let (name, name_dense) = (file, file);
-        Kernel { loss, file, name, name_dense, family, params, ignore_index: None, flags: 0, takes, terms: None }
+        Kernel { takes, ..Kernel::new(loss, file, file, Family::Elements, Params::floats(options)) }
     }
 
     /// The labels are 0 and 1 if a launch before this one finds no other.
@@ -206,25 +196,12 @@ impl Kernel {
             dense: F::DENSE,
             class_weight: F::CLASS_WEIGHT,
             grad_target: F::GRAD_TARGET,
-            third: false,
-            grad_third: false,
-            report: None,
             classes: F::CLASSES,
             mean_by_class_weight: F::MEAN_BY_CLASS_WEIGHT,
+            ..Takes::NOTHING
         };
-        let (family, params, ignore_index) = (Family::Rows, Params::new(params), loss.ignore_index());
-        Kernel {
-            loss: F::NAME,
-            file,
-            name,
-            name_dense: name,
-            family,
-            params,
-            ignore_index,
-            flags: 0,
-            takes,
-            terms: None,
-        }
+        let kernel = Kernel::new(F::NAME, file, name, Family::Rows, Params::new(params));
+        Kernel { takes, ignore_index: loss.ignore_index(), ..kernel }
     }
 
     /// This kernel reports.
@@ -241,39 +218,16 @@ impl Kernel {
         };
         let batch = if region.batch { params::BATCH } else { 0 };
         let background = if region.include_background { 0 } else { params::NO_BACKGROUND };
-        Kernel {
-            loss: region.name,
-            file: "region",
-            name,
-            name_dense: name,
-            family: Family::Regions { softmax },
-            params: Params::new(region.params),
-            ignore_index: None,
-            flags: batch | background,
-            takes: Takes {
-                index: true,
-                dense: true,
-                class_weight: true,
-                grad_target: false,
-                third: false,
-                grad_third: false,
-                report: None,
-                classes: None,
-                mean_by_class_weight: false,
-            },
-            terms: None,
-        }
+        let takes = Takes { index: true, dense: true, class_weight: true, ..Takes::NOTHING };
+        let params = Params::new(region.params);
+        let kernel = Kernel::new(region.name, "region", name, Family::Regions { softmax }, params);
+        Kernel { flags: batch | background, takes, ..kernel }
     }
 
     /// The same with cross-entropy beside it.
     pub(crate) fn beside_cross_entropy(self, params: DiceCrossEntropyParams, terms: Terms) -> Self {
-        Kernel {
-            name: "region_cross_entropy",
-            name_dense: "region_cross_entropy",
-            params: Params::new(params),
-            terms: Some(terms),
-            ..self
-        }
+        let (name, params) = ("region_cross_entropy", Params::new(params));
+        Kernel { name, name_dense: name, params, terms: Some(terms), ..self }
     }
 
     /// Of a sum of element-wise losses.
@@ -284,18 +238,9 @@ impl Kernel {
         class_weight: bool,
         grad_target: bool,
     ) -> Self {
-        Kernel {
-            loss,
-            file: "combined",
-            name: "combined",
-            name_dense: "combined",
-            family: Family::Elements,
-            params: Params::new(params),
-            ignore_index: None,
-            flags: 0,
-            takes: Takes { dense: true, class_weight, grad_target, ..Takes::NOTHING },
-            terms: Some(terms),
-        }
+        let takes = Takes { dense: true, class_weight, grad_target, ..Takes::NOTHING };
+        let kernel = Kernel::new(loss, "combined", "combined", Family::Elements, Params::new(params));
+        Kernel { takes, terms: Some(terms), ..kernel }
     }
 
     /// The options of an element-wise loss as a term of a sum has them, unless it takes a launch of its own before.

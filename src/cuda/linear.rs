@@ -1,13 +1,13 @@
 //! The language-model head on a GPU: the builder and the verbs of `head::LinearCall`, with device memory.
 
 use super::buffers::{DeviceMut, DeviceRef, DeviceScalar, DeviceTarget, Lender};
-use super::call::OnCuda;
+use super::call::{OnCuda, Outputs};
 use super::handle::Cuda;
 use super::head::{self, HeadRequest};
 use super::kernel::HasKernel;
-use super::request::{Dtype, Output};
+use super::request::Dtype;
 use crate::element::Element;
-use crate::error::{Error, Result, check_len};
+use crate::error::{Result, check_len};
 use crate::head::{Lens, LinearCrossEntropy, LinearShape, NOT_INDICES};
 use crate::reduction::Reduction;
 
@@ -106,12 +106,6 @@ impl<'d> OnCuda<'d, LinearCrossEntropy> {
     }
 }
 
-/// What becomes of the losses.
-enum Outputs<'a> {
-    Reduced(Reduction, DeviceMut<'a, f32>),
-    Unreduced(DeviceMut<'a, f32>),
-}
-
 impl<'a, T: Element> CudaLinearCall<'a, T> {
     /// Adds one number to each class's logits.
     pub fn bias(mut self, bias: impl Into<DeviceRef<'a, T>>) -> Self {
@@ -167,12 +161,13 @@ impl<'a, T: Element> CudaLinearCall<'a, T> {
 
     /// The value into `value`.
     pub fn forward(self, reduction: Reduction, value: impl Into<DeviceMut<'a, f32>>) -> Result<()> {
-        self.enqueue(Outputs::Reduced(reduction, value.into()), CudaLinearGrads::default())
+        self.enqueue(Outputs::Reduced(reduction, Some(value.into())), CudaLinearGrads::default())
     }
 
     /// The value of each token into `losses`: of plain cross-entropy, minus the log-probability of its target.
     pub fn forward_unreduced(self, losses: impl Into<DeviceMut<'a, f32>>) -> Result<()> {
-        self.enqueue(Outputs::Unreduced(losses.into()), CudaLinearGrads::default())
+        let outputs = Outputs::Unreduced { losses: Some(losses.into()), grad_output: None };
+        self.enqueue(outputs, CudaLinearGrads::default())
     }
 
     /// The value into `value`, and its gradients into `grads`.
@@ -182,7 +177,7 @@ impl<'a, T: Element> CudaLinearCall<'a, T> {
         value: impl Into<DeviceMut<'a, f32>>,
         grads: CudaLinearGrads<'a, T>,
     ) -> Result<()> {
-        self.enqueue(Outputs::Reduced(reduction, value.into()), grads)
+        self.enqueue(Outputs::Reduced(reduction, Some(value.into())), grads)
     }
 
     fn enqueue(self, mut outputs: Outputs<'a>, mut grads: CudaLinearGrads<'a, T>) -> Result<()> {
@@ -193,7 +188,7 @@ impl<'a, T: Element> CudaLinearCall<'a, T> {
             class_weight: self.class_weight.as_ref().map(DeviceRef::len),
             token_weight: self.token_weight.as_ref().map(DeviceRef::len),
             losses: match &outputs {
-                Outputs::Unreduced(losses) => Some(losses.len()),
+                Outputs::Unreduced { losses, .. } => losses.as_ref().map(DeviceMut::len),
                 Outputs::Reduced(..) => None,
             },
             grad_input: grads.input.as_ref().map(DeviceMut::len),
@@ -204,22 +199,10 @@ impl<'a, T: Element> CudaLinearCall<'a, T> {
         let mut lender = Lender::new(self.cuda)?;
         let targets = lender.targets(&self.target)?;
         check_len("target", self.shape.tokens, targets.indices().ok_or(NOT_INDICES)?.len)?;
-        let over = self.denominator.as_ref().map(|d| lender.read_one("denominator", d)).transpose()?;
-        let output = match &mut outputs {
-            Outputs::Unreduced(losses) if over.is_none() => {
-                Output::Unreduced { losses: Some(lender.write(losses)?), grad_output: None }
-            }
-            Outputs::Reduced(reduction, value) if over.is_none() || *reduction == Reduction::Sum => {
-                reduction.check(self.shape.tokens)?;
-                check_len("value", 1, value.len())?;
-                let value = Some(lender.write(value)?);
-                over.map_or(Output::Reduced(*reduction, value), |over| Output::Over(over, value))
-            }
-            _ => {
-                let what = "a denominator on the device with anything but a sum";
-                return Err(Error::Unsupported { loss: "linear cross-entropy", what });
-            }
-        };
+        if let Outputs::Reduced(reduction, Some(value)) = &outputs {
+            reduction.check(self.shape.tokens)?;
+            check_len("value", 1, value.len())?;
+        }
         let request = HeadRequest {
             dtype: Dtype::of::<T>(),
             shape: self.shape,
@@ -231,7 +214,7 @@ impl<'a, T: Element> CudaLinearCall<'a, T> {
             token_weight: self.token_weight.as_ref().map(|w| lender.read(w)).transpose()?,
             grad_output: lender.scalar(&self.grad_output)?,
             accumulate: self.accumulate,
-            output,
+            output: outputs.lend(&mut lender, &self.denominator, "linear cross-entropy")?,
             grad_input: grads.input.as_mut().map(|g| lender.write(g)).transpose()?,
             grad_weight: grads.weight.as_mut().map(|g| lender.write(g)).transpose()?,
             grad_bias: grads.bias.as_mut().map(|g| lender.write(g)).transpose()?,

@@ -4,7 +4,7 @@
 use super::kernel::{Family, Kernel, Params};
 use super::params::*;
 use super::plan::{self, Limits, Plan};
-use super::request::{Average, Dtype, Memory, Output, Request, Scalar, Sizes, Targets};
+use super::request::{Average, Dtype, Memory, Output, Request, Sizes, Targets};
 use crate::error::{Error, Result, check_len};
 use crate::reduction::Reduction;
 
@@ -53,16 +53,8 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
     let (divide_by, denominator) = denominator(kernel, request, &sizes);
     let mean = matches!(request.output, Output::Reduced(Reduction::Mean | Reduction::WeightedMean, _));
     let own_means = mean && kernel.terms.is_some();
-    let (grad_output, grad_scale) = match request.grad_output {
-        Scalar::Host(scale) => (scale, 0),
-        Scalar::Device(address) => (1.0, address),
-    };
-    let (values, grad_outputs, value, divisor) = match request.output {
-        Output::Reduced(_, value) => (None, None, value, 0),
-        Output::Over(divisor, value) => (None, None, value, divisor),
-        Output::Unreduced { losses, grad_output } => (losses, grad_output, None, 0),
-    };
-    let of = |memory: Option<Memory>| memory.map_or(0, |m| m.address);
+    let (grad_output, grad_scale) = request.grad_output.parts();
+    let ([value, values, grad_outputs], divisor) = request.output.parts();
     let args = LaunchArgs {
         input: input.address,
         target: target.address,
@@ -95,10 +87,7 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
         tile: plan.tile,
         ignore_index: kernel.ignore_index.unwrap_or(0),
         denominator,
-        scale: match divide_by {
-            BY_HOST => (f64::from(grad_output) / denominator) as f32,
-            _ => grad_output,
-        },
+        scale: scale(grad_output, divide_by, denominator),
         flags: kernel.flags
             | if request.accumulate { ACCUMULATE } else { 0 }
             | if kernel.ignore_index.is_some() { IGNORE } else { 0 }
@@ -159,6 +148,16 @@ pub(super) fn denominator(kernel: &Kernel, request: &Request, sizes: &Sizes) -> 
     }
 }
 
+/// `LaunchArgs::scale`.
+pub(super) fn scale(grad_output: f32, divide_by: u32, denominator: f64) -> f32 {
+    if divide_by == BY_HOST { (f64::from(grad_output) / denominator) as f32 } else { grad_output }
+}
+
+/// The address of what there may be, or 0.
+pub(super) fn of(memory: Option<Memory>) -> u64 {
+    memory.map_or(0, |m| m.address)
+}
+
 /// Checks the call and launches its kernels.
 ///
 /// # Safety
@@ -170,46 +169,29 @@ pub(crate) unsafe fn run_average(call: &Average, names: [&'static str; 2], launc
     }
     call.value.map_or(Ok(()), |value| check_len("value", 1, value.len))?;
     let plan = plan::relativistic_average(high.len as u64, low.len as u64);
-    let (scale, grad_scale) = match call.grad_output {
-        Scalar::Host(scale) => (scale, 0),
-        Scalar::Device(address) => (1.0, address),
-    };
+    let (scale, grad_scale) = call.grad_output.parts();
     let args = LaunchArgs {
         input: high.address,
         target: low.address,
-        class_weight: 0,
-        weight: 0,
-        grad_outputs: 0,
-        grad_input: call.grads.map_or(0, |g| g[0].address),
-        grad_target: call.grads.map_or(0, |g| g[1].address),
-        values: 0,
-        value: call.value.map_or(0, |m| m.address),
+        grad_input: of(call.grads.map(|g| g[0])),
+        grad_target: of(call.grads.map(|g| g[1])),
+        value: of(call.value),
         grad_scale,
-        divisor: 0,
         workspace: launcher.workspace(),
         scratch: launcher.scratch(plan.scratch)?,
-        terms: 0,
-        third: 0,
-        grad_third: 0,
-        log_prob: 0,
-        entropy: 0,
-        lse: 0,
-        hit: 0,
-        argmax: 0,
         elements: high.len as u64,
         losses: low.len as u64,
         classes: 1,
         inner: 1,
         pitch: 1,
-        bias: 0,
         each: 1,
         tile: plan.tile,
-        ignore_index: 0,
         denominator: 1.0,
         scale,
         flags: if call.accumulate { ACCUMULATE } else { 0 },
         target_kind: Targets::Dense(low).parts().0,
         divide_by: BY_HOST,
+        ..LaunchArgs::default()
     };
     for suffix in ["_means", "_sums", "_grads"].into_iter().take(if call.grads.is_some() { 3 } else { 2 }) {
         let name = Name::new(&["relativistic_average", suffix], dtype);

@@ -21,6 +21,8 @@ pub(crate) mod custom;
 #[cfg(feature = "cuda")]
 mod driver;
 #[cfg(feature = "cuda")]
+mod foreign;
+#[cfg(feature = "cuda")]
 pub(crate) mod gpu;
 #[cfg(feature = "cuda")]
 mod handle;

@@ -79,6 +79,16 @@ pub enum Scalar {
     Device(u64),
 }
 
+impl Scalar {
+    /// The factor that the host knows, and the address of the other, 0 if there is none.
+    pub(super) fn parts(self) -> (f32, u64) {
+        match self {
+            Scalar::Host(x) => (x, 0),
+            Scalar::Device(address) => (1.0, address),
+        }
+    }
+}
+
 /// Weights of losses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weight {
@@ -97,6 +107,17 @@ pub enum Output {
         losses: Option<Memory>,
         grad_output: Option<Memory>,
     },
+}
+
+impl Output {
+    /// Where the value goes, where the values and their upstream gradients are, and the address of the divisor, 0 if there is none.
+    pub(super) fn parts(self) -> ([Option<Memory>; 3], u64) {
+        match self {
+            Output::Reduced(_, value) => ([value, None, None], 0),
+            Output::Over(divisor, value) => ([value, None, None], divisor),
+            Output::Unreduced { losses, grad_output } => ([None, losses, grad_output], 0),
+        }
+    }
 }
 
 /// A call.

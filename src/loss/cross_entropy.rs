@@ -1,3 +1,4 @@
+use self::lanes::LaneSums;
 use crate::call::{AnyRequest, Loss, Run, class_methods, for_request};
 use crate::cpu::row::{Row, RowTarget, Rows, for_chunks};
 use crate::cpu::rowwise::{self, Rowwise};
@@ -11,6 +12,7 @@ use crate::loss::target_weights::TargetWeights;
 use crate::params::CrossEntropyParams;
 use crate::shape::Shape;
 
+pub(crate) mod lanes;
 pub(crate) mod sharded;
 
 /// Categorical cross-entropy on logits: log-softmax, negative log-likelihood and their gradient in one.
@@ -194,57 +196,38 @@ impl Rowwise for CrossEntropy {
         // The weight of the target's class; where the target is dense the index is no class.
         let on_target = (1.0 - smoothing) * rows.class_weights_of_targets();
         let on_all = smoothing / classes as f32;
-        let [mut ones, mut rest, mut mass, mut cost] = [BlockSum::new(s); 4];
+        let mut sums = LaneSums::new(s);
         for block in (0..classes).step_by(8) {
             for c in block..classes.min(block + 8) {
-                let a = weights(rows, c, on_target, on_all);
                 let u = rows.kept(c) - max;
                 let e = u.exp_neg();
-                let is_one = e.eq(1.0);
-                ones.add_where(is_one, 1.0);
-                rest.add_where(!is_one, e);
-                mass.add(a);
-                // Zero times minus infinity is a masked class that the target does not ask for.
-                cost.add_where(!a.eq(0.0), -a * u);
+                sums.add(u, e, weights(rows, c, on_target, on_all));
                 rows.keep(c, e);
             }
-            for sum in [&mut ones, &mut rest, &mut mass, &mut cost] {
-                sum.end_block();
-            }
+            sums.end_block();
         }
-        let [ones, rest, mass, cost] = [ones.lanes(), rest.lanes(), mass.lanes(), cost.lanes()];
-        let ln_sum = ones.ln() + (rest / ones).ln_1p();
-        let lse = max + ln_sum;
-        let value = mass * ln_sum + cost;
-        let value = if z_loss == 0.0 { value } else { value + z_loss * lse * lse };
+        let losses = sums.losses(max, z_loss);
         if rows.wants_grad_target() {
             for c in 0..classes {
                 let z = cap.bend(rows.input(c));
                 let factor = rows.class_weight.map_or(1.0, |w| w[c]) * (1.0 - smoothing) * rows.scale;
-                let grad = factor * (ln_sum + (max - z));
+                let grad = factor * (losses.ln_sum + (max - z));
                 // Zero times infinity is zero, but NaN stays.
                 let none = factor.eq(0.0) & !rows.kept(c).is_nan();
                 rows.put_target(c, none.pick(0.0, grad));
             }
         }
         if rows.wants_grad() {
-            let pull = 2.0 * z_loss * lse;
-            let sum = ones + rest;
-            let inv = 1.0 / sum;
-            let miss = (ones - 1.0 + rest) * inv;
-            let slope = (mass + pull) * inv;
-            let top = pull * (1.0 - miss) - mass * miss;
-            let leads = sum.lt(2.0);
             for c in 0..classes {
                 let (e, a) = (rows.kept(c), weights(rows, c, on_target, on_all));
-                let mut grad = rows.scale * (e.eq(1.0) & leads).pick((mass - a) + top, e * slope - a);
+                let mut grad = rows.scale * losses.grad(e, a);
                 if softcap != 0.0 {
                     grad = cap.straighten(rows.input(c), grad);
                 }
                 rows.put(c, grad);
             }
         }
-        value
+        losses.value
     }
 
     #[cfg_attr(optimized, inline(always))]

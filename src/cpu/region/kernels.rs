@@ -4,9 +4,10 @@ use super::{BLOCK, CrossEntropy, Plan, RegionTarget, Slopes, Sums};
 use crate::cpu::mem::{Dst, Mode, fence};
 use crate::cpu::region::Activation;
 use crate::cpu::row::{KEEP, Kept};
-use crate::cpu::simd::{F32s, Kernel, LANES, Machine, Mask, Pair, Simd};
+use crate::cpu::simd::{F32s, Kernel, LANES, Machine, Pair, Simd};
 use crate::cpu::softmax::BlockSum;
 use crate::element::Element;
+use crate::loss::cross_entropy::lanes::{LaneLosses, LaneSums as LossSums};
 use crate::loss::logistic;
 
 /// Positions `i..i + count` of sample `n`, at most sixteen.
@@ -262,25 +263,6 @@ impl<'k, S: Machine> PositionSoftmax<'k, S> {
     }
 }
 
-/// What cross-entropy has to know of sixteen positions: the formulas of `CrossEntropy::rows`.
-#[derive(Clone, Copy)]
-struct Row<S: Simd> {
-    value: F32s<S>,
-    mass: F32s<S>,
-    slope: F32s<S>,
-    /// Of the class of probability near 1, if there is one.
-    top: F32s<S>,
-    leads: Mask<S>,
-}
-
-impl<S: Simd> Row<S> {
-    /// The gradient of classes with these exponentials and weights.
-    #[cfg_attr(optimized, inline(always))]
-    fn slope(&self, e: F32s<S>, a: F32s<S>) -> F32s<S> {
-        (e.eq(1.0) & self.leads).pick((self.mass - a) + self.top, e * self.slope - a)
-    }
-}
-
 impl CrossEntropy<'_> {
     /// The weight that targets put on channel `c` of `channels`.
     #[cfg_attr(optimized, inline(always))]
@@ -290,34 +272,22 @@ impl CrossEntropy<'_> {
     }
 
     #[cfg_attr(optimized, inline(always))]
-    fn look<S: Machine, T: Element>(&self, softmax: &PositionSoftmax<'_, S>, plan: &Plan<'_, T>, at: At) -> Row<S> {
+    fn look<S: Machine, T: Element>(
+        &self,
+        softmax: &PositionSoftmax<'_, S>,
+        plan: &Plan<'_, T>,
+        at: At,
+    ) -> LaneLosses<S> {
         let (s, max) = (softmax.s, softmax.max);
-        let [mut ones, mut rest, mut mass, mut cost] = [BlockSum::new(s); 4];
+        let mut sums = LossSums::new(s);
         for block in (0..plan.channels).step_by(8) {
             for c in block..plan.channels.min(block + 8) {
                 let a = self.weight(plan.channels, c, plan.target(s, c, at));
-                let e = softmax.exp(plan, c, at);
-                let is_one = e.eq(1.0);
-                ones.add_where(is_one, 1.0);
-                rest.add_where(!is_one, e);
-                mass.add(a);
-                // Zero times minus infinity is a masked class that the target does not ask for.
-                cost.add_where(!a.eq(0.0), a * (max - plan.input(s, c, at)));
+                sums.add(plan.input(s, c, at) - max, softmax.exp(plan, c, at), a);
             }
-            for sum in [&mut ones, &mut rest, &mut mass, &mut cost] {
-                sum.end_block();
-            }
+            sums.end_block();
         }
-        let [ones, rest, mass, cost] = [ones.lanes(), rest.lanes(), mass.lanes(), cost.lanes()];
-        let ln_sum = ones.ln() + (rest / ones).ln_1p();
-        let lse = max + ln_sum;
-        let value = mass * ln_sum + cost;
-        let value = if self.z_loss == 0.0 { value } else { value + self.z_loss * lse * lse };
-        let pull = if self.z_loss == 0.0 { s.zero() } else { 2.0 * self.z_loss * lse };
-        let (sum, inv) = (ones + rest, 1.0 / (ones + rest));
-        let miss = (ones - 1.0 + rest) * inv;
-        let (slope, top) = ((mass + pull) * inv, pull * (1.0 - miss) - mass * miss);
-        Row { value, mass, slope, top, leads: sum.lt(2.0) }
+        sums.losses(max, self.z_loss)
     }
 }
 
@@ -401,9 +371,9 @@ impl<T: Element> Kernel for SoftmaxGrads<'_, '_, T> {
             for c in 0..plan.channels {
                 let (p, t) = (softmax.at(plan, c, at), plan.target(s, c, at));
                 let mut g = p * (slopes[c].at(squared, p, t) - mean);
-                if let Some((cross_entropy, row)) = beside {
+                if let Some((cross_entropy, losses)) = beside {
                     let a = cross_entropy.weight(plan.channels, c, t);
-                    g = g + row.slope(softmax.exp(plan, c, at), a) * cross_entropy.scale;
+                    g = g + losses.grad(softmax.exp(plan, c, at), a) * cross_entropy.scale;
                 }
                 plan.store(s, grad, c, at, g);
             }

@@ -8,28 +8,12 @@ use std::sync::OnceLock;
 
 use libloading::Library;
 
+use crate::cuda::foreign::{Status, functions};
 use crate::error::{Error, Result};
 
 /// A program under way.
 type Program = *mut std::ffi::c_void;
-/// Zero is success.
-type Status = c_int;
 
-/// Declares the functions that we call, and finds them in the library.
-macro_rules! functions {
-    ($($field:ident $symbol:ident($($arg:ty),*);)*) => {
-        struct Functions { $($field: unsafe extern "C" fn($($arg),*) -> Status,)* }
-
-        impl Functions {
-            /// # Safety
-            /// The library is NVRTC, and lives as long as these.
-            unsafe fn of(library: &Library) -> Result<Self, libloading::Error> {
-                // SAFETY: the caller's promise; the signatures are those of nvrtc.h, the same in all versions.
-                unsafe { Ok(Functions { $($field: *library.get(concat!(stringify!($symbol), "\0").as_bytes())?,)* }) }
-            }
-        }
-    };
-}
 functions! {
     version nvrtcVersion(*mut c_int, *mut c_int);
     create nvrtcCreateProgram(

@@ -149,21 +149,8 @@ impl Run for CombinedRegions {
 
 impl HasKernel for CombinedRegions {
     fn kernel(&self) -> Kernel {
-        let region = self.region.params;
         let CrossEntropyParams { smoothing, z_loss, .. } = self.cross_entropy.params();
-        let params = DiceCrossEntropyParams {
-            overlap: region.overlap,
-            union_i: region.union_i,
-            union_p: region.union_p,
-            union_t: region.union_t,
-            smooth_nr: region.smooth_nr,
-            smooth_dr: region.smooth_dr,
-            squared: region.squared,
-            gamma: region.gamma,
-            weights: self.weights,
-            smoothing,
-            z_loss,
-        };
+        let params = DiceCrossEntropyParams { region: self.region.params, weights: self.weights, smoothing, z_loss };
         Kernel::regions(&self.region).beside_cross_entropy(params, kernel::Terms { count: 2, refused: self.refused() })
     }
 }
