@@ -64,11 +64,8 @@ struct Block {
     std::vector<Var> vars; // its shared memory; the launch's dynamic part has the key nullptr
 };
 
-#ifdef HOST_TSAN
-static const size_t STACK = 32 << 10;
-#else
+// Without optimisation, as the sanitizers have them, kernels have frames of up to 40 KiB.
 static const size_t STACK = 128 << 10;
-#endif
 static std::vector<Fiber> F; // of the cluster that runs
 static std::vector<Block> blocks;
 static std::vector<unsigned> ready;
