@@ -120,13 +120,6 @@ pub(crate) fn logistic<S: Simd>(x: F32s<S>) -> Logistic<S> {
 }
 
 impl<S: Simd> Logistic<S> {
-    /// Of no use: where nothing looks at it.
-    #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn none(s: S) -> Self {
-        let zero = s.zero();
-        Logistic { positive: zero.gt(0.0), abs: zero, tail: zero, soft: zero }
-    }
-
     /// `neg softplus(x) + pos softplus(-x)`: binary cross-entropy that weighs negatives and positives so.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn cost(&self, neg: impl Operand<S>, pos: impl Operand<S>) -> F32s<S> {

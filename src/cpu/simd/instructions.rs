@@ -215,7 +215,7 @@ pub(crate) trait Machine: Simd {
     #[cfg_attr(optimized, inline(always))]
     fn prefetch_later<T>(self, _p: *const T) {}
 
-    /// Runs `task` in a function compiled for this instruction set.
+    /// Runs `task` in a function compiled for this instruction set, which is not inlined: the callers are many.
     fn run<K: Kernel>(self, task: K) -> K::Output;
 
     #[cfg_attr(optimized, inline(always))]

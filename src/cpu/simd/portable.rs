@@ -217,7 +217,6 @@ impl Machine for Baseline {
     }
     #[cfg_attr(optimized, inline(always))]
     fn run<K: Kernel>(self, task: K) -> K::Output {
-        // A function of its own, as for the other sets: the callers are many.
         #[inline(never)]
         fn go<K: Kernel>(simd: Baseline, task: K) -> K::Output {
             task.run(simd)

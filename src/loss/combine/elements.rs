@@ -1,11 +1,11 @@
 use super::{Combination, IntoSum, Join, MOST, Refused, Scaled, operators};
 use crate::call::{AnyRequest, Loss, Run, elementwise_methods, for_request};
-use crate::cpu::elementwise::{self, Point, Points, Pointwise, Terms};
-use crate::cpu::simd::{F32s, Simd};
+use crate::cpu::elementwise::{self, Pointwise, Stage, Terms};
+use crate::cpu::simd::{LANES, Lanes, Machine};
 use crate::cuda::kernel::{self, HasKernel, Kernel};
 use crate::device::Buffer;
 use crate::error::Result;
-use crate::loss::{Logistic, focal, hinge, kl, logistic};
+use crate::loss::{focal, hinge, kl};
 use crate::on::On;
 use crate::params::{self, TermsParams};
 use crate::reduction::Reduction;
@@ -37,14 +37,9 @@ macro_rules! elements {
                 match self { $(Element::$kind(_) => <$functor>::GRAD_TARGET,)* }
             }
 
-            #[cfg_attr(optimized, inline(always))]
-            fn eval<S: Simd>(&self, l: &Logistic<S>, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> Point<S> {
-                match self { $(Element::$kind(f) => f.eval_with(l, x, t, aux),)* }
-            }
-
-            #[cfg_attr(optimized, inline(always))]
-            fn grad_target<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> F32s<S> {
-                match self { $(Element::$kind(f) => f.grad_target(x, t, aux),)* }
+            /// Adds the term to what is staged.
+            fn apply<S: Machine>(&self, s: S, stage: &mut Stage, weight: f32, first: bool) -> [Lanes; 2] {
+                match self { $(Element::$kind(f) => stage.apply(s, *f, weight, first),)* }
             }
         }
     };
@@ -232,34 +227,15 @@ impl Terms<MOST> for Combined {
     }
 
     #[cfg_attr(optimized, inline(always))]
-    fn points<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> Points<S, MOST> {
-        let zero = x.simd().zero();
-        let mut points = Points { values: [zero; MOST], grad: zero };
-        let l = if self.logistic { logistic(x) } else { Logistic::none(x.simd()) };
-        for (value, term) in points.values.iter_mut().zip(self.each()) {
-            let point = term.element.eval(&l, x, t, aux);
-            *value = point.value;
-            points.grad = point.grad.mul_add(term.weight, points.grad);
+    fn apply<S: Machine>(&self, s: S, stage: &mut Stage) -> [[Lanes; 2]; MOST] {
+        if self.logistic {
+            stage.logistic(s);
         }
-        points
-    }
-
-    #[cfg_attr(optimized, inline(always))]
-    fn grad_for_target<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> F32s<S> {
-        let mut grad = x.simd().zero();
-        for term in self.each() {
-            grad = term.element.grad_target(x, t, aux).mul_add(term.weight, grad);
+        let mut sums = [[[0.0; LANES]; 2]; MOST];
+        for (j, (sums, term)) in sums.iter_mut().zip(self.each()).enumerate() {
+            *sums = term.element.apply(s, stage, term.weight, j == 0);
         }
-        grad
-    }
-
-    #[cfg_attr(optimized, inline(always))]
-    fn whole<S: Simd>(&self, values: [F32s<S>; MOST]) -> F32s<S> {
-        let mut whole = values[0].simd().zero();
-        for (value, term) in values.iter().zip(self.each()) {
-            whole = value.mul_add(term.weight, whole);
-        }
-        whole
+        sums
     }
 
     fn whole_of_sums(&self, sums: [f64; MOST]) -> f64 {

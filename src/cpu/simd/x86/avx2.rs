@@ -160,6 +160,7 @@ impl Machine for Avx2 {
 
     #[cfg_attr(optimized, inline(always))]
     fn run<K: Kernel>(self, task: K) -> K::Output {
+        #[inline(never)]
         #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2")]
         fn go<K: Kernel>(simd: Avx2, task: K) -> K::Output {
             task.run(simd)

@@ -139,6 +139,7 @@ impl Machine for Avx512 {
 
     #[cfg_attr(optimized, inline(always))]
     fn run<K: Kernel>(self, task: K) -> K::Output {
+        #[inline(never)]
         #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,avx512f,avx512bw,avx512dq,avx512vl")]
         fn go<K: Kernel>(simd: Avx512, task: K) -> K::Output {
             task.run(simd)

@@ -1,5 +1,9 @@
 //! The element-wise skeleton: one pass over input and target.
 
+mod stage;
+
+pub(crate) use stage::Stage;
+
 use super::mem::{Dst, Mode, Src, fence};
 use super::simd::{F32s, Isa, Kernel, LANES, Lanes, Machine, Pair, Simd};
 use super::tiles::{Tiles, sum_weights};
@@ -8,6 +12,7 @@ use crate::element::Element;
 use crate::error::{Error, Result, check_len};
 use crate::loss::Logistic;
 use crate::target::Target;
+use stage::{Gather, Scatter};
 
 /// Values and gradients of sixteen elements.
 #[derive(Clone, Copy)]
@@ -57,13 +62,6 @@ pub(crate) trait Pointwise: Copy + Send + Sync {
     }
 }
 
-/// The values of up to `N` terms and the gradient of their sum, of sixteen elements.
-#[derive(Clone, Copy)]
-pub(crate) struct Points<S: Simd, const N: usize> {
-    pub(crate) values: [F32s<S>; N],
-    pub(crate) grad: F32s<S>,
-}
-
 /// What the skeleton runs: a loss, or a sum of up to `N`.
 pub(crate) trait Terms<const N: usize>: Copy + Send + Sync {
     const NAME: &'static str;
@@ -76,15 +74,25 @@ pub(crate) trait Terms<const N: usize>: Copy + Send + Sync {
     fn terms(&self) -> usize;
     fn takes_class_weight(&self) -> bool;
     fn has_grad_target(&self) -> bool;
-    fn points<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> Points<S, N>;
-    fn grad_for_target<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> F32s<S>;
+
+    /// Elements `i..` of a call with nothing but input, target and gradient, without a stop between memory and registers: as many as
+    /// there are vectors of in `i..stop`, in pairs. Adds up the values of even vectors and of odd ones, and returns the next element.
     #[cfg_attr(optimized, inline(always))]
-    fn grad_for_third<S: Simd>(&self, x: F32s<S>, _t: F32s<S>, _third: F32s<S>) -> F32s<S> {
-        x.simd().zero()
+    fn usual<T: Element, S: Machine>(
+        &self,
+        _s: S,
+        _u: &Usual<'_, T>,
+        i: usize,
+        _stop: usize,
+        _sums: &mut [F32s<S>; 2],
+    ) -> usize {
+        i
     }
-    /// The value of the whole.
-    fn whole<S: Simd>(&self, values: [F32s<S>; N]) -> F32s<S>;
-    /// The same of sums of values.
+
+    /// What is staged, applied to all terms; the sums of the values of even vectors and of odd ones, of each.
+    fn apply<S: Machine>(&self, s: S, stage: &mut Stage) -> [[Lanes; 2]; N];
+
+    /// The value of the whole, of sums of values.
     fn whole_of_sums(&self, sums: [f64; N]) -> f64;
 }
 
@@ -108,29 +116,64 @@ impl<F: Pointwise> Terms<1> for F {
     }
 
     #[cfg_attr(optimized, inline(always))]
-    fn points<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> Points<S, 1> {
-        let Point { value, grad } = self.eval(x, t, aux);
-        Points { values: [value], grad }
+    fn usual<T: Element, S: Machine>(
+        &self,
+        s: S,
+        u: &Usual<'_, T>,
+        mut i: usize,
+        stop: usize,
+        sums: &mut [F32s<S>; 2],
+    ) -> usize {
+        let pair = Pair(s);
+        while stop - i >= 2 * LANES {
+            // SAFETY: tiles do not overlap, and a tile belongs to one task.
+            unsafe {
+                if u.mode.stream {
+                    u.input.prefetch(s, i);
+                    if <F as Pointwise>::TARGET {
+                        u.target.prefetch(s, i);
+                    }
+                }
+                let x = pair.join(u.input.load(s, i), u.input.load(s, i + LANES));
+                let t = pair.join(u.target.load(s, i), u.target.load(s, i + LANES));
+                let Point { value, mut grad } = self.eval(x, t, pair.splat(1.0));
+                if <F as Pointwise>::FAINT {
+                    grad = grad.abs().lt(u.least).pick(0.0, grad);
+                }
+                let (low, high) = pair.split(grad * u.scale);
+                u.grad.store(s, i, low, u.mode);
+                u.grad.store(s, i + LANES, high, u.mode);
+                let (even, odd) = pair.split(value);
+                *sums = [sums[0] + even, sums[1] + odd];
+            }
+            i += 2 * LANES;
+        }
+        i
     }
 
     #[cfg_attr(optimized, inline(always))]
-    fn grad_for_target<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> F32s<S> {
-        self.grad_target(x, t, aux)
-    }
-
-    #[cfg_attr(optimized, inline(always))]
-    fn grad_for_third<S: Simd>(&self, x: F32s<S>, t: F32s<S>, third: F32s<S>) -> F32s<S> {
-        self.grad_third(x, t, third)
-    }
-
-    #[cfg_attr(optimized, inline(always))]
-    fn whole<S: Simd>(&self, [value]: [F32s<S>; 1]) -> F32s<S> {
-        value
+    fn apply<S: Machine>(&self, s: S, stage: &mut Stage) -> [[Lanes; 2]; 1] {
+        if F::LOGISTIC {
+            stage.logistic(s);
+        }
+        [stage.apply(s, *self, 1.0, true)]
     }
 
     fn whole_of_sums(&self, [sum]: [f64; 1]) -> f64 {
         sum
     }
+}
+
+/// A call with nothing but input, target and gradient.
+pub(crate) struct Usual<'a, T> {
+    input: Src<'a, T>,
+    /// The input, where there is no target.
+    target: Src<'a, T>,
+    grad: Dst<'a, T>,
+    scale: f32,
+    /// A smaller gradient would be denormal after scaling.
+    least: f32,
+    mode: Mode,
 }
 
 /// What a tile needs to know; the same for every tile.
@@ -260,138 +303,53 @@ impl<T: Element, F: Terms<N>, const N: usize> Kernel for Tile<'_, T, F, N> {
 
     #[cfg_attr(optimized, inline(always))]
     fn run<S: Machine>(self, s: S) -> [f64; N] {
-        let plan = self.plan;
-        let plain = plan.class_weight.is_none()
-            && plan.third.is_none()
-            && plan.weight.is_none()
-            && plan.grad_output.is_none()
-            && plan.losses.is_none()
-            && plan.grad_target.is_none()
-            && !plan.mode.accumulate;
-        // Input, target and gradient of a call with nothing else.
-        let fast = match (plan.grad_input, plan.target) {
-            (Some(grad), Some(target)) if plain => Some((plan.input, target, grad)),
-            (Some(grad), None) if plain => Some((plan.input, plan.input, grad)),
-            _ => None,
-        };
-        let mode = plan.grad_input.map_or(Mode::PLAIN, |grad| plan.mode.at(grad, self.start));
-        let pair = Pair(s);
-        // What is smaller would be denormal after scaling.
-        let least = f32::MIN_POSITIVE / plan.scale.abs();
+        let Tile { loss, plan, start, end } = self;
+        let mode = plan.grad_input.map_or(Mode::PLAIN, |grad| plan.mode.at(grad, start));
+        let usual = plan.usual(mode);
+        let mut stage = Stage::new(&plan);
         let mut total = [s.zero_wide(); N];
-        for block in (self.start..self.end).step_by(BLOCK) {
-            let stop = self.end.min(block + BLOCK);
+        for block in (start..end).step_by(BLOCK) {
+            let stop = end.min(block + BLOCK);
             // The even vectors and the odd ones, whichever way they come.
-            let (mut even, mut odd) = ([s.zero(); N], [s.zero(); N]);
+            let mut sums = [[s.zero(); 2]; N];
             let mut i = block;
-            if let Some((input, target, grad)) = fast {
-                let mode = Mode { accumulate: false, ..mode };
-                while stop - i >= 2 * LANES {
-                    // SAFETY: tiles do not overlap, and a tile belongs to one task.
-                    unsafe {
-                        if mode.stream {
-                            input.prefetch(s, i);
-                            if F::TARGET {
-                                target.prefetch(s, i);
-                            }
-                        }
-                        let x = pair.join(input.load(s, i), input.load(s, i + LANES));
-                        let t = pair.join(target.load(s, i), target.load(s, i + LANES));
-                        let Points { values, grad: mut grads } = self.loss.points(x, t, pair.splat(1.0));
-                        if F::FAINT {
-                            grads = grads.abs().lt(least).pick(0.0, grads);
-                        }
-                        let (low, high) = pair.split(grads * plan.scale);
-                        grad.store(s, i, low, mode);
-                        grad.store(s, i + LANES, high, mode);
-                        for j in 0..N {
-                            let (v0, v1) = pair.split(values[j]);
-                            (even[j], odd[j]) = (even[j] + v0, odd[j] + v1);
-                        }
-                    }
-                    i += 2 * LANES;
-                }
+            if let Some(usual) = &usual {
+                i = loss.usual(s, usual, i, stop, &mut sums[0]);
             }
-            while i < stop {
-                let values = self.general(s, i, LANES.min(stop - i), mode);
-                let sums = if (i - block).is_multiple_of(2 * LANES) { &mut even } else { &mut odd };
+            if i < stop {
+                s.run(Gather { stage: &mut stage, plan: &plan, i, count: stop - i });
+                let more = loss.apply(s, &mut stage);
+                s.run(Scatter { stage: &stage, plan: &plan, i, mode, faint: F::FAINT });
                 for j in 0..N {
-                    sums[j] = sums[j] + values[j];
+                    sums[j] = [0, 1].map(|odd| sums[j][odd] + s.lanes(&more[j][odd]));
                 }
-                i += LANES;
             }
             for j in 0..N {
-                total[j] = total[j] + (even[j] + odd[j]).widen();
+                total[j] = total[j] + (sums[j][0] + sums[j][1]).widen();
             }
         }
         fence();
-        let mut sums = [0.0; N];
-        for j in 0..N {
-            sums[j] = total[j].sum();
-        }
-        sums
+        total.map(|total| total.sum())
     }
 }
 
-impl<T: Element, F: Terms<N>, const N: usize> Tile<'_, T, F, N> {
-    /// Elements `i..i + count` of any call.
+impl<'a, T: Element> Plan<'a, T> {
+    /// The call, if nothing else is asked for.
     #[cfg_attr(optimized, inline(always))]
-    fn general<S: Machine>(&self, s: S, i: usize, count: usize, mode: Mode) -> [F32s<S>; N] {
-        let plan = self.plan;
-        // SAFETY (all loads and stores): tiles do not overlap, and a tile belongs to one task.
-        let x = unsafe { plan.input.load_upto(s, i, count, 0.0) };
-        let t = match plan.target {
-            Some(target) => unsafe { target.load_upto(s, i, count, 0.0) },
-            None => s.zero(),
-        };
-        let mut aux: Lanes = [1.0; LANES];
-        if let Some(w) = plan.class_weight {
-            for (l, aux) in aux[..count].iter_mut().enumerate() {
-                *aux = w[(i + l) % w.len()];
-            }
-        }
-        let mut weight: Lanes = [1.0; LANES];
-        if let Some((w, each)) = plan.weight {
-            for (l, weight) in weight[..count].iter_mut().enumerate() {
-                *weight = if each == 1 { w[i + l] } else { w[(i + l) / each] };
-            }
-        }
-        let weight = s.lanes(&weight);
-        let aux = match plan.third {
-            Some(third) => unsafe { third.load_upto(s, i, count, 0.0) },
-            None => s.lanes(&aux),
-        };
-        let mut scale = weight * plan.scale;
-        if let Some(g) = plan.grad_output {
-            scale = scale * unsafe { Src::new(g).load_upto(s, i, count, 0.0) };
-        }
-        let Points { mut values, mut grad } = self.loss.points(x, t, aux);
-        for value in &mut values {
-            *value = *value * weight;
-        }
-        if let Some(losses) = plan.losses {
-            unsafe { losses.store_upto(s, i, count, self.loss.whole(values), Mode::PLAIN) };
-        }
-        if let Some(out) = plan.grad_target {
-            let grad = self.loss.grad_for_target(x, t, aux) * scale;
-            unsafe { out.store_upto(s, i, count, grad, plan.target_mode.at(out, i)) };
-        }
-        if let Some(out) = plan.grad_third {
-            let grad = self.loss.grad_for_third(x, t, aux) * scale;
-            unsafe { out.store_upto(s, i, count, grad, plan.target_mode.at(out, i)) };
-        }
-        if let Some(out) = plan.grad_input {
-            if F::FAINT {
-                // As above: whatever else is asked for, the gradient has the same bits.
-                grad = grad.abs().lt(f32::MIN_POSITIVE / scale.abs()).pick(0.0, grad);
-            }
-            unsafe { out.store_upto(s, i, count, grad * scale, mode) };
-        }
-        // The padding has values too.
-        for value in &mut values {
-            *value = s.first(count).pick(*value, 0.0);
-        }
-        values
+    fn usual(&self, mode: Mode) -> Option<Usual<'a, T>> {
+        let more = self.class_weight.is_some()
+            || self.third.is_some()
+            || self.weight.is_some()
+            || self.grad_output.is_some()
+            || self.losses.is_some()
+            || self.grad_target.is_some()
+            || self.mode.accumulate;
+        let grad = self.grad_input.filter(|_| !more)?;
+        let (input, scale) = (self.input, self.scale);
+        let least = f32::MIN_POSITIVE / scale.abs();
+        // What is known here is known in the loops.
+        let mode = Mode { accumulate: false, ..mode };
+        Some(Usual { input, target: self.target.unwrap_or(input), grad, scale, least, mode })
     }
 }
 
