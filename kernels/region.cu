@@ -6,41 +6,63 @@
 //
 //     dl/dp = (s (union_i t + k union_p p^(k - 1)) - overlap t) / D
 //
-// times the derivative of the activation: none, sigmoid, or softmax over the channels. With the latter cross-entropy may be computed
-// beside it from the same softmax, `src/loss/combine/regions.rs`.
+// times the derivative of the activation: none, sigmoid, or softmax over the channels. With a softmax cross-entropy may be computed
+// beside it, with a sigmoid binary cross-entropy or focal loss, from the same activation, `src/loss/combine/regions.rs`.
+#include "bce.cuh"
+#include "sigmoid_focal.cuh"
 #include "skeleton/region.cuh"
 
 namespace fl {
+template <class T> FL void none_sums(const LaunchArgs& a, const DiceParams& p) { channel_sums<T, false>(a, p, Alone()); }
+template <class T> FL void none_grads(const LaunchArgs& a, const DiceParams& p) { channel_grads<T, false>(a, p, Alone()); }
+template <class T> FL void sigmoid_sums(const LaunchArgs& a, const DiceParams& p) { channel_sums<T, true>(a, p, Alone()); }
+template <class T> FL void sigmoid_grads(const LaunchArgs& a, const DiceParams& p) { channel_grads<T, true>(a, p, Alone()); }
 template <class T> FL void alone_sums(const LaunchArgs& a, const DiceParams& p) { softmax_sums<T>(a, p, Alone()); }
 template <class T> FL void alone_grads(const LaunchArgs& a, const DiceParams& p) { softmax_grads<T>(a, p, Alone()); }
-FL BesideCrossEntropy beside_of(const DiceCrossEntropyParams& p) { return {{p.weights[0], p.weights[1]}, p.smoothing, p.z_loss}; }
+
+template <class T> FL void cross_entropy_sums(const LaunchArgs& a, const DiceCrossEntropyParams& p) {
+    softmax_sums<T>(a, p.region, BesideCrossEntropy{{p.weights[0], p.weights[1]}, p.smoothing, p.z_loss});
+}
+template <class T> FL void cross_entropy_grads(const LaunchArgs& a, const DiceCrossEntropyParams& p) {
+    softmax_grads<T>(a, p.region, BesideCrossEntropy{{p.weights[0], p.weights[1]}, p.smoothing, p.z_loss});
+}
+
+struct BesideLogits {
+    static constexpr bool ANY = true, CROSS_ENTROPY = false, LOGITS = true;
+    float weights[2]; // of the region loss, and of this
+    uint32_t kind;
+    float a, b, c;
+
+    // Does something with the functor.
+    template <class Do> FL void with(Do body) const {
+        switch (kind) {
+            case FL_TERM_BCE_WITH_LOGITS: return body(with_params<BceWithLogits>(BceWithLogitsParams{a, b}));
+            case FL_TERM_SIGMOID_FOCAL: return body(with_params<SigmoidFocal>(SigmoidFocalParams{a, b, c}));
+            case FL_TERM_SIGMOID_FOCAL_ANY: return body(with_params<SigmoidFocalAny>(SigmoidFocalParams{a, b, c}));
+        }
+    }
+};
+FL BesideLogits beside_of(const DiceLogitsParams& p) { return {{p.weights[0], p.weights[1]}, p.kind, p.a, p.b, p.c}; }
+template <class T> FL void logits_sums(const LaunchArgs& a, const DiceLogitsParams& p) { channel_sums<T, true>(a, p.region, beside_of(p)); }
+template <class T> FL void logits_grads(const LaunchArgs& a, const DiceLogitsParams& p) { channel_grads<T, true>(a, p.region, beside_of(p)); }
 } // namespace fl
 
-#define REGION_KERNEL(name, dtype, ...)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(FL_BLOCK, 3) fl_region_##name##_##dtype(const LaunchArgs a, const DiceParams p) { \
-        fl::__VA_ARGS__(a, p);                                                                                                  \
-    }                                                                                                                           \
+#define REGION_KERNEL(name, body, dtype, T, Params, blocks)                                                                      \
+    extern "C" __global__ void __launch_bounds__(FL_BLOCK, blocks) fl_region_##name##_##dtype(const LaunchArgs a, const Params p) { \
+        fl::body<T>(a, p);                                                                                                       \
+    }                                                                                                                            \
     KERNEL(fl_region_##name##_##dtype)
-#define REGION(dtype, T)                                        \
-    REGION_KERNEL(none_sums, dtype, channel_sums<T, false>)     \
-    REGION_KERNEL(none_grads, dtype, channel_grads<T, false>)   \
-    REGION_KERNEL(sigmoid_sums, dtype, channel_sums<T, true>)   \
-    REGION_KERNEL(sigmoid_grads, dtype, channel_grads<T, true>) \
-    REGION_KERNEL(softmax_sums, dtype, alone_sums<T>)           \
-    REGION_KERNEL(softmax_grads, dtype, alone_grads<T>)
+#define REGION(dtype, T)                                                                                \
+    REGION_KERNEL(none_sums, none_sums, dtype, T, DiceParams, 3)                                        \
+    REGION_KERNEL(none_grads, none_grads, dtype, T, DiceParams, 3)                                      \
+    REGION_KERNEL(sigmoid_sums, sigmoid_sums, dtype, T, DiceParams, 3)                                  \
+    REGION_KERNEL(sigmoid_grads, sigmoid_grads, dtype, T, DiceParams, 3)                                \
+    REGION_KERNEL(softmax_sums, alone_sums, dtype, T, DiceParams, 3)                                    \
+    REGION_KERNEL(softmax_grads, alone_grads, dtype, T, DiceParams, 3)                                  \
+    REGION_KERNEL(cross_entropy_sums, cross_entropy_sums, dtype, T, DiceCrossEntropyParams, 2)          \
+    REGION_KERNEL(cross_entropy_grads, cross_entropy_grads, dtype, T, DiceCrossEntropyParams, 2)        \
+    REGION_KERNEL(logits_sums, logits_sums, dtype, T, DiceLogitsParams, 2)                              \
+    REGION_KERNEL(logits_grads, logits_grads, dtype, T, DiceLogitsParams, 2)
 REGION(f32, float)
 REGION(f16, fl::f16)
 REGION(bf16, fl::bf16)
-
-#define CROSS_ENTROPY_KERNEL(which, dtype, T)                                                                                   \
-    extern "C" __global__ void __launch_bounds__(FL_BLOCK, 2)                                                                   \
-        fl_region_cross_entropy_##which##_##dtype(const LaunchArgs a, const DiceCrossEntropyParams p) {                         \
-        fl::softmax_##which<T>(a, p.region, fl::beside_of(p));                                                          \
-    }                                                                                                                           \
-    KERNEL(fl_region_cross_entropy_##which##_##dtype)
-#define CROSS_ENTROPY(dtype, T)            \
-    CROSS_ENTROPY_KERNEL(sums, dtype, T)   \
-    CROSS_ENTROPY_KERNEL(grads, dtype, T)
-CROSS_ENTROPY(f32, float)
-CROSS_ENTROPY(f16, fl::f16)
-CROSS_ENTROPY(bf16, fl::bf16)

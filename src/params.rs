@@ -485,6 +485,22 @@ params! {
         gamma: f32,
     }
 
+    /// Dice and its kin as above, with a loss of the same logits beside it.
+    struct DiceLogitsParams {
+        /// Of Dice.
+        region: DiceParams,
+        /// What the two are multiplied by.
+        weights: [f32; 2],
+        /// What the other is: `TERM_BCE_WITH_LOGITS`, `TERM_SIGMOID_FOCAL` or `TERM_SIGMOID_FOCAL_ANY`.
+        kind: u32,
+        /// The first of its options.
+        a: f32,
+        /// The second.
+        b: f32,
+        /// The third.
+        c: f32,
+    }
+
     /// Dice and its kin as above, with cross-entropy of the same softmax beside it.
     struct DiceCrossEntropyParams {
         /// Of Dice.

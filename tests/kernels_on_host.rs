@@ -393,20 +393,27 @@ const PLANTED: [Planted; 5] = [
 ];
 
 impl Planted {
-    /// A copy of the kernels with the bug in it; the path of the one to compile.
+    /// A copy of the kernels with the bug in it; the path of the one to compile. All of them are copied: a header that is not here
+    /// would be found where the right ones are.
     fn copy(&self) -> std::path::PathBuf {
         let copy = host_exec::out().join(format!("planted_{}", self.bug));
-        std::fs::create_dir_all(copy.join("skeleton")).unwrap();
-        for header in host_exec::root().join("kernels/skeleton").read_dir().unwrap() {
-            let header = header.unwrap().path();
-            let text = std::fs::read_to_string(&header).unwrap();
-            let here = header.ends_with(self.file);
-            assert!(!here || text.matches(self.code).count() == 1, "{}: {:?} is not there once", self.file, self.code);
-            let text = if here { text.replace(self.code, self.instead) } else { text };
-            std::fs::write(copy.join("skeleton").join(header.file_name().unwrap()), text).unwrap();
+        let mut planted = 0;
+        for folder in ["", "skeleton"] {
+            std::fs::create_dir_all(copy.join(folder)).unwrap();
+            for file in host_exec::root().join("kernels").join(folder).read_dir().unwrap() {
+                let file = file.unwrap().path();
+                if file.extension().is_some_and(|e| e == "cu" || e == "cuh") {
+                    let mut text = std::fs::read_to_string(&file).unwrap();
+                    if file.ends_with(self.file) {
+                        planted += text.matches(self.code).count();
+                        text = text.replace(self.code, self.instead);
+                    }
+                    std::fs::write(copy.join(folder).join(file.file_name().unwrap()), text).unwrap();
+                }
+            }
         }
+        assert_eq!(planted, 1, "{}: {:?} is not there once", self.file, self.code);
         let [kernel, _] = self.kernels;
-        std::fs::copy(host_exec::root().join("kernels").join(kernel), copy.join(kernel)).unwrap();
         copy.join(kernel)
     }
 }

@@ -36,12 +36,13 @@ struct RegionSums {
     }
 };
 
-// What is computed beside the region loss from the same softmax: nothing, or cross-entropy.
+// What is computed beside the region loss from the same activation: nothing; of a softmax cross-entropy; of a sigmoid a loss of each
+// logit, which is `BesideLogits` in `region.cu`.
 struct Alone {
-    static constexpr bool CROSS_ENTROPY = false;
+    static constexpr bool ANY = false, CROSS_ENTROPY = false, LOGITS = false;
 };
 struct BesideCrossEntropy {
-    static constexpr bool CROSS_ENTROPY = true;
+    static constexpr bool ANY = true, CROSS_ENTROPY = true, LOGITS = false;
     float weights[2]; // of the region loss, and of this
     float smoothing, z_loss;
 
@@ -79,7 +80,7 @@ struct Regions {
         return channel_weight(weigh_all ? c + background() : c);
     }
     FL float channel_weight(uint64_t c) const { return a.class_weight ? at<const float>(a.class_weight)[c] : 1.0f; }
-    // What block b found of cross-entropy, its cost and its share of the denominator; and what its gradients are multiplied by.
+    // What block b found of the loss beside, its cost and its share of the denominator; and what its gradients are multiplied by.
     FL double* beside(uint64_t b) const { return reinterpret_cast<double*>(slopes() + samples * channels) + 2 * b; }
     FL float* beside_scale() const { return reinterpret_cast<float*>(beside(blocks())); }
     // The target of class c at position i of sample n, of elements k.
@@ -132,7 +133,7 @@ template <class Beside> FL void finish_regions(const LaunchArgs& a, const DicePa
         const float above = a.grad_outputs ? at<const float>(a.grad_outputs)[region] : 1.0f;
         Slopes slopes;
         double factor = double(scale) * double(weight) * double(above);
-        if constexpr (Beside::CROSS_ENTROPY) factor *= double(b.weights[0]);
+        if constexpr (Beside::ANY) factor *= double(b.weights[0]);
         double value = value_of(p, sums, factor, slopes) * double(weight);
         if (bad) value = double(nan()), slopes.overlap = slopes.size = 0.0f;
         if (lane == 0) {
@@ -143,14 +144,14 @@ template <class Beside> FL void finish_regions(const LaunchArgs& a, const DicePa
     }
     total = block_sum(total);
     double cost = 0.0, count = 0.0;
-    if constexpr (Beside::CROSS_ENTROPY) {
+    if constexpr (Beside::ANY) {
         for (uint64_t i = threadIdx.x; i < r.blocks(); i += FL_BLOCK) cost += __ldcg(r.beside(i)), count += __ldcg(r.beside(i) + 1);
         cost = block_sum(cost), count = block_sum(count);
     }
     if (threadIdx.x == 0) {
         const double denominator = denominator_of(a);
         double value = total / denominator;
-        if constexpr (Beside::CROSS_ENTROPY) {
+        if constexpr (Beside::ANY) {
             const double of_rows = a.flags & FL_OWN_MEANS ? count : denominator;
             const double mean_cost = bad ? double(nan()) : cost / of_rows;
             *r.beside_scale() = bad ? 0.0f : float(double(scale) * denominator * double(b.weights[1]) / of_rows);
@@ -222,7 +223,7 @@ template <class T, class Body, class Flush> FL void tile_of_channel(const Region
     }
 }
 
-template <class T, bool SIGMOID> FL void channel_sums(const LaunchArgs& a, const DiceParams& p) {
+template <class T, bool SIGMOID, class Beside> FL void channel_sums(const LaunchArgs& a, const DiceParams& p, const Beside& b) {
     constexpr int V = Pack<T>::N;
     const Regions r(a, false);
     const float scale = scale_of_regions(a, r);
@@ -232,14 +233,28 @@ template <class T, bool SIGMOID> FL void channel_sums(const LaunchArgs& a, const
         const uint64_t from = tile * a.tile, to = from + a.tile < a.inner ? from + a.tile : a.inner;
         if (c == 0) check_targets(a, n, from, to);
         RegionSums sums;
+        double cost = 0.0;
         if (c >= r.background()) {
             tile_of_channel<T>(r, n, c, from, to, [&](int64_t, int64_t i, bool whole, const Pack<T>& pack, const float(&t)[V]) {
-                float y[V];
+                float y[V], few = 0.0f;
                 decode(pack, y);
+                auto inside = [&](int v) { return whole || (i + v >= int64_t(from) && i + v < int64_t(to)); };
+                if constexpr (Beside::LOGITS) {
+                    b.with([&](const auto& f) {
+#pragma unroll
+                        for (int v = 0; v < V; ++v) {
+                            const Logistic l = logistic(y[v]);
+                            const float value = f.eval_with(l, y[v], t[v], 1.0f).value;
+                            few += inside(v) ? value : 0.0f;
+                            y[v] = l.sigmoid;
+                        }
+                    });
+                    cost += double(few);
+                }
 #pragma unroll
                 for (int v = 0; v < V; ++v) {
-                    if (SIGMOID) y[v] = sigmoid(y[v]);
-                    if (!whole && !(i + v >= int64_t(from) && i + v < int64_t(to))) y[v] = 0.0f;
+                    if (SIGMOID && !Beside::LOGITS) y[v] = sigmoid(y[v]);
+                    if (!inside(v)) y[v] = 0.0f;
                 }
                 if (p.squared) sums.add<true>(y, t);
                 else sums.add<false>(y, t);
@@ -250,8 +265,12 @@ template <class T, bool SIGMOID> FL void channel_sums(const LaunchArgs& a, const
             const double sum = block_sum(sums.many[i]);
             if (threadIdx.x == 0) r.sums(n, c, tile)[i] = sum;
         }
+        if constexpr (Beside::LOGITS) {
+            cost = block_sum(cost);
+            if (threadIdx.x == 0) r.beside(blockIdx.x)[0] = cost, r.beside(blockIdx.x)[1] = c >= r.background() ? double(to - from) : 0.0;
+        }
     }
-    finish_regions(a, p, r, scale, Alone());
+    finish_regions(a, p, r, scale, b);
 }
 
 template <class T> FL void put_pack(const LaunchArgs& a, T* out, uint64_t from, uint64_t to, int64_t i, bool whole, float (&g)[Pack<T>::N]) {
@@ -273,7 +292,7 @@ template <class T> FL void put_pack(const LaunchArgs& a, T* out, uint64_t from, 
     }
 }
 
-template <class T, bool SIGMOID> FL void channel_grads(const LaunchArgs& a, const DiceParams& p) {
+template <class T, bool SIGMOID, class Beside> FL void channel_grads(const LaunchArgs& a, const DiceParams& p, const Beside& b) {
     constexpr int V = Pack<T>::N;
     const Regions r(a, false);
     if (blockIdx.x >= r.blocks()) return;
@@ -287,9 +306,21 @@ template <class T, bool SIGMOID> FL void channel_grads(const LaunchArgs& a, cons
     tile_of_channel<T>(r, n, c, from, to, [&](int64_t k, int64_t i, bool whole, const Pack<T>& pack, const float(&t)[V]) {
         float x[V], g[V];
         decode(pack, x);
+        if constexpr (Beside::LOGITS) {
+            const float scale = *r.beside_scale();
+            b.with([&](const auto& f) {
+#pragma unroll
+                for (int v = 0; v < V; ++v) {
+                    const Logistic l = logistic(x[v]);
+                    const float slope = slopes.overlap * t[v] + slopes.size * (p.squared ? l.sigmoid : 1.0f);
+                    g[v] = slope * (l.sigmoid * l.sigmoid_neg) + f.eval_with(l, x[v], t[v], 1.0f).grad * scale;
+                }
+            });
+        }
 #pragma unroll
         for (int v = 0; v < V; ++v) {
-            if (SIGMOID) {
+            if (Beside::LOGITS) {
+            } else if (SIGMOID) {
                 const Sigmoids y = sigmoids(x[v]);
                 const float slope = slopes.overlap * t[v] + slopes.size * (p.squared ? y.sigmoid : 1.0f);
                 g[v] = slope * (y.sigmoid * y.sigmoid_neg);

@@ -1,6 +1,6 @@
 //! Which kernel a loss has, and what it takes. Each loss says so in one line at the end of its file.
 
-use super::params::{self, DiceCrossEntropyParams, KERAS_LABELS, NoParams, TermsParams};
+use super::params::{self, KERAS_LABELS, NoParams, TermsParams};
 use crate::cpu::elementwise::Pointwise;
 use crate::cpu::region::{Activation, Region};
 use crate::cpu::rowwise::Rowwise;
@@ -105,7 +105,7 @@ words! {
     NoParams MseParams HuberParams SmoothL1Params QuantileParams PoissonNllParams GaussianNllParams MarginRankingParams DpoParams
     JsdParams BoxIouParams BceParams BceWithLogitsParams HingeParams KlDivProbsParams
     SigmoidFocalParams GanTermParams CrossEntropyParams CrossEntropyProbsParams SoftmaxFocalParams
-    DistillationParams MultiMarginParams GradientPenaltyParams DiceParams TermsParams DiceCrossEntropyParams HeadParams
+    DistillationParams MultiMarginParams GradientPenaltyParams DiceParams TermsParams DiceCrossEntropyParams DiceLogitsParams HeadParams
 }
 
 impl Params {
@@ -224,10 +224,10 @@ impl Kernel {
         Kernel { flags: batch | background, takes, ..kernel }
     }
 
-    /// The same with cross-entropy beside it.
-    pub(crate) fn beside_cross_entropy(self, params: DiceCrossEntropyParams, terms: Terms) -> Self {
-        let (name, params) = ("region_cross_entropy", Params::new(params));
-        Kernel { name, name_dense: name, params, terms: Some(terms), ..self }
+    /// The same with another loss beside it.
+    pub(crate) fn beside(self, name: &'static str, class_weight: bool, params: impl Words, terms: Terms) -> Self {
+        let (params, takes) = (Params::new(params), Takes { class_weight, ..self.takes });
+        Kernel { name, name_dense: name, params, takes, terms: Some(terms), ..self }
     }
 
     /// Of a sum of element-wise losses.

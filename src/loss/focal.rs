@@ -96,7 +96,7 @@ elementwise_methods!(SigmoidFocal);
 
 /// `gamma = 2`, which nearly everybody uses: no power, no division by m.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Square(SigmoidFocalParams);
+pub(crate) struct Square(SigmoidFocalParams);
 
 impl Pointwise for Square {
     const NAME: &'static str = SigmoidFocal::NAME;
@@ -141,7 +141,7 @@ fn cost<S: Simd>(l: &Logistic<S>, u: F32s<S>, t: F32s<S>) -> F32s<S> {
 
 /// Any gamma.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct AnyGamma(SigmoidFocalParams);
+pub(crate) struct AnyGamma(SigmoidFocalParams);
 
 impl Pointwise for AnyGamma {
     const NAME: &'static str = SigmoidFocal::NAME;

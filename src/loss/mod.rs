@@ -34,8 +34,8 @@ mod target_weights;
 
 pub use bce::{Bce, BceWithLogits};
 pub use boxes::BoxIou;
-pub(crate) use combine::Refused;
 pub use combine::{Combination, Combined, CombinedRegions, Weighted};
+pub(crate) use combine::{OfLogits, Refused};
 pub use cross_entropy::CrossEntropy;
 pub use cross_entropy_probs::CrossEntropyProbs;
 pub use custom::Custom;

@@ -263,6 +263,128 @@ fn dice_and_cross_entropy_are_their_definitions() {
     }
 }
 
+/// The elements of channels `first..` of all samples.
+fn channels<X: Copy>(x: &[X], [_, c, inner]: [usize; 3], first: usize) -> Vec<X> {
+    x.chunks(c * inner).flat_map(|sample| sample[first * inner..].iter().copied()).collect()
+}
+
+/// So large that gradients of means are normal numbers of f16, and those of sums still numbers.
+const UPSTREAM: f32 = 4096.0;
+
+/// A sum of Dice and a loss of its logits against the two one after the other, with what each is reduced over.
+fn check_logits<T: Element>(
+    (sum, dice, other): (CombinedRegions, DiceLoss, AnyElementLoss),
+    (dims, background, index): ([usize; 3], bool, bool),
+    reduction: Reduction,
+    half_ulp: f32,
+) {
+    let [n, c, inner] = dims;
+    let what = format!("{sum:?} {dims:?} {reduction:?} {}", T::NAME);
+    let mut random = Random((n * c * inner + 1) as u64);
+    let x: Vec<T> = random.floats(n * c * inner, -6.0, 6.0).into_iter().map(T::from_f32).collect();
+    let classes: Vec<i64> = (0..n * inner).map(|_| random.below(c) as i64).collect();
+    let soft: Vec<T> = random.floats(n * c * inner, 0.0, 1.0).into_iter().map(T::from_f32).collect();
+    let hard = |i: usize| f32::from(classes[i / (c * inner) * inner + i % inner] as usize == i / inner % c);
+    let dense: Vec<f32> = (0..x.len()).map(|i| if index { hard(i) } else { soft[i].to_f32() }).collect();
+    let target: Target<T> = if index { (&classes).into() } else { (&soft).into() };
+    let (mut terms, mut grad) = ([f32::NAN; 2], vec![T::from_f32(f32::NAN); x.len()]);
+    let call = || sum.call(&x, target, dims).grad_output(UPSTREAM);
+    let value = call().terms(&mut terms).forward_backward(reduction, &mut grad).unwrap();
+    assert_eq!(call().forward(reduction).unwrap().to_bits(), value.to_bits(), "{what}");
+
+    let wide: Vec<f32> = x.iter().map(|x| x.to_f32()).collect();
+    let mut of_dice = vec![0.0; x.len()];
+    let dice_value =
+        dice.call(&wide, &dense, dims).grad_output(UPSTREAM).forward_backward(reduction, &mut of_dice).unwrap();
+    // What the background has of the other is nothing.
+    let first = usize::from(!background);
+    let mut counted = vec![0.0; n * (c - first) * inner];
+    let (x1, t1) = (channels(&wide, dims, first), channels(&dense, dims, first));
+    let other_value = other.call(&x1, &t1, reduction, &mut counted);
+    let mut of_other = vec![0.0; x.len()];
+    for (sample, from) in of_other.chunks_mut(c * inner).zip(counted.chunks((c - first) * inner)) {
+        sample[first * inner..].copy_from_slice(from);
+    }
+    let near = |got: f32, want: f32| assert!((got - want).abs() <= 2e-6 * want.abs().max(0.1), "{what}: {got} {want}");
+    near(terms[0], dice_value);
+    near(terms[1], other_value);
+    near(value, 0.5 * dice_value + 2.0 * other_value);
+    let want: Vec<f32> = of_dice.iter().zip(&of_other).map(|(d, o)| 0.5 * d + 2.0 * UPSTREAM * o).collect();
+    let largest = want.iter().fold(0f32, |a, g| a.max(g.abs()));
+    for (i, (grad, want)) in grad.iter().zip(want).enumerate() {
+        let allowed = 3e-6 * largest + half_ulp * want.abs();
+        assert!((grad.to_f32() - want).abs() <= allowed, "{what} [{i}]: {} {want}", grad.to_f32());
+    }
+}
+
+#[derive(Clone, Copy)]
+enum AnyElementLoss {
+    Bce(BceWithLogits),
+    Focal(SigmoidFocal),
+}
+
+impl AnyElementLoss {
+    fn call(&self, x: &[f32], t: &[f32], reduction: Reduction, grad: &mut [f32]) -> f32 {
+        match self {
+            AnyElementLoss::Bce(loss) => loss.forward_backward(x, t, reduction, grad).unwrap(),
+            AnyElementLoss::Focal(loss) => loss.forward_backward(x, t, reduction, grad).unwrap(),
+        }
+    }
+
+    fn beside(&self, dice: DiceLoss) -> CombinedRegions {
+        match *self {
+            AnyElementLoss::Bce(loss) => 0.5 * dice + 2.0 * loss,
+            AnyElementLoss::Focal(loss) => 2.0 * loss + 0.5 * dice,
+        }
+    }
+}
+
+#[test]
+fn dice_and_a_loss_of_its_logits_are_the_two_losses() {
+    let bce = BceWithLogits::new().pos_weight(3.0).unwrap().label_smoothing(0.125).unwrap();
+    let others = [
+        AnyElementLoss::Bce(bce),
+        AnyElementLoss::Focal(SigmoidFocal::new().alpha(0.25).unwrap()),
+        AnyElementLoss::Focal(SigmoidFocal::new().gamma(1.5).unwrap()),
+    ];
+    let reductions = [Reduction::Mean, Reduction::Sum, Reduction::BatchMean(1), Reduction::SumOver(2.5)];
+    for (i, dims) in [[1, 2, 1], [2, 3, 17], [1, 4, 1030], [3, 2, 129], [1, 2, 9000]].into_iter().enumerate() {
+        for (j, reduction) in reductions.into_iter().enumerate() {
+            let background = (i + j) % 3 != 0;
+            let dice =
+                DiceLoss::new().sigmoid().include_background(background).batch(j % 2 == 0).squared_pred(i % 2 == 1);
+            let other = others[(i + j) % 3];
+            let ask = (dims, background, (i * 4 + j) % 3 == 1);
+            check_logits::<f32>((other.beside(dice), dice, other), ask, reduction, 6e-8);
+            check_logits::<half::f16>((other.beside(dice), dice, other), ask, reduction, 2f32.powi(-11));
+            check_logits::<half::bf16>((other.beside(dice), dice, other), ask, reduction, 2f32.powi(-8));
+        }
+    }
+}
+
+#[test]
+fn what_regions_and_logits_cannot_do_together_is_an_error() {
+    let (x, t) = ([0.5f32; 8], [0.0f32; 8]);
+    let dice = DiceLoss::new().sigmoid();
+    let bce = BceWithLogits::new();
+    let refused = |sum: CombinedRegions| {
+        let mut grad = [7.0; 8];
+        let error = sum.forward_backward(&x, &t, [1, 4, 2], Reduction::Mean, &mut grad).unwrap_err();
+        assert_eq!(grad, [7.0; 8]);
+        error.to_string()
+    };
+    assert!(refused(DiceLoss::new().softmax() + bce).contains("without a sigmoid"));
+    assert!(refused(DiceLoss::new() + SigmoidFocal::new()).contains("without a sigmoid"));
+    assert!(refused(dice + Mse::new()).contains("this element-wise loss"));
+    assert!(refused(dice + (bce + SigmoidFocal::new())).contains("more than one"));
+    assert!(refused(dice + f32::INFINITY * bce).contains("weight of a term"));
+    assert!(refused(f32::NAN * (dice + bce)).contains("weight of a term"));
+    let sum = TverskyLoss::new(0.3, 0.7).unwrap().sigmoid() - 0.25 * bce;
+    assert!(sum.forward(&x, &t, [1, 4, 2], Reduction::Mean).unwrap().is_finite());
+    let classes = sum.call(&x, &t, [1, 4, 2]).class_weight(&[1.0; 4]).forward(Reduction::Mean).unwrap_err();
+    assert_eq!(classes.to_string(), "combined region loss: a class weight is not supported");
+}
+
 #[test]
 fn what_regions_and_rows_cannot_do_together_is_an_error() {
     let (x, t) = ([0.5f32; 8], [1u8, 0]);

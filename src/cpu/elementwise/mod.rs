@@ -305,7 +305,7 @@ impl<T: Element, F: Terms<N>, const N: usize> Kernel for Tile<'_, T, F, N> {
     fn run<S: Machine>(self, s: S) -> [f64; N] {
         let Tile { loss, plan, start, end } = self;
         let mode = plan.grad_input.map_or(Mode::PLAIN, |grad| plan.mode.at(grad, start));
-        let usual = plan.usual(mode);
+        let usual = if S::LOOPS { plan.usual(mode) } else { None };
         let mut stage = Stage::new(&plan);
         let mut total = [s.zero_wide(); N];
         for block in (start..end).step_by(BLOCK) {
@@ -321,7 +321,7 @@ impl<T: Element, F: Terms<N>, const N: usize> Kernel for Tile<'_, T, F, N> {
                 let more = loss.apply(s, &mut stage);
                 s.run(Scatter { stage: &stage, plan: &plan, i, mode, faint: F::FAINT });
                 for j in 0..N {
-                    sums[j] = [0, 1].map(|odd| sums[j][odd] + s.lanes(&more[j][odd]));
+                    sums[j] = [sums[j][0] + s.lanes(&more[j][0]), sums[j][1] + s.lanes(&more[j][1])];
                 }
             }
             for j in 0..N {
@@ -329,7 +329,11 @@ impl<T: Element, F: Terms<N>, const N: usize> Kernel for Tile<'_, T, F, N> {
             }
         }
         fence();
-        total.map(|total| total.sum())
+        let mut all = [0.0; N];
+        for j in 0..N {
+            all[j] = total[j].sum();
+        }
+        all
     }
 }
 

@@ -251,7 +251,7 @@ impl<F: Pointwise> Kernel for Apply<'_, F> {
             };
             sums = [sums[0] + only(low, i), sums[1] + only(high, i + LANES)];
         }
-        sums.map(F32s::to_array)
+        [sums[0].to_array(), sums[1].to_array()]
     }
 }
 

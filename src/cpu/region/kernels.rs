@@ -114,14 +114,13 @@ pub(super) struct PointwiseSums<'p, 'a, T> {
 }
 
 impl<T: Element> Kernel for PointwiseSums<'_, '_, T> {
-    type Output = Sums;
+    type Output = (Sums, f64);
 
     #[cfg_attr(optimized, inline(always))]
-    fn run<S: Machine>(self, s: S) -> Sums {
+    fn run<S: Machine>(self, s: S) -> (Sums, f64) {
         let PointwiseSums { plan, n, c, start, end } = self;
         let squared = plan.region.params.squared != 0;
-        let sigmoid = plan.region.activation == Activation::Sigmoid;
-        let mut sums = LaneSums::new(s);
+        let (mut sums, mut cost) = (LaneSums::new(s), BlockSum::new(s));
         let pair = Pair(s);
         for block in (start..end).step_by(BLOCK) {
             let (mut i, stop) = (block, end.min(block + BLOCK));
@@ -129,22 +128,61 @@ impl<T: Element> Kernel for PointwiseSums<'_, '_, T> {
                 let [a, b] = At::two(n, i);
                 plan.prefetch(s, c, a);
                 let (x, t) = (plan.inputs(s, c, [a, b]), pair.join(plan.target(s, c, a), plan.target(s, c, b)));
-                let p = if sigmoid { x.sigmoid() } else { x };
+                let (p, value) = plan.look(x, t);
                 let ((p0, p1), (t0, t1)) = (pair.split(p), pair.split(t));
                 sums.add(squared, p0, t0, LANES);
                 sums.add(squared, p1, t1, LANES);
+                if let Some(value) = value {
+                    let (low, high) = pair.split(value);
+                    cost.add(low);
+                    cost.add(high);
+                }
                 i += 2 * LANES;
             }
             while i < stop {
                 let at = At { n, i, count: LANES.min(stop - i) };
-                let x = plan.input(s, c, at);
-                let p = if sigmoid { x.sigmoid() } else { x };
-                sums.add(squared, p, plan.target(s, c, at), at.count);
+                let (x, t) = (plan.input(s, c, at), plan.target(s, c, at));
+                let (p, value) = plan.look(x, t);
+                sums.add(squared, p, t, at.count);
+                if let Some(value) = value {
+                    cost.add(s.first(at.count).pick(value, 0.0));
+                }
                 i += LANES;
             }
             sums.end_block();
+            cost.end_block();
         }
-        sums.sums()
+        (sums.sums(), cost.sum())
+    }
+}
+
+impl<T> Plan<'_, T> {
+    /// What the region sums up, and the loss of the logits, if there is one.
+    #[cfg_attr(optimized, inline(always))]
+    fn look<S: Simd>(&self, x: F32s<S>, t: F32s<S>) -> (F32s<S>, Option<F32s<S>>) {
+        match self.logits {
+            Some((loss, _)) => {
+                let l = logistic(x);
+                (l.sigmoid(), Some(loss.eval(&l, x, t).value))
+            }
+            None if self.region.activation == Activation::Sigmoid => (x.sigmoid(), None),
+            None => (x, None),
+        }
+    }
+
+    /// The gradient for the input.
+    #[cfg_attr(optimized, inline(always))]
+    fn slope<S: Simd>(&self, slopes: Slopes, x: F32s<S>, t: F32s<S>) -> F32s<S> {
+        let squared = self.region.params.squared != 0;
+        if self.region.activation != Activation::Sigmoid {
+            return slopes.at(squared, x, t);
+        }
+        let l = logistic(x);
+        let grad = slopes.at(squared, l.sigmoid(), t) * l.variance();
+        match self.logits {
+            Some((loss, scale)) => loss.eval(&l, x, t).grad.mul_add(scale, grad),
+            None => grad,
+        }
     }
 }
 
@@ -166,8 +204,6 @@ impl<T: Element> Kernel for PointwiseGrads<'_, '_, T> {
     #[cfg_attr(optimized, inline(always))]
     fn run<S: Machine>(self, s: S) {
         let PointwiseGrads { plan, n, c, start, end, slopes, grad } = self;
-        let squared = plan.region.params.squared != 0;
-        let sigmoid = plan.region.activation == Activation::Sigmoid;
         let Some(slopes) = slopes else {
             for i in (start..end).step_by(LANES) {
                 plan.store(s, grad, c, At { n, i, count: LANES.min(end - i) }, s.zero());
@@ -180,7 +216,7 @@ impl<T: Element> Kernel for PointwiseGrads<'_, '_, T> {
             let [a, b] = At::two(n, i);
             plan.prefetch(s, c, a);
             let (x, t) = (plan.inputs(s, c, [a, b]), pair.join(plan.target(s, c, a), plan.target(s, c, b)));
-            let (g0, g1) = pair.split(slopes.through(sigmoid, squared, x, t));
+            let (g0, g1) = pair.split(plan.slope(slopes, x, t));
             plan.store(s, grad, c, a, g0);
             plan.store(s, grad, c, b, g1);
             i += 2 * LANES;
@@ -188,7 +224,7 @@ impl<T: Element> Kernel for PointwiseGrads<'_, '_, T> {
         while i < end {
             let at = At { n, i, count: LANES.min(end - i) };
             let (x, t) = (plan.input(s, c, at), plan.target(s, c, at));
-            plan.store(s, grad, c, at, slopes.through(sigmoid, squared, x, t));
+            plan.store(s, grad, c, at, plan.slope(slopes, x, t));
             i += LANES;
         }
         fence();
@@ -200,16 +236,6 @@ impl Slopes {
     #[cfg_attr(optimized, inline(always))]
     fn at<S: Simd>(self, squared: bool, p: F32s<S>, t: F32s<S>) -> F32s<S> {
         t.mul_add(self.overlap, if squared { p * self.size } else { p.simd().splat(self.size) })
-    }
-
-    /// dl/dx, where p is x or its sigmoid
-    #[cfg_attr(optimized, inline(always))]
-    fn through<S: Simd>(self, sigmoid: bool, squared: bool, x: F32s<S>, t: F32s<S>) -> F32s<S> {
-        if !sigmoid {
-            return self.at(squared, x, t);
-        }
-        let y = logistic(x);
-        self.at(squared, y.sigmoid(), t) * y.variance()
     }
 }
 

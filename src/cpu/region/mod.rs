@@ -18,6 +18,7 @@ use super::tiles::sum_weights;
 use crate::call::{Output, Request};
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
+use crate::loss::OfLogits;
 use crate::params::DiceParams;
 use crate::target::{Indices, Target};
 
@@ -78,16 +79,16 @@ impl DiceParams {
     }
 }
 
-/// Cross-entropy beside a region loss with a softmax, of the same softmax, and what both are multiplied by.
+/// What is computed beside a region loss from the same activation.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Beside {
-    pub(crate) smoothing: f32,
-    pub(crate) z_loss: f32,
-    /// Of the region loss, and of this.
-    pub(crate) weights: [f32; 2],
+pub(crate) enum Beside {
+    /// Of the softmax.
+    CrossEntropy { smoothing: f32, z_loss: f32 },
+    /// Of the logits of a sigmoid, each by itself.
+    Logits(OfLogits),
 }
 
-/// The same in a call: it has class weights, and a factor of its gradients.
+/// Cross-entropy in a call: it has class weights, and a factor of its gradients.
 #[derive(Clone, Copy)]
 struct CrossEntropy<'a> {
     smoothing: f32,
@@ -100,6 +101,8 @@ struct CrossEntropy<'a> {
 struct Plan<'a, T> {
     region: Region,
     cross_entropy: Option<CrossEntropy<'a>>,
+    /// A loss of the logits, and the factor of its gradients.
+    logits: Option<(OfLogits, f32)>,
     channels: usize,
     /// Positions of a channel of a sample.
     inner: usize,
@@ -121,8 +124,12 @@ const TILE: usize = 1 << 14;
 /// Elements of a group from which several threads share it.
 const SPLIT_MIN: usize = 1 << 18;
 
-/// Runs the loss.
-pub(crate) fn run<T: Element>(region: Region, beside: Option<Beside>, request: Request<'_, T>) -> Result<f32> {
+/// Runs the loss; or its sum with another, and what the two are multiplied by.
+pub(crate) fn run<T: Element>(
+    region: Region,
+    beside: Option<(Beside, [f32; 2])>,
+    request: Request<'_, T>,
+) -> Result<f32> {
     let n = request.input.len();
     let extras = request.extras;
     let unsupported = |what| Error::Unsupported { loss: region.name, what };
@@ -145,6 +152,10 @@ pub(crate) fn run<T: Element>(region: Region, beside: Option<Beside>, request: R
     let class_weight = extras.class_weight.map(|w| &w[all - counted..]);
     if beside.is_some() && extras.weight.is_some() {
         return Err(unsupported("a weight, which is of regions or of rows,"));
+    }
+    let of_logits = matches!(beside, Some((Beside::Logits(_), _)));
+    if of_logits && extras.class_weight.is_some() {
+        return Err(unsupported("a class weight"));
     }
     if extras.grad_target.is_some() {
         return Err(unsupported("a gradient for the targets"));
@@ -181,12 +192,13 @@ pub(crate) fn run<T: Element>(region: Region, beside: Option<Beside>, request: R
             reduction.check(regions)?;
             denominator = reduction.denominator(|| regions as f64, || weighted);
             if beside.is_some() {
-                reduction.check(samples * inner)?;
+                let single = samples * inner * if of_logits { counted } else { 1 };
+                reduction.check(single)?;
                 let counted = || match (target, extras.class_weight) {
                     (RegionTarget::Index(indices), Some(w)) => {
                         Scan { indices, classes: channels, ignore: None }.sum(|_, class| f64::from(w[class]))
                     }
-                    _ => (samples * inner) as f64,
+                    _ => single as f64,
                 };
                 of_rows = reduction.denominator(counted, counted);
             }
@@ -204,7 +216,7 @@ pub(crate) fn run<T: Element>(region: Region, beside: Option<Beside>, request: R
             (losses, grad_output) = (l, g);
         }
     }
-    let [weight_of_regions, weight_of_rows] = beside.map_or([1.0, 0.0], |b| b.weights.map(f64::from));
+    let [weight_of_regions, weight_of_rows] = beside.map_or([1.0, 0.0], |(_, weights)| weights.map(f64::from));
     // The value of the whole, from the sums of both.
     let whole = |[of_region, of_row]: [f64; 2]| {
         let terms = [of_region / denominator, of_row / of_rows];
@@ -228,14 +240,19 @@ pub(crate) fn run<T: Element>(region: Region, beside: Option<Beside>, request: R
     let bytes = n * size_of::<T>();
     let mode = Mode::new(extras.accumulate, request.in_place, bytes);
     let grad_output_of_all = f64::from(extras.grad_output);
+    let beside_scale = (grad_output_of_all * weight_of_rows / of_rows) as f32;
+    let (cross_entropy, logits) = match beside {
+        Some((Beside::CrossEntropy { smoothing, z_loss }, _)) => {
+            let class_weight = extras.class_weight;
+            (Some(CrossEntropy { smoothing, z_loss, class_weight, scale: beside_scale }), None)
+        }
+        Some((Beside::Logits(loss), _)) => (None, Some((loss, beside_scale))),
+        None => (None, None),
+    };
     let plan = Plan {
         region,
-        cross_entropy: beside.map(|b| CrossEntropy {
-            smoothing: b.smoothing,
-            z_loss: b.z_loss,
-            class_weight: extras.class_weight,
-            scale: (grad_output_of_all * weight_of_rows / of_rows) as f32,
-        }),
+        cross_entropy,
+        logits,
         channels,
         inner,
         input: request.input,
@@ -279,10 +296,10 @@ pub(crate) fn run<T: Element>(region: Region, beside: Option<Beside>, request: R
                 plan.pointwise_grads(samples, c, None, split);
                 return [0.0; 2];
             }
-            let sums = plan.pointwise_sums(samples.clone(), c, split);
+            let (sums, cost) = plan.pointwise_sums(samples.clone(), c, split);
             let (value, slopes) = finish(group / channels * counted + c - background, sums);
             plan.pointwise_grads(samples, c, Some(slopes), split);
-            [value, 0.0]
+            [value, cost]
         })
     };
     Ok(whole(sums))
@@ -326,13 +343,16 @@ fn for_tiles<R: Send>(
 }
 
 impl<T: Element> Plan<'_, T> {
-    /// The sums of one region.
-    fn pointwise_sums(&self, samples: std::ops::Range<usize>, c: usize, split: bool) -> Sums {
+    /// The sums of one region, and that of the loss of its logits.
+    fn pointwise_sums(&self, samples: std::ops::Range<usize>, c: usize, split: bool) -> (Sums, f64) {
         let isa = Isa::detect();
-        let mut sums = [0.0; 3];
+        let (mut sums, mut cost) = ([0.0; 3], 0.0);
         let task = |n: usize, start: usize, end: usize| isa.run(PointwiseSums { plan: self, n, c, start, end });
-        for_tiles(samples, self.inner, tile_of(self.inner), split, &task, &mut |s| add(&mut sums, s));
-        sums
+        for_tiles(samples, self.inner, tile_of(self.inner), split, &task, &mut |(tile, more)| {
+            add(&mut sums, tile);
+            cost += more;
+        });
+        (sums, cost)
     }
 
     /// The gradients of one region.

@@ -89,6 +89,9 @@ pub(super) fn zip_map<S: Machine>(s: S, a: S::F, b: S::F, mut f: impl FnMut(f32,
 
 /// An instruction set: vectors of sixteen, to and from memory.
 pub(crate) trait Machine: Simd {
+    /// Whether usual calls are worth a loop of their own for every loss and storage type, of which there are so many that they are
+    /// most of the crate.
+    const LOOPS: bool = true;
     /// Sixteen `f64`.
     type D: Copy;
     /// # Safety

@@ -144,6 +144,15 @@ impl Combined {
         &self.terms[..self.count.min(MOST)]
     }
 
+    /// The term with its weight and its options as a kernel has them, if it is the only one.
+    pub(super) fn only(&self) -> Result<(Element, f32, [f32; 3]), Refused> {
+        match (self.refused(), self.each()) {
+            (None, &[Term { element, weight, options }]) => Ok((element, weight, options)),
+            (Some(refused), _) => Err(refused),
+            _ => Err(Refused::Unsupported("more than one element-wise loss beside a region loss")),
+        }
+    }
+
     /// Why it cannot be computed.
     fn refused(&self) -> Option<Refused> {
         let weight = self.each().iter().map(|term| term.weight).find(|w| !w.is_finite());

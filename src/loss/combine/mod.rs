@@ -13,6 +13,7 @@ mod regions;
 pub use elements::Combined;
 pub(super) use elements::{Element, term};
 pub use regions::CombinedRegions;
+pub(crate) use regions::OfLogits;
 
 /// Most terms of a sum.
 pub(crate) const MOST: usize = MAX_TERMS as usize;

@@ -1,17 +1,19 @@
-use super::{Combination, IntoSum, Join, Refused, Scaled, Weighted, operators, weighted};
+use super::{Combination, Combined, Element, IntoSum, Join, Refused, Scaled, Weighted, operators, weighted};
 use crate::call::{AnyRequest, Loss, Run, class_methods, for_request};
+use crate::cpu::elementwise::{Point, Pointwise};
 use crate::cpu::region::{self, Activation, Beside, Region};
 use crate::cpu::rowwise::Rowwise;
+use crate::cpu::simd::{F32s, Simd};
 use crate::cuda::kernel::{self, HasKernel, Kernel};
 use crate::device::Buffer;
 use crate::error::Result;
-use crate::loss::{CrossEntropy, DiceLoss, TverskyLoss};
+use crate::loss::{BceWithLogits, CrossEntropy, DiceLoss, Logistic, TverskyLoss, focal};
 use crate::on::{BufferTarget, On};
-use crate::params::{CrossEntropyParams, DiceCrossEntropyParams};
+use crate::params::{self, CrossEntropyParams, DiceCrossEntropyParams, DiceLogitsParams, NoParams};
 use crate::reduction::Reduction;
 use crate::shape::Shape;
 
-/// Dice or Tversky with a softmax, and cross-entropy, of the same logits: the sum that segmentation networks are trained with.
+/// Dice or Tversky, and a loss of single predictions from the same logits: the sums that segmentation networks are trained with.
 ///
 /// It is made by operators, and called like any other loss:
 ///
@@ -29,45 +31,124 @@ use crate::shape::Shape;
 /// # Ok(()) }
 /// ```
 ///
+/// With a sigmoid, where channels do not exclude each other:
+///
+/// ```
+/// # use fused_loss::*;
+/// # fn main() -> Result<()> {
+/// let loss = DiceLoss::new().sigmoid() + 0.5 * SigmoidFocal::new();
+/// let (logits, masks) = ([2.0, -1.0, 0.5, 0.1], [1.0, 0.0, 1.0, 1.0]); // one image of two channels and two pixels
+/// let mut terms = [0.0; 2];
+/// let value = loss.call(&logits, &masks, [1, 2, 2]).terms(&mut terms).forward(Reduction::Mean)?;
+/// assert!((value - (terms[0] + 0.5 * terms[1])).abs() < 1e-6);
+/// assert!((terms[1] - SigmoidFocal::new().forward(&logits, &masks, Reduction::Mean)?).abs() < 1e-6);
+/// # Ok(()) }
+/// ```
+///
 /// | | |
 /// |---|---|
-/// | value | `w_0 region + w_1 cross_entropy` (weights are 1 where none is written), each reduced over its own: the region loss over regions, cross-entropy over positions |
+/// | region loss | [`DiceLoss`] or [`TverskyLoss`], with `.softmax()` or `.sigmoid()` and any other option |
+/// | with `.softmax()` | [`CrossEntropy`] with label smoothing and z-loss |
+/// | with `.sigmoid()` | [`BceWithLogits`] or [`SigmoidFocal`], with any option |
+/// | value | `w_0 region + w_1 other` (weights are 1 where none is written), each reduced over its own: the region loss over regions, cross-entropy over positions, the others over elements |
 /// | gradient | the same of the gradients |
-/// | [`Call::terms`](crate::Call::terms) | the region loss, then cross-entropy, whichever was written first, without their weights |
-/// | region loss | [`DiceLoss`] or [`TverskyLoss`], with `.softmax()` and any other option |
-/// | cross-entropy | [`CrossEntropy`] with label smoothing and z-loss |
-/// | shapes | as [`DiceLoss`]; [`Call::class_weight`](crate::Call::class_weight) has one weight for each channel and is both terms'; without the background Dice leaves out the first of them |
-/// | mean | Dice divides by the regions; cross-entropy by the positions, or for index targets by the class weights of the targets |
-/// | MONAI | `DiceCELoss(softmax=True)` |
+/// | [`Call::terms`](crate::Call::terms) | the region loss, then the other, whichever was written first, without their weights |
+/// | shapes | as [`DiceLoss`]. [`Call::class_weight`](crate::Call::class_weight) beside cross-entropy has one weight for each channel and is both terms'; beside the others it is not supported |
+/// | background | where Dice leaves out channel 0, so do the losses of elements, as in MONAI; cross-entropy does not, but for Dice the first class weight is left out |
+/// | mean | Dice divides by the regions; cross-entropy by the positions, or for index targets by the class weights of the targets; the others by the elements that are not left out |
+/// | MONAI | `DiceCELoss(softmax=True)`, `DiceFocalLoss(sigmoid=True)` |
 ///
-/// No more passes than the region loss takes: the softmax of a position is computed once for both, in each of its two looks.
+/// No more passes than the region loss takes: the softmax or sigmoid of a position is computed once for both, in each of its two looks.
 ///
-/// Errors: operators cannot fail, so that what they cannot do is an error of the calls: a region loss without `.softmax()`, a
-/// cross-entropy with a soft-cap or a class that it ignores (regions ignore none), a weight that is not finite. The form without a
-/// reduction, and weights of single losses, are not supported: the terms are not of the same things.
+/// Errors: operators cannot fail, so that what they cannot do is an error of the calls: a region loss without the activation that the
+/// other term has; a cross-entropy with a soft-cap or a class that it ignores (regions ignore none); element-wise losses other than
+/// those two, or more than one; a weight that is not finite. The form without a reduction, and weights of single losses, are not
+/// supported: the terms are not of the same things.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CombinedRegions {
     region: Region,
-    cross_entropy: CrossEntropy,
+    other: Other,
     /// Of the region loss, and of the other.
     weights: [f32; 2],
 }
 
+/// What is beside a region loss.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Other {
+    CrossEntropy(CrossEntropy),
+    /// With the options as the kernel has them.
+    Logits(OfLogits, [f32; 3]),
+    Refused(Refused),
+}
+
+/// A loss of elements that are the logits of a sigmoid.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum OfLogits {
+    Bce(BceWithLogits),
+    Focal(focal::Square),
+    FocalAny(focal::AnyGamma),
+}
+
+impl OfLogits {
+    fn kind(self) -> u32 {
+        match self {
+            OfLogits::Bce(_) => params::TERM_BCE_WITH_LOGITS,
+            OfLogits::Focal(_) => params::TERM_SIGMOID_FOCAL,
+            OfLogits::FocalAny(_) => params::TERM_SIGMOID_FOCAL_ANY,
+        }
+    }
+
+    /// Value and gradient, given the logistic function of the logits.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn eval<S: Simd>(&self, l: &Logistic<S>, x: F32s<S>, t: F32s<S>) -> Point<S> {
+        let one = x.simd().splat(1.0);
+        match self {
+            OfLogits::Bce(loss) => loss.eval_with(l, x, t, one),
+            OfLogits::Focal(loss) => loss.eval_with(l, x, t, one),
+            OfLogits::FocalAny(loss) => loss.eval_with(l, x, t, one),
+        }
+    }
+}
+
 impl CombinedRegions {
-    fn new(region: Region, cross_entropy: CrossEntropy, weights: [f32; 2]) -> Self {
-        CombinedRegions { region: Region { name: Self::NAME, ..region }, cross_entropy, weights }
+    fn new(region: Region, other: Other, weights: [f32; 2]) -> Self {
+        CombinedRegions { region: Region { name: Self::NAME, ..region }, other, weights }
+    }
+
+    /// Beside a sum of element-wise losses, if it is of one that there is a kernel with.
+    fn beside(region: Region, weight: f32, sum: Combined) -> Self {
+        let (other, of_sum) = match sum.only() {
+            Ok((Element::BceWithLogits(loss), weight, options)) => {
+                (Other::Logits(OfLogits::Bce(loss), options), weight)
+            }
+            Ok((Element::SigmoidFocal(loss), weight, options)) => {
+                (Other::Logits(OfLogits::Focal(loss), options), weight)
+            }
+            Ok((Element::SigmoidFocalAny(loss), weight, options)) => {
+                (Other::Logits(OfLogits::FocalAny(loss), options), weight)
+            }
+            Ok(_) => (Other::Refused(Refused::Unsupported("this element-wise loss beside a region loss")), 1.0),
+            Err(refused) => (Other::Refused(refused), 1.0),
+        };
+        CombinedRegions::new(region, other, [weight, of_sum])
     }
 
     /// Why it cannot be computed.
     fn refused(&self) -> Option<Refused> {
-        let what = if self.region.activation != Activation::Softmax {
-            Some("cross-entropy beside a region loss without a softmax")
-        } else if self.cross_entropy.params().softcap != 0.0 {
-            Some("a soft-cap beside a region loss")
-        } else if Rowwise::ignore_index(&self.cross_entropy).is_some_and(|index| index >= 0) {
-            Some("an ignored class beside a region loss")
-        } else {
-            None
+        let activation = self.region.activation;
+        let what = match self.other {
+            Other::Refused(refused) => return Some(refused),
+            Other::CrossEntropy(_) if activation != Activation::Softmax => {
+                Some("cross-entropy beside a region loss without a softmax")
+            }
+            Other::CrossEntropy(loss) if loss.params().softcap != 0.0 => Some("a soft-cap beside a region loss"),
+            Other::CrossEntropy(loss) if Rowwise::ignore_index(&loss).is_some_and(|index| index >= 0) => {
+                Some("an ignored class beside a region loss")
+            }
+            Other::Logits(..) if activation != Activation::Sigmoid => {
+                Some("a loss of logits beside a region loss without a sigmoid")
+            }
+            _ => None,
         };
         let weight = self.weights.into_iter().find(|w| !w.is_finite()).map(Refused::Weight);
         what.map(Refused::Unsupported).or(weight)
@@ -89,12 +170,12 @@ impl IntoSum for CombinedRegions {
 operators!(CombinedRegions);
 weighted!(DiceLoss TverskyLoss CrossEntropy);
 
-macro_rules! beside_cross_entropy {
+macro_rules! beside {
     ($($region:ty)*) => {$(
         impl Join<Weighted<CrossEntropy>> for Weighted<$region> {
             type Sum = CombinedRegions;
             fn join(self, other: Weighted<CrossEntropy>) -> CombinedRegions {
-                CombinedRegions::new(self.loss.0, other.loss, [self.weight, other.weight])
+                CombinedRegions::new(self.loss.0, Other::CrossEntropy(other.loss), [self.weight, other.weight])
             }
         }
         impl Join<Weighted<$region>> for Weighted<CrossEntropy> {
@@ -103,9 +184,21 @@ macro_rules! beside_cross_entropy {
                 other.join(self)
             }
         }
+        impl Join<Combined> for Weighted<$region> {
+            type Sum = CombinedRegions;
+            fn join(self, other: Combined) -> CombinedRegions {
+                CombinedRegions::beside(self.loss.0, self.weight, other)
+            }
+        }
+        impl Join<Weighted<$region>> for Combined {
+            type Sum = CombinedRegions;
+            fn join(self, other: Weighted<$region>) -> CombinedRegions {
+                other.join(self)
+            }
+        }
     )*};
 }
-beside_cross_entropy!(DiceLoss TverskyLoss);
+beside!(DiceLoss TverskyLoss);
 
 class_methods!(CombinedRegions);
 
@@ -141,16 +234,34 @@ impl Run for CombinedRegions {
         if let Some(refused) = self.refused() {
             return Err(refused.error(Self::NAME));
         }
-        let CrossEntropyParams { smoothing, z_loss, .. } = self.cross_entropy.params();
-        let beside = Beside { smoothing, z_loss, weights: self.weights };
-        for_request!(request, |r| region::run(self.region, Some(beside), r))
+        let beside = match self.other {
+            Other::CrossEntropy(loss) => {
+                let CrossEntropyParams { smoothing, z_loss, .. } = loss.params();
+                Some(Beside::CrossEntropy { smoothing, z_loss })
+            }
+            Other::Logits(loss, _) => Some(Beside::Logits(loss)),
+            Other::Refused(_) => None,
+        };
+        for_request!(request, |r| region::run(self.region, beside.map(|beside| (beside, self.weights)), r))
     }
 }
 
 impl HasKernel for CombinedRegions {
     fn kernel(&self) -> Kernel {
-        let CrossEntropyParams { smoothing, z_loss, .. } = self.cross_entropy.params();
-        let params = DiceCrossEntropyParams { region: self.region.params, weights: self.weights, smoothing, z_loss };
-        Kernel::regions(&self.region).beside_cross_entropy(params, kernel::Terms { count: 2, refused: self.refused() })
+        let (region, weights) = (self.region.params, self.weights);
+        let terms = kernel::Terms { count: 2, refused: self.refused() };
+        let alone = Kernel::regions(&self.region);
+        match self.other {
+            Other::CrossEntropy(loss) => {
+                let CrossEntropyParams { smoothing, z_loss, .. } = loss.params();
+                let params = DiceCrossEntropyParams { region, weights, smoothing, z_loss };
+                alone.beside("region_cross_entropy", true, params, terms)
+            }
+            Other::Logits(loss, [a, b, c]) => {
+                let params = DiceLogitsParams { region, weights, kind: loss.kind(), a, b, c };
+                alone.beside("region_logits", false, params, terms)
+            }
+            Other::Refused(_) => alone.beside("region_logits", false, NoParams { unused: 0 }, terms),
+        }
     }
 }

@@ -41,7 +41,7 @@ impl<S: Machine> LaneSums<S> {
     /// After all; `max` is the largest logit.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn losses(self, max: F32s<S>, z_loss: f32) -> LaneLosses<S> {
-        let [ones, rest, mass, cost] = [self.ones, self.rest, self.mass, self.cost].map(BlockSum::lanes);
+        let (ones, rest, mass, cost) = (self.ones.lanes(), self.rest.lanes(), self.mass.lanes(), self.cost.lanes());
         let ln_sum = ones.ln() + (rest / ones).ln_1p();
         let lse = max + ln_sum;
         let value = mass * ln_sum + cost;

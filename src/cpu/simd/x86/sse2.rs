@@ -83,6 +83,8 @@ impl Simd for Baseline {
 }
 
 impl Machine for Baseline {
+    // Machines with nothing but SSE2 are few, and its code is the longest.
+    const LOOPS: bool = false;
     type D = QD;
 
     intrinsics! {
