@@ -193,7 +193,7 @@ pub(crate) fn run<T: Element>(
             denominator = reduction.denominator(|| regions as f64, || weighted);
             if beside.is_some() {
                 let single = samples * inner * if of_logits { counted } else { 1 };
-                reduction.check(single)?;
+                reduction.check(samples * inner)?;
                 let counted = || match (target, extras.class_weight) {
                     (RegionTarget::Index(indices), Some(w)) => {
                         Scan { indices, classes: channels, ignore: None }.sum(|_, class| f64::from(w[class]))
