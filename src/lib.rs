@@ -90,6 +90,10 @@
 //!   which is looked for at run time.
 #![deny(unsafe_code, missing_docs)]
 
+// Unit tests that share what the tests of the public interface have, which call it by its name.
+#[cfg(test)]
+extern crate self as fused_loss;
+
 #[cfg(feature = "burn")]
 pub mod burn;
 mod call;

@@ -1,5 +1,7 @@
 //! The CPU backend: three skeletons over rayon and SIMD.
 pub(crate) mod elementwise;
+#[cfg(test)]
+mod levels;
 pub(crate) mod math;
 pub(crate) mod mem;
 pub(crate) mod region;
