@@ -2,7 +2,8 @@
 //! nothing, or in an answer that is written where it should be and nowhere else, and is the same at another place in memory.
 //!
 //! A call is made from one number, so that it comes back. Those that once went wrong are in `fuzz/corpus.txt` and come first; then
-//! `FUSED_LOSS_FUZZ_CASES` more, from `FUSED_LOSS_FUZZ_SEED` on. `tests/bad_input.rs` looks at what errors say; `capi/tests/fuzz.rs`
+//! `FUSED_LOSS_FUZZ_CASES` more, from `FUSED_LOSS_FUZZ_SEED` on. (`FUSED_LOSS_FUZZ_SAY` prints each before
+//! it is tried, for a call that ends the process.) `tests/bad_input.rs` looks at what errors say; `capi/tests/fuzz.rs`
 //! does the same to the C ABI.
 
 mod cases;
@@ -36,6 +37,9 @@ fn whatever_a_call_is_made_of_it_ends_well() {
     let (first, count) = (number("FUSED_LOSS_FUZZ_SEED", SEED), number("FUSED_LOSS_FUZZ_CASES", CASES));
     let (mut taken, mut refused) = (0, 0);
     for seed in corpus.chain((0..count).map(|i| first.wrapping_add(i))) {
+        if std::env::var_os("FUSED_LOSS_FUZZ_SAY").is_some() {
+            eprintln!("{seed}");
+        }
         match catch_unwind(|| call(seed)) {
             Ok(true) => taken += 1,
             Ok(false) => refused += 1,

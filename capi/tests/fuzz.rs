@@ -4,7 +4,8 @@
 //! outputs and nothing else, and does the same again.
 //!
 //! A call is made from one number. Those that once went wrong are in `fuzz_corpus.txt` and come first; then `FUSED_LOSS_FUZZ_CASES` more,
-//! from `FUSED_LOSS_FUZZ_SEED` on, as in the crate's own `tests/fuzz.rs`.
+//! from `FUSED_LOSS_FUZZ_SEED` on, as in the crate's own `tests/fuzz.rs`. With `FUSED_LOSS_FUZZ_SAY` each seed is printed before it is
+//! tried, for a call that ends the process.
 
 use std::ffi::{CStr, c_void};
 
@@ -346,6 +347,9 @@ fn whatever_a_call_is_made_of_it_returns_a_status() {
     let (first, count) = (number("FUSED_LOSS_FUZZ_SEED", 1), number("FUSED_LOSS_FUZZ_CASES", CASES));
     let mut seen = [0u64; 14];
     for seed in corpus.chain((0..count).map(|i| first.wrapping_add(i))) {
+        if std::env::var_os("FUSED_LOSS_FUZZ_SAY").is_some() {
+            eprintln!("{seed}");
+        }
         let Draft { loss, mut memory, options, call, written } = draft(seed);
         let before = memory.clone();
         let options = options.as_ref().map_or(std::ptr::null(), |o| o.as_ptr().cast());
