@@ -10,4 +10,5 @@ pub(crate) mod rowwise;
 pub(crate) mod scan;
 pub(crate) mod simd;
 pub(crate) mod softmax;
+pub(crate) mod threads;
 pub(crate) mod tiles;

@@ -43,7 +43,10 @@ fn the_public_interface_is_the_recorded_one() {
         now == then,
         "the public interface has changed; if it was meant to, FUSED_LOSS_WRITE_API=1 cargo test -p api writes it anew:\n{changes}"
     );
-    assert!(now.contains("pub fn fused_loss::Mse::new() -> Self") && now.lines().count() > 500, "this is not all of it");
+    assert!(
+        now.contains("pub fn fused_loss::Mse::new() -> Self") && now.lines().count() > 500,
+        "this is not all of it"
+    );
 }
 
 /// What this version of `public-api` reads.
