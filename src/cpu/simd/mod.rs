@@ -82,6 +82,7 @@ pub(crate) enum Isa {
     Avx512(x86::Avx512),
     /// Plain Rust: what the others are compared with.
     #[cfg(all(test, target_arch = "x86_64"))]
+    #[cfg_attr(miri, allow(dead_code))]
     Portable(portable::Baseline),
 }
 
@@ -154,6 +155,7 @@ impl Isa {
 
     /// The one in plain Rust, which on machines without another is the baseline.
     #[cfg(test)]
+    #[cfg_attr(miri, allow(dead_code))]
     pub(crate) fn portable() -> Self {
         #[cfg(target_arch = "x86_64")]
         return Isa::Portable(portable::Baseline(()));
