@@ -13,20 +13,28 @@
 #pragma once
 #include "skeleton/elementwise.cuh"
 
+// What smoothing leaves on no and on yes. Either by itself: one less the other would have lost what little a small smoothing has put
+// there, which costs more than all the rest where the prediction is sure.
+struct Smoothed {
+    float no, yes;
+    FL Smoothed(float t, float smoothing)
+        : no((1.0f - t) * (1.0f - smoothing) + 0.5f * smoothing), yes(t * (1.0f - smoothing) + 0.5f * smoothing) {}
+};
+
 struct Bce : fl::Pointwise {
     static constexpr bool GRAD_TARGET = true;
     BceParams p;
 
     FL fl::Point eval(float x, float t, float) const {
-        t = t * (1.0f - p.smoothing) + 0.5f * p.smoothing;
+        const Smoothed s(t, p.smoothing);
         const float c = clip(x);
         float ln_x, ln_1mx;
         logs(c, ln_x, ln_1mx);
         // 0 < epsilon: a clipped input has no gradient. 0 = epsilon: an impossible one has NaN.
         const float outside = p.epsilon > 0.0f && !fl::is_nan(x) ? 0.0f : fl::nan();
         const float variance = c * (1.0f - c);
-        const float slope = (c - t) / (variance < 1e-12f ? 1e-12f : variance);
-        return {-(t * ln_x + (1.0f - t) * ln_1mx), x >= p.epsilon && x <= 1.0f - p.epsilon ? slope : outside};
+        const float slope = (c - s.yes) / (variance < 1e-12f ? 1e-12f : variance);
+        return {-(s.yes * ln_x + s.no * ln_1mx), x >= p.epsilon && x <= 1.0f - p.epsilon ? slope : outside};
     }
     FL float grad_target(float x, float, float) const {
         float ln_x, ln_1mx;
@@ -52,8 +60,8 @@ struct BceWithLogits : fl::Pointwise {
 
     FL fl::Point eval(float x, float t, float class_weight) const { return eval_with(fl::logistic(x), x, t, class_weight); }
     FL fl::Point eval_with(const fl::Logistic& l, float, float t, float class_weight) const {
-        t = t * (1.0f - p.smoothing) + 0.5f * p.smoothing;
-        const float neg = 1.0f - t, pos = p.pos_weight * class_weight * t;
+        const Smoothed s(t, p.smoothing);
+        const float neg = s.no, pos = p.pos_weight * class_weight * s.yes;
         return {neg * l.softplus + pos * l.softplus_neg, neg * l.sigmoid - pos * l.sigmoid_neg};
     }
     FL float grad_target(float x, float, float class_weight) const {

@@ -87,6 +87,11 @@ pub enum Error {
     CudaUnavailable(&'static str),
     /// There is no CUDA driver: libcuda could not be loaded.
     NoDriver,
+    /// What is found as libcuda lacks a function of the CUDA driver: it is too old, or none.
+    DriverTooOld {
+        /// The first function that is missing.
+        function: &'static str,
+    },
     /// The driver knows no GPU of this number.
     NoDevice {
         /// The number that was asked for.
@@ -188,7 +193,13 @@ impl fmt::Display for Error {
                 write!(f, "budget: one row takes {needed} bytes, more than the {budget} that the call may take")
             }
             Error::CudaUnavailable(why) => write!(f, "CUDA is not available: {why}"),
-            Error::NoDriver => write!(f, "no NVIDIA driver: libcuda could not be loaded"),
+            Error::NoDriver => {
+                write!(f, "no NVIDIA driver: libcuda could not be loaded; install the driver, or go on on the CPU")
+            }
+            Error::DriverTooOld { function } => write!(
+                f,
+                "the NVIDIA driver has no {function}: update it, or see which libcuda is found first if it is not the driver's own"
+            ),
             Error::NoDevice { ordinal, devices } => write!(f, "no GPU {ordinal}: the NVIDIA driver finds {devices}"),
             Error::NoCublas => write!(
                 f,

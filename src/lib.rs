@@ -29,7 +29,8 @@
 //! | adversarial | [`GanLoss`], [`RelativisticAverage`], [`RelativisticPair`], [`GradientPenalty`] |
 //! | your own | [`Custom`] |
 //!
-//! Each type's page has formula, gradient, shapes, defaults, the PyTorch and Keras equivalents and the edge cases.
+//! Each type's page has formula, gradient, shapes, defaults, the PyTorch and Keras equivalents and the edge cases. [`guide`] helps to
+//! choose: by task, with reasons and pitfalls.
 //!
 //! # One vocabulary
 //!
@@ -90,6 +91,10 @@
 //!   which is looked for at run time.
 #![deny(unsafe_code, missing_docs)]
 
+// Unit tests that share what the tests of the public interface have, which call it by its name.
+#[cfg(test)]
+extern crate self as fused_loss;
+
 #[cfg(feature = "burn")]
 pub mod burn;
 mod call;
@@ -108,6 +113,7 @@ mod error;
 #[cfg(any(feature = "candle", feature = "burn"))]
 #[allow(unsafe_code)] // memory that a call has filled
 mod fresh;
+pub mod guide;
 #[cfg(feature = "head")]
 pub mod head;
 #[doc(hidden)]

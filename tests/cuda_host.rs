@@ -351,6 +351,7 @@ fn a_machine_without_cuda_gets_an_error_and_no_panic() {
         let known = matches!(
             error,
             Error::NoDriver
+                | Error::DriverTooOld { .. }
                 | Error::NoDevice { .. }
                 | Error::KernelsNotBuilt
                 | Error::NoNvrtc { .. }
@@ -384,5 +385,7 @@ fn errors_say_what_to_do() {
     says(Error::KernelsNotBuilt, &["nvcc", "rebuild", "NVRTC", "pip install nvidia-cuda-nvrtc"]);
     let (ptx, compiler, driver) = ("9.0".into(), "13.0".into(), "12.4".into());
     says(Error::PtxTooNew { ptx, compiler, driver }, &["9.0", "13.0", "12.4", "update"]);
+    says(Error::DriverTooOld { function: "cuStreamGetCtx" }, &["cuStreamGetCtx", "update"]);
+    says(Error::NoDriver, &["libcuda", "install", "CPU"]);
     says(Error::NoDevice { ordinal: 3, devices: 2 }, &["3", "2"]);
 }

@@ -66,6 +66,7 @@ impl From<Error> for Failure {
             Error::OutOfMemory { .. } => FL_ERROR_OUT_OF_MEMORY,
             Error::CudaUnavailable(_)
             | Error::NoDriver
+            | Error::DriverTooOld { .. }
             | Error::NoDevice { .. }
             | Error::KernelsNotBuilt
             | Error::NoNvrtc { .. }

@@ -41,6 +41,10 @@ pub(crate) unsafe fn read<S: Versioned>(from: *const S) -> Outcome<S> {
     if size < size_of::<usize>() || size > 1 << 16 {
         return Err(wrong(format!("a size of {size}; was {}_init called?", S::NAME)));
     }
+    // No version ends inside of a pointer, which would be half the caller's and half the default.
+    if !size.is_multiple_of(align_of::<S>()) {
+        return Err(wrong(format!("a size of {size}, which no version of it has; was {}_init called?", S::NAME)));
+    }
     let mut mine = S::defaults();
     let known = size.min(size_of::<S>());
     unsafe { std::ptr::copy_nonoverlapping(from.cast::<u8>(), (&raw mut mine).cast::<u8>(), known) };

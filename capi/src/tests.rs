@@ -437,6 +437,14 @@ fn structs_of_other_versions_are_understood_or_refused() {
     newer.more = 1;
     assert_eq!(run((&raw const newer).cast()), FL_ERROR_STRUCT);
     assert!(message().contains("does not know"), "{}", message());
+    // Ends in the middle of an address, of which the rest would be the default's.
+    let (x, mut cut) = ([1.0f32; 2], new_call());
+    (cut.input, cut.target) = (read(&x), read(&x));
+    for size in [std::mem::offset_of!(fl_call, input) + 4, std::mem::offset_of!(fl_call, target) + 7, 9] {
+        cut.size = size;
+        assert_eq!(unsafe { fl_mae(cpu.0, &raw const cut) }, FL_ERROR_STRUCT, "{size}");
+        assert!(message().contains("no version"), "{}", message());
+    }
     // Without its delta, as one would be from before there was one.
     let older = fl_huber_options { size: size_of::<usize>(), delta: -1.0 };
     assert_eq!(run(&raw const older), FL_OK, "{}", message());

@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use super::side::{OnGraph, Side, scalar};
 use super::{Result, cpu};
 use crate::call::Loss;
+use crate::cpu::threads::shared;
 use crate::reduction::Reduction;
 use crate::shape::Shape;
 
@@ -154,9 +155,11 @@ fn scaled(mut grad: FlexTensor, by: f32) -> FlexTensor {
     }
     if grad.dtype() == DType::BF16 {
         let times = |x: &mut bf16| *x = bf16::from_f32(x.to_f32() * by);
-        grad.storage_mut::<bf16>().par_chunks_mut(CHUNK).for_each(|x| x.iter_mut().for_each(times));
+        let x = grad.storage_mut::<bf16>();
+        shared(|| x.par_chunks_mut(CHUNK).for_each(|x| x.iter_mut().for_each(times)));
     } else {
-        grad.storage_mut::<f32>().par_chunks_mut(CHUNK).for_each(|x| x.iter_mut().for_each(|x| *x *= by));
+        let x = grad.storage_mut::<f32>();
+        shared(|| x.par_chunks_mut(CHUNK).for_each(|x| x.iter_mut().for_each(|x| *x *= by)));
     }
     grad
 }

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::op::{Ask, Made, Plan};
 use crate::call::{Call, Loss};
+use crate::cpu::threads::shared;
 use crate::element::Element;
 use crate::fresh::Form;
 use crate::target::Target;
@@ -92,12 +93,12 @@ pub(super) fn scale(grad: CpuStorage, by: f32) -> CpuStorage {
     match grad {
         grad if by == 1.0 => grad,
         CpuStorage::F32(mut x) => {
-            x.par_chunks_mut(CHUNK).for_each(|x| x.iter_mut().for_each(|x| *x *= by));
+            shared(|| x.par_chunks_mut(CHUNK).for_each(|x| x.iter_mut().for_each(|x| *x *= by)));
             CpuStorage::F32(x)
         }
         CpuStorage::BF16(mut x) => {
             let times = |x: bf16| bf16::from_f32(x.to_f32() * by);
-            x.par_chunks_mut(CHUNK).for_each(|x| x.iter_mut().for_each(|x| *x = times(*x)));
+            shared(|| x.par_chunks_mut(CHUNK).for_each(|x| x.iter_mut().for_each(|x| *x = times(*x))));
             CpuStorage::BF16(x)
         }
         other => other,

@@ -1,5 +1,7 @@
 //! The CPU backend: three skeletons over rayon and SIMD.
 pub(crate) mod elementwise;
+#[cfg(test)]
+mod levels;
 pub(crate) mod math;
 pub(crate) mod mem;
 pub(crate) mod region;
@@ -8,4 +10,5 @@ pub(crate) mod rowwise;
 pub(crate) mod scan;
 pub(crate) mod simd;
 pub(crate) mod softmax;
+pub(crate) mod threads;
 pub(crate) mod tiles;

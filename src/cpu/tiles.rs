@@ -5,6 +5,8 @@
 
 use rayon::prelude::*;
 
+use super::threads::shared;
+
 /// The tiling of a number of elements (or rows).
 pub(crate) struct Tiles {
     tile: usize,
@@ -56,7 +58,7 @@ impl Tiles {
             _ => {
                 let mut partial = [[0f64; N]; MAX_TILES];
                 let partial = &mut partial[..count];
-                partial.par_iter_mut().enumerate().for_each(|(i, sums)| *sums = one(i));
+                shared(|| partial.par_iter_mut().enumerate().for_each(|(i, sums)| *sums = one(i)));
                 partial.iter().copied().fold([0.0; N], add)
             }
         }

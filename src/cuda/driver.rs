@@ -4,16 +4,61 @@ use cudarc::driver::{CudaContext, DriverError, sys};
 
 use crate::error::{Error, Result};
 
-/// Whether there is a driver and a GPU of this number.
+/// What this crate calls of the driver, by itself or through cudarc.
+const FUNCTIONS: [&str; 33] = [
+    "cuInit",
+    "cuDriverGetVersion",
+    "cuDeviceGetCount",
+    "cuDeviceGet",
+    "cuDeviceGetName",
+    "cuDeviceGetAttribute",
+    "cuDevicePrimaryCtxRetain",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuCtxGetCurrent",
+    "cuCtxSetCurrent",
+    "cuCtxSynchronize",
+    "cuMemAlloc_v2",
+    "cuMemFree_v2",
+    "cuMemsetD8_v2",
+    "cuMemsetD8Async",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyDtoH_v2",
+    "cuMemcpyDtoDAsync_v2",
+    "cuPointerGetAttribute",
+    "cuStreamCreate",
+    "cuStreamDestroy_v2",
+    "cuStreamGetCtx",
+    "cuStreamSynchronize",
+    "cuStreamWaitEvent",
+    "cuStreamIsCapturing",
+    "cuEventCreate",
+    "cuEventDestroy_v2",
+    "cuEventRecord",
+    "cuModuleLoadData",
+    "cuModuleUnload",
+    "cuModuleGetFunction",
+    "cuLaunchKernel",
+];
+
+/// Whether there is a driver that has all that it takes.
 ///
-/// cudarc panics where there is no driver, and again where one of its errors is printed then; so the library is opened by hand before
-/// cudarc is asked anything.
-pub(super) fn probe(ordinal: usize) -> Result<()> {
-    let names = if cfg!(windows) { &["nvcuda.dll"][..] } else { &["libcuda.so.1", "libcuda.so"][..] };
+/// cudarc panics where there is no driver, where the driver lacks a function, and again where one of its errors is printed then; so the
+/// library is opened by hand before cudarc is asked anything.
+pub(super) fn complete() -> Result<()> {
+    // In the order in which cudarc looks.
+    let names = if cfg!(windows) { &["nvcuda.dll"][..] } else { &["libcuda.so", "libcuda.so.1"][..] };
     // SAFETY: opening the driver's library runs its initialisers, which is what using it means.
-    if !names.iter().any(|name| unsafe { libloading::Library::new(*name) }.is_ok()) {
-        return Err(Error::NoDriver);
-    }
+    let library =
+        names.iter().find_map(|name| unsafe { libloading::Library::new(*name) }.ok()).ok_or(Error::NoDriver)?;
+    // SAFETY: asked whether it is there, and not called.
+    let missing = |name: &&&str| unsafe { library.get::<unsafe extern "C" fn()>(name.as_bytes()) }.is_err();
+    FUNCTIONS.iter().find(missing).map_or(Ok(()), |function| Err(Error::DriverTooOld { function }))
+}
+
+/// Whether there is a driver and a GPU of this number.
+pub(super) fn probe(ordinal: usize) -> Result<()> {
+    complete()?;
     let devices = match CudaContext::device_count() {
         Ok(count) => count as usize,
         Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => 0,

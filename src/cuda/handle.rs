@@ -75,6 +75,7 @@ const FIRST_SCRATCH: usize = 1 << 20;
 impl Cuda {
     /// A handle for this stream.
     pub fn new(stream: &Arc<CudaStream>) -> Result<Self> {
+        driver::complete()?;
         let context = stream.context();
         context.bind_to_thread().map_err(|e| failed("using the context", e))?;
         let kernels = Kernels::of(context)?;

@@ -27,6 +27,7 @@
 
 use crate::cpu::rowwise::{Counted, Rowwise};
 use crate::cpu::scan::Scan;
+use crate::cpu::threads::shared;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
 use crate::loss::CrossEntropy;
@@ -280,7 +281,7 @@ impl<'a, T: Element> LinearCall<'a, T> {
         }
         let scale = (f64::from(self.grad_output) / denominator) as f32;
         let pass = Pass { call: &self, indices, ignore, scale, chunks, rows: self.vocab.map(rows) };
-        let total = pass.run(losses, grads)?;
+        let total = shared(|| pass.run(losses, grads))?;
         Ok((total / denominator) as f32)
     }
 }

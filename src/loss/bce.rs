@@ -69,7 +69,7 @@ impl Pointwise for Bce {
 
     #[cfg_attr(optimized, inline(always))]
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
-        let t = smooth(t, self.0.smoothing);
+        let [rest, t] = smooth(t, self.0.smoothing);
         let c = self.clip(x);
         let (ln_x, ln_1mx) = logs(c);
         let variance = (c * (1.0 - c)).at_least(1e-12);
@@ -77,7 +77,7 @@ impl Pointwise for Bce {
         // 0 < epsilon: a clipped input has no gradient. 0 = epsilon: an impossible one has NaN.
         let outside = if self.0.epsilon > 0.0 { x.is_nan().pick(f32::NAN, 0.0) } else { x.simd().splat(f32::NAN) };
         let inside = x.ge(self.0.epsilon) & x.le(1.0 - self.0.epsilon);
-        Point { value: -t.mul_add(ln_x, (1.0 - t) * ln_1mx), grad: inside.pick(slope, outside) }
+        Point { value: -t.mul_add(ln_x, rest * ln_1mx), grad: inside.pick(slope, outside) }
     }
 
     #[cfg_attr(optimized, inline(always))]
@@ -178,8 +178,8 @@ impl Pointwise for BceWithLogits {
 
     #[cfg_attr(optimized, inline(always))]
     fn eval_with<S: Simd>(&self, l: &Logistic<S>, _: F32s<S>, t: F32s<S>, class_weight: F32s<S>) -> Point<S> {
-        let t = smooth(t, self.0.smoothing);
-        let (neg, pos) = (1.0 - t, self.0.pos_weight * class_weight * t);
+        let [neg, t] = smooth(t, self.0.smoothing);
+        let pos = self.0.pos_weight * class_weight * t;
         Point { value: l.cost(neg, pos), grad: l.slope(neg, pos) }
     }
 
@@ -196,10 +196,12 @@ impl Pointwise for BceWithLogits {
 elementwise_loss!(BceWithLogits);
 elementwise_methods!(BceWithLogits);
 
-/// Keras's smoothing of a binary target.
+/// What Keras's smoothing leaves on no and on yes. Either by itself: one less the other would have lost what little a small smoothing
+/// has put there, which costs more than all the rest where the prediction is sure.
 #[cfg_attr(optimized, inline(always))]
-fn smooth<S: Simd>(t: F32s<S>, smoothing: f32) -> F32s<S> {
-    t.mul_add(1.0 - smoothing, 0.5 * smoothing)
+fn smooth<S: Simd>(t: F32s<S>, smoothing: f32) -> [F32s<S>; 2] {
+    let (rest, kept, added) = (1.0 - t, 1.0 - smoothing, 0.5 * smoothing);
+    [rest.mul_add(kept, added), t.mul_add(kept, added)]
 }
 
 /// A smoothing must leave something of the target, or at most nothing.

@@ -8,6 +8,7 @@
 
 pub mod custom;
 pub mod draw;
+pub mod drawn;
 mod elementwise;
 #[cfg(feature = "cuda")]
 pub mod gpu;

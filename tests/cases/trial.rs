@@ -272,15 +272,18 @@ impl<'a, T: Element> Trial<'a, T> {
             _ => floor,
         };
         // Regions of an element, or of a group of elements, may share it: its gradient is a sum.
-        let want: Vec<(Slope, f64)> = slopes
+        let want: Vec<(Slope, f64, f64)> = slopes
             .chunk_by(|a, b| a.element == b.element)
-            .map(|same| (same[0], same.iter().map(|s| s.slope * factor(s.loss)).sum()))
+            .map(|same| {
+                let above = same.iter().fold(0f64, |most, s| most.max(factor(s.loss).abs()));
+                (same[0], same.iter().map(|s| s.slope * factor(s.loss)).sum(), above)
+            })
             .collect();
         let by_row = matches!(self.case.family, Family::Rows { .. });
-        for row in want.chunk_by(|(a, _), (b, _)| !by_row || a.loss == b.loss) {
-            let floor = floor * row.iter().fold(0f64, |a, (s, _)| a.max(factor(s.loss).abs()));
-            let largest = row.iter().fold(floor, |a, (_, want)| a.max(want.abs()));
-            for &(Slope { element, .. }, want) in row {
+        for row in want.chunk_by(|(a, ..), (b, ..)| !by_row || a.loss == b.loss) {
+            let floor = floor * row.iter().fold(0f64, |most, (.., above)| most.max(*above));
+            let largest = row.iter().fold(floor, |most, (_, want, _)| most.max(want.abs()));
+            for &(Slope { element, .. }, want, _) in row {
                 let want: f64 = want + old.map_or(0.0, |old| f64::from(old[element].to_f32()));
                 let got = f64::from(got[element].to_f32());
                 // A sum with what was there is rounded to f32 first.

@@ -93,6 +93,31 @@ fn small_losses_of_logits_are_right_to_two_ulp() {
     }
 }
 
+/// What a small smoothing puts on the other answer is most of the loss of a sure prediction; `1 - t` in f32 would have lost half its
+/// digits.
+#[test]
+fn a_small_smoothing_costs_what_it_should() {
+    for smoothing in [1e-5f32, 1e-3, 0.017149238] {
+        let s = f64::from(smoothing);
+        let smoothed = BceWithLogits::new().label_smoothing(smoothing).unwrap();
+        let of_probabilities = Bce::new().label_smoothing(smoothing).unwrap();
+        for x in [4.0f32, 12.0, -12.0] {
+            let (t, z) = (f32::from(x > 0.0), f64::from(x.abs()));
+            let soft = (-z).exp().ln_1p();
+            let want = (1.0 - 0.5 * s) * soft + 0.5 * s * (soft + z);
+            let value = smoothed.forward(&[x], &[t], Reduction::Sum).unwrap();
+            close(&format!("{smoothing} {x}"), (f64::from(value) / want) as f32, 1.0, 1e-6);
+        }
+        for x in [0.999f32, 0.9, 0.001] {
+            let (t, p) = (f32::from(x > 0.5), f64::from(x));
+            let (right, wrong) = if x > 0.5 { (p.ln(), (-p).ln_1p()) } else { ((-p).ln_1p(), p.ln()) };
+            let want = -(1.0 - 0.5 * s) * right - 0.5 * s * wrong;
+            let value = of_probabilities.forward(&[x], &[t], Reduction::Sum).unwrap();
+            close(&format!("{smoothing} {x}"), (f64::from(value) / want) as f32, 1.0, 1e-6);
+        }
+    }
+}
+
 /// 23: the gradient of 1e12 fits f16 only if something scales it down, but is no NaN either way.
 #[test]
 fn certain_probabilities_cost_0_or_100() {

@@ -14,6 +14,7 @@ use kernels::{PointwiseGrads, PointwiseSums, SoftmaxGrads, SoftmaxSums};
 use super::mem::{Dst, Mode, Src};
 use super::scan::Scan;
 use super::simd::{Isa, LANES};
+use super::threads::shared;
 use super::tiles::sum_weights;
 use crate::call::{Output, Request};
 use crate::element::Element;
@@ -313,7 +314,7 @@ fn for_groups(groups: usize, elements: usize, task: &(dyn Fn(usize, bool) -> [f6
         (0..groups).map(|g| task(g, true)).fold([0.0; 2], add)
     } else if groups > 1 && groups * elements >= SPLIT_MIN {
         let mut values = vec![[0.0; 2]; groups];
-        values.par_iter_mut().enumerate().for_each(|(g, v)| *v = task(g, false));
+        shared(|| values.par_iter_mut().enumerate().for_each(|(g, v)| *v = task(g, false)));
         values.into_iter().fold([0.0; 2], add)
     } else {
         (0..groups).map(|g| task(g, false)).fold([0.0; 2], add)
@@ -336,7 +337,7 @@ fn for_tiles<R: Send>(
     };
     let count = samples.len() * per_sample;
     if split && count > 1 {
-        (0..count).into_par_iter().map(one).collect::<Vec<R>>().into_iter().for_each(add);
+        shared(|| (0..count).into_par_iter().map(one).collect::<Vec<R>>()).into_iter().for_each(add);
     } else {
         (0..count).for_each(|j| add(one(j)));
     }

@@ -80,11 +80,19 @@ pub(crate) enum Isa {
     Avx2(x86::Avx2),
     #[cfg(target_arch = "x86_64")]
     Avx512(x86::Avx512),
+    /// Plain Rust: what the others are compared with.
+    #[cfg(all(test, target_arch = "x86_64"))]
+    #[cfg_attr(miri, allow(dead_code))]
+    Portable(portable::Baseline),
 }
 
 impl Isa {
     /// The widest instruction set of this machine.
     pub(crate) fn detect() -> Self {
+        #[cfg(test)]
+        if let Some(forced) = FORCED.get() {
+            return forced;
+        }
         *Self::available().last().expect("the baseline is always there")
     }
 
@@ -117,6 +125,8 @@ impl Isa {
             Isa::Avx2(_) => "AVX2+FMA",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512(_) => "AVX-512",
+            #[cfg(all(test, target_arch = "x86_64"))]
+            Isa::Portable(_) => "portable",
         }
     }
 
@@ -129,8 +139,35 @@ impl Isa {
             Isa::Avx2(s) => s.run(task),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512(s) => s.run(task),
+            #[cfg(all(test, target_arch = "x86_64"))]
+            Isa::Portable(s) => s.run(task),
         }
     }
+
+    /// Has this thread, whose calls are too small for others, use this set.
+    #[cfg(test)]
+    pub(crate) fn on<R>(self, task: impl FnOnce() -> R) -> R {
+        FORCED.set(Some(self));
+        let result = task();
+        FORCED.set(None);
+        result
+    }
+
+    /// The one in plain Rust, which on machines without another is the baseline.
+    #[cfg(test)]
+    #[cfg_attr(miri, allow(dead_code))]
+    pub(crate) fn portable() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        return Isa::Portable(portable::Baseline(()));
+        #[cfg(not(target_arch = "x86_64"))]
+        Isa::Baseline(Baseline(()))
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// The set that a test has chosen.
+    static FORCED: std::cell::Cell<Option<Isa>> = const { std::cell::Cell::new(None) };
 }
 
 /// What `task` returns on every instruction set of this machine, and on the one in plain Rust.
