@@ -22,6 +22,7 @@
 //! | overlap | [`DiceLoss`] (and Jaccard), [`TverskyLoss`] |
 //! | boxes | [`BoxIou`] |
 //! | Kullback-Leibler divergence | [`KlDiv`], [`KlDivProbs`], [`Distillation`], [`Jsd`] |
+//! | embeddings | [`CosineEmbedding`] |
 //! | rankings and preferences | [`MarginRanking`], [`Dpo`] |
 //! | focal | [`SigmoidFocal`], [`SoftmaxFocal`] |
 //! | sums of losses | [`Combined`], [`CombinedRegions`] |

@@ -448,6 +448,12 @@ params! {
         aspect: u32,
     }
 
+    /// Cosine embedding.
+    struct CosineEmbeddingParams {
+        /// A cosine above this costs, where it should be low.
+        margin: f32,
+    }
+
     /// Multi-class margin.
     struct MultiMarginParams {
         /// The margin.

@@ -131,6 +131,11 @@ impl Case {
         self.run(call(&self.floats("input").unwrap(), &self.floats("target").unwrap()));
     }
 
+    /// A case of rows with dense targets.
+    fn dense<L: Loss>(&self, call: impl for<'a> Fn(&'a [f32], &'a [f32], Shape) -> Call<'a, L, f32>) {
+        self.run(call(&self.floats("input").unwrap(), &self.floats("target").unwrap(), self.shape()));
+    }
+
     /// A case with classes, and if the targets are indices, of every type that holds them.
     fn classes<L: Loss>(&self, call: impl for<'a> Fn(&'a [f32], Target<'a, f32>, Shape) -> Call<'a, L, f32>) {
         let (input, target) = (self.floats("input").unwrap(), self.numbers("target").unwrap());
@@ -316,6 +321,10 @@ fn every_loss_agrees_with_the_framework_that_defines_it() {
             "margin_ranking" => {
                 let loss = MarginRanking::new(or("margin", 0.0)).unwrap();
                 c.elementwise(|x, t| loss.call(x, t, &[]));
+            }
+            "cosine_embedding" => {
+                let loss = CosineEmbedding::new(or("margin", 0.0)).unwrap();
+                c.dense(|x, t, shape| loss.call(x, t, &[], shape));
             }
             "dpo" => {
                 let variant = match c.word("variant") {

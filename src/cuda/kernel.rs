@@ -5,6 +5,7 @@ use crate::cpu::elementwise::Pointwise;
 use crate::cpu::region::{Activation, Region};
 use crate::cpu::rowwise::Rowwise;
 use crate::loss::Refused;
+use crate::third::ThirdOf;
 
 /// A loss that has a kernel.
 pub(crate) trait HasKernel {
@@ -54,7 +55,7 @@ pub(crate) struct Takes {
     pub(crate) dense: bool,
     pub(super) class_weight: bool,
     pub(crate) grad_target: bool,
-    pub(super) third: bool,
+    pub(super) third: Option<ThirdOf>,
     pub(super) grad_third: bool,
     /// The kernel that says what else the softmax of a row tells.
     pub(super) report: Option<&'static str>,
@@ -73,7 +74,7 @@ impl Takes {
         dense: false,
         class_weight: false,
         grad_target: false,
-        third: false,
+        third: None,
         grad_third: false,
         report: None,
         classes: None,
@@ -103,7 +104,7 @@ macro_rules! words {
 }
 words! {
     NoParams MseParams HuberParams SmoothL1Params QuantileParams PoissonNllParams GaussianNllParams MarginRankingParams DpoParams
-    JsdParams BoxIouParams BceParams BceWithLogitsParams HingeParams KlDivProbsParams
+    JsdParams BoxIouParams CosineEmbeddingParams BceParams BceWithLogitsParams HingeParams KlDivProbsParams
     SigmoidFocalParams GanTermParams CrossEntropyParams CrossEntropyProbsParams SoftmaxFocalParams
     DistillationParams MultiMarginParams GradientPenaltyParams DiceParams TermsParams DiceCrossEntropyParams HeadParams
 }
@@ -166,7 +167,7 @@ impl Kernel {
             dense: F::TARGET,
             class_weight: F::CLASS_WEIGHT,
             grad_target: F::GRAD_TARGET,
-            third: F::THIRD,
+            third: F::THIRD.then_some(ThirdOf::Elements),
             grad_third: F::GRAD_THIRD,
             ..Takes::NOTHING
         };
@@ -196,6 +197,7 @@ impl Kernel {
             dense: F::DENSE,
             class_weight: F::CLASS_WEIGHT,
             grad_target: F::GRAD_TARGET,
+            third: F::THIRD,
             classes: F::CLASSES,
             mean_by_class_weight: F::MEAN_BY_CLASS_WEIGHT,
             ..Takes::NOTHING

@@ -319,6 +319,20 @@ pub fn box_iou(p: &[f64], t: &[f64], kind: &str, eps: f64) -> f64 {
     1.0 - shared / (union + eps) + added
 }
 
+/// PyTorch's: rows of a label of 1 point the same way, those of -1 do not.
+pub fn cosine_embedding(x: &[f64], t: &[f64], label: f64, margin: f64) -> f64 {
+    let cos = cosine(x, t);
+    match label {
+        1.0 => 1.0 - cos,
+        -1.0 => (cos - margin).max(0.0),
+        _ => 0.0,
+    }
+}
+
+pub fn cosine(x: &[f64], t: &[f64]) -> f64 {
+    dot(x, t) / ((dot(x, x) + 1e-12) * (dot(t, t) + 1e-12)).sqrt()
+}
+
 /// Of WGAN-GP.
 pub fn wgan_gp(g: &[f64], lambda: f64) -> f64 {
     lambda * (dot(g, g).sqrt() - 1.0).powi(2)

@@ -92,6 +92,27 @@ pub fn losses<T: Element>() -> Vec<AnyLoss<T>> {
             }
         };
     }
+    /// The same of rows, with a number a row.
+    macro_rules! row_of_three {
+        ($name:literal, $label:literal, $loss:expr) => {
+            AnyLoss {
+                name: $name,
+                form: Form::Row,
+                input: Real,
+                target: Real,
+                class_weight: false,
+                grad_target: true,
+                run: |job| {
+                    // A shape that is wrong may have more rows than there is memory.
+                    let third = vec![T::from_f32($label); job.shape.rows().min(1 << 16)];
+                    job.run(
+                        |j| $loss.call(j.input, j.dense(), &third, j.shape),
+                        |j, x| $loss.call_in_place(x, j.dense(), &third, j.shape),
+                    )
+                },
+            }
+        };
+    }
     macro_rules! term {
         ($name:literal, $input:ident, $loss:expr) => {
             AnyLoss {
@@ -210,5 +231,7 @@ pub fn losses<T: Element>() -> Vec<AnyLoss<T>> {
         element_of_three!("DPO, squared", Real, Real, 0.5, true, Dpo::default().variant(DpoVariant::Ipo)),
         row!("JSD", Real, Real, Jsd::new().beta(0.3).unwrap(), false, true),
         row!("JSD, reverse", Real, Real, Jsd::new().beta(1.0).unwrap(), false, true),
+        row_of_three!("cosine embedding", 1.0, CosineEmbedding::default()),
+        row_of_three!("cosine embedding, apart", -1.0, CosineEmbedding::new(-1.0).unwrap()),
     ]
 }
