@@ -19,7 +19,7 @@
 //! | binary cross-entropy | [`BceWithLogits`], [`Bce`], [`SoftMargin`] |
 //! | categorical cross-entropy | [`CrossEntropy`], [`CrossEntropyProbs`], [`Nll`] |
 //! | hinge | [`Hinge`], [`SquaredHinge`], [`CategoricalHinge`], [`MultiMargin`] |
-//! | overlap | [`DiceLoss`] (and Jaccard), [`TverskyLoss`] |
+//! | overlap | [`DiceLoss`] (and Jaccard), [`GeneralizedDiceLoss`], [`TverskyLoss`] |
 //! | boxes | [`BoxIou`] |
 //! | Kullback-Leibler divergence | [`KlDiv`], [`KlDivProbs`], [`Distillation`], [`Jsd`] |
 //! | embeddings | [`CosineEmbedding`] |

@@ -100,6 +100,13 @@ constants! {
     /// `divide_by`: the sum of all weights: per loss and, of its target or region, per class.
     BY_WEIGHTS = 4;
 
+    /// `DiceParams::together`: weights are 1.
+    WEIGH_UNIFORM = 1;
+    /// `DiceParams::together`: weights are the inverse of T.
+    WEIGH_SIMPLE = 2;
+    /// `DiceParams::together`: weights are the inverse of T^2.
+    WEIGH_SQUARE = 3;
+
     /// Most terms of a combined loss.
     MAX_TERMS = 4;
     /// `TermsParams::kind`
@@ -489,6 +496,8 @@ params! {
         squared: u32,
         /// Focal: the loss is raised to this power.
         gamma: f32,
+        /// Not zero: the regions of a sample have one loss together, of their sums times weights, see `WEIGH_SQUARE`.
+        together: u32,
     }
 
     /// Dice and its kin as above, with cross-entropy of the same softmax beside it.

@@ -189,6 +189,17 @@ impl Case {
         }
     }
 
+    fn generalised_dice(&self) -> GeneralizedDiceLoss {
+        let smooth = |key| self.option(key).unwrap();
+        let dice = GeneralizedDiceLoss::new().batch(self.flag("batch")).include_background(self.background());
+        let dice = dice.smooth_nr(smooth("smooth_nr")).unwrap().smooth_dr(smooth("smooth_dr")).unwrap();
+        match self.word("activation") {
+            "sigmoid" => dice.sigmoid(),
+            "softmax" => dice.softmax(),
+            _ => dice,
+        }
+    }
+
     fn background(&self) -> bool {
         self.0["options"].get("include_background").is_none_or(|x| x.as_bool().unwrap())
     }
@@ -304,6 +315,14 @@ fn every_loss_agrees_with_the_framework_that_defines_it() {
                 c.classes(|x, t, shape| loss.call(x, t, shape));
             }
             "dice" => c.classes(|x, t, shape| c.dice().call(x, t, shape)),
+            "generalised_dice" => {
+                let weight = match c.word("w_type") {
+                    "simple" => DiceWeight::Simple,
+                    "uniform" => DiceWeight::Uniform,
+                    _ => DiceWeight::Square,
+                };
+                c.classes(|x, t, shape| c.generalised_dice().weight(weight).call(x, t, shape));
+            }
             "tversky" => c.classes(|x, t, shape| c.tversky().call(x, t, shape)),
             "gan" => c.gan(),
             "log_cosh" => c.elementwise(|x, t| LogCosh::new().call(x, t)),

@@ -40,7 +40,7 @@ pub const ELEMENTWISE: [&str; 31] = [
 pub const SIZES: [usize; 4] = [1 << 12, 1 << 16, 1 << 20, 1 << 24];
 
 /// ... and those with classes, at these shapes.
-pub const SHAPED: [(&str, &[OuterClassesInner]); 17] = [
+pub const SHAPED: [(&str, &[OuterClassesInner]); 18] = [
     (
         "cross_entropy",
         &[
@@ -68,6 +68,7 @@ pub const SHAPED: [(&str, &[OuterClassesInner]); 17] = [
     ("dice[index+sigmoid", &[(4, 4, 1 << 20)]),
     ("dice[index+softmax", &[(4, 4, 1 << 20)]),
     ("tversky[", &[(4, 4, 1 << 20)]),
+    ("generalised_dice[square][sigmoid", &[(4, 4, 1 << 20)]),
 ];
 
 /// One a family, and cross-entropy from an image's classes to a language model's.

@@ -45,7 +45,11 @@ pub(crate) struct Terms {
 pub(super) enum Family {
     Elements,
     Rows,
-    Regions { softmax: bool },
+    /// `together`: those of a sample, or of the batch, have one loss.
+    Regions {
+        softmax: bool,
+        together: bool,
+    },
 }
 
 /// What may be asked of a loss.
@@ -220,9 +224,10 @@ impl Kernel {
         };
         let batch = if region.batch { params::BATCH } else { 0 };
         let background = if region.include_background { 0 } else { params::NO_BACKGROUND };
-        let takes = Takes { index: true, dense: true, class_weight: true, ..Takes::NOTHING };
+        let together = region.params.together != 0;
+        let takes = Takes { index: true, dense: true, class_weight: !together, ..Takes::NOTHING };
         let params = Params::new(region.params);
-        let kernel = Kernel::new(region.name, "region", name, Family::Regions { softmax }, params);
+        let kernel = Kernel::new(region.name, "region", name, Family::Regions { softmax, together }, params);
         Kernel { flags: batch | background, takes, ..kernel }
     }
 
@@ -262,6 +267,8 @@ pub(crate) enum Losses {
     Regions {
         batch: bool,
         left_out: usize,
+        /// One loss of all of them.
+        together: bool,
     },
 }
 
@@ -271,7 +278,8 @@ impl Kernel {
         match self.family {
             Family::Elements => Losses::Elements,
             Family::Rows => Losses::Rows,
-            Family::Regions { .. } => Losses::Regions {
+            Family::Regions { together, .. } => Losses::Regions {
+                together,
                 batch: self.flags & params::BATCH != 0,
                 left_out: usize::from(self.flags & params::NO_BACKGROUND != 0),
             },

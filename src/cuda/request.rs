@@ -326,7 +326,11 @@ impl Request {
             return Err(unsupported("leaving out the background of a single channel"));
         }
         let counted = shape.classes - background;
-        let regions = if kernel.flags & super::params::BATCH != 0 { counted } else { shape.outer * counted };
+        let each = if matches!(kernel.family, Family::Regions { together: true, .. }) { 1 } else { counted };
+        let regions = if kernel.flags & super::params::BATCH != 0 { each } else { shape.outer * each };
+        if self.class_weight.is_some() && !kernel.takes.class_weight {
+            return Err(unsupported("a class weight"));
+        }
         // Those of a sum are of all channels.
         let weighed = if kernel.terms.is_some() { shape.classes } else { counted };
         self.class_weight.map_or(Ok(()), |w| check_len("class_weight", weighed, w.len))?;

@@ -41,7 +41,7 @@ pub use cosine::CosineEmbedding;
 pub use cross_entropy::CrossEntropy;
 pub use cross_entropy_probs::CrossEntropyProbs;
 pub use custom::Custom;
-pub use dice::{DiceLoss, TverskyLoss};
+pub use dice::{DiceLoss, DiceWeight, GeneralizedDiceLoss, TverskyLoss};
 pub use dpo::{Dpo, DpoVariant};
 pub use focal::{SigmoidFocal, SoftmaxFocal};
 pub use gan::{GanLoss, GanMode, GanTerm};

@@ -197,6 +197,6 @@ any_loss! {
         RelativisticPair Combined Custom LogCosh Quantile PoissonNll SoftMargin;
     of_three: GaussianNll MarginRanking Dpo;
     classes: CrossEntropy CrossEntropyProbs Nll SoftmaxFocal CategoricalHinge MultiMargin Distillation DiceLoss
-        TverskyLoss Jsd BoxIou;
+        TverskyLoss GeneralizedDiceLoss Jsd BoxIou;
     rows_of_three: CosineEmbedding;
 }

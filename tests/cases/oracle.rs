@@ -163,7 +163,8 @@ impl<'a> View<'a> {
             }
             Family::Regions { options, .. } => {
                 let channels = dims.classes - usize::from(!options.include_background);
-                let (groups, regions) = if options.batch { (1, channels) } else { (dims.outer, channels) };
+                let regions = if options.weight.is_some() { 1 } else { channels };
+                let groups = if options.batch { 1 } else { dims.outer };
                 let len = n.checked_div(groups).unwrap_or(0);
                 let group = |g| Group { first: g * len, stride: 1, len, losses: g * regions..(g + 1) * regions };
                 (0..groups).map(group).collect()

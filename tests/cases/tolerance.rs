@@ -80,6 +80,8 @@ exceptions! {
         "p - q as for cross-entropy; for the teacher q times a gap of up to 64 between two logits, of which the value is the sum";
     "dice" with "": value 0.25, gradient 2.0,
         "1 - fraction; a gradient that where the activation saturates is a difference of slopes";
+    "generalised_dice" with "": value 0.25, gradient 4.0,
+        "as Dice; with a softmax a difference of slopes";
     "tversky" with "": value 0.25, gradient 4.0,
         "as Dice; with a softmax a difference of slopes, each of which may be some times as large";
 }

@@ -11,6 +11,8 @@ pub enum Form {
     Region,
     /// A channel of the batch.
     BatchRegion,
+    /// A sample with all its channels.
+    Sample,
 }
 
 /// A loss whose type is hidden.
@@ -32,6 +34,7 @@ impl<T: Element> AnyLoss<T> {
             Form::Row => outer * inner,
             Form::Region => outer * classes,
             Form::BatchRegion => classes,
+            Form::Sample => outer,
         }
     }
 
@@ -219,6 +222,24 @@ pub fn losses<T: Element>() -> Vec<AnyLoss<T>> {
         region!("Dice, batch", BatchRegion, Real, Binary, DiceLoss::new().sigmoid().batch(true).jaccard(true)),
         region!("Dice, softmax, batch", BatchRegion, Real, Index, DiceLoss::new().softmax().batch(true)),
         region!("Tversky", Region, Real, Index, TverskyLoss::new(0.3, 0.7).unwrap().sigmoid()),
+        row!(
+            "generalised Dice",
+            Form::Sample,
+            Probability,
+            Binary,
+            GeneralizedDiceLoss::new().smooth(1.0).unwrap(),
+            false,
+            false
+        ),
+        row!(
+            "generalised Dice, softmax",
+            Form::Sample,
+            Real,
+            Index,
+            GeneralizedDiceLoss::new().softmax().weight(DiceWeight::Simple),
+            false,
+            false
+        ),
         element!("log-cosh", Real, Real, LogCosh::new()),
         element!("quantile", Real, Real, Quantile::new(0.9).unwrap()),
         element!("soft margin", Real, Signed, SoftMargin::new()),
