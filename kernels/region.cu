@@ -1,13 +1,14 @@
-// Dice, Jaccard and Tversky, `src/loss/dice.rs`. With I = sum p t, P = sum p^k, T = sum t^k over a region:
+// Dice, Jaccard, Tversky and generalised Dice, `src/loss/dice.rs`. With I = sum p t, P = sum p^k, T = sum t^k over a region:
 //
 //     l = 1 - (overlap I + smooth_nr) / (union_i I + union_p P + union_t T + smooth_dr)
 //
-// raised to gamma where that is not 1. With s the fraction and D the denominator
+// raised to gamma where that is not 1; or one such loss of all channels c of a sample, of their sums times w_c, which is 1 / T_c^2, 1 / T_c
+// or 1 (generalised Dice). With s the fraction and D the denominator
 //
 //     dl/dp = (s (union_i t + k union_p p^(k - 1)) - overlap t) / D
 //
-// times the derivative of the activation: none, sigmoid, or softmax over the channels. With a softmax cross-entropy may be computed
-// beside it, with a sigmoid binary cross-entropy or focal loss, from the same activation, `src/loss/combine/regions.rs`.
+// times w_c and the derivative of the activation: none, sigmoid, or softmax over the channels. With a softmax cross-entropy may be
+// computed beside it, with a sigmoid binary cross-entropy or focal loss, from the same activation, `src/loss/combine/regions.rs`.
 #include "bce.cuh"
 #include "sigmoid_focal.cuh"
 #include "skeleton/region.cuh"

@@ -19,9 +19,10 @@
 //! | binary cross-entropy | [`BceWithLogits`], [`Bce`], [`SoftMargin`] |
 //! | categorical cross-entropy | [`CrossEntropy`], [`CrossEntropyProbs`], [`Nll`] |
 //! | hinge | [`Hinge`], [`SquaredHinge`], [`CategoricalHinge`], [`MultiMargin`] |
-//! | overlap | [`DiceLoss`] (and Jaccard), [`TverskyLoss`] |
+//! | overlap | [`DiceLoss`] (and Jaccard), [`GeneralizedDiceLoss`], [`TverskyLoss`] |
 //! | boxes | [`BoxIou`] |
 //! | Kullback-Leibler divergence | [`KlDiv`], [`KlDivProbs`], [`Distillation`], [`Jsd`] |
+//! | embeddings | [`CosineEmbedding`] |
 //! | rankings and preferences | [`MarginRanking`], [`Dpo`] |
 //! | focal | [`SigmoidFocal`], [`SoftmaxFocal`] |
 //! | sums of losses | [`Combined`], [`CombinedRegions`] |

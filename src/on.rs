@@ -341,16 +341,16 @@ macro_rules! elementwise_methods {
 }
 pub(crate) use elementwise_methods;
 
-/// Which two of three.
-macro_rules! two_grads {
-    (grad_target, $input:expr, $grad:expr) => {
+/// Which of three.
+macro_rules! grads {
+    ($input:ident, grad_target($grad:ident)) => {
         [Some($input), Some($grad), None]
     };
-    (grad_third, $input:expr, $grad:expr) => {
+    ($input:ident, grad_third($grad:ident)) => {
         [Some($input), None, Some($grad)]
     };
 }
-pub(crate) use two_grads;
+pub(crate) use grads;
 
 /// Of an element-wise loss of three tensors.
 macro_rules! elementwise_methods_of_three {
@@ -379,13 +379,51 @@ macro_rules! elementwise_methods_of_three {
                 $grad: &mut $crate::Buffer<T>,
             ) -> $crate::Result<f32> {
                 let target = $crate::BufferTarget::Dense(target);
-                let grads = $crate::on::two_grads!($verb, grad_input, $grad);
+                let grads = $crate::on::grads!(grad_input, $verb($grad));
                 self.run(input, (target, Some($third)), None, reduction, grads, None)
             }
         }
     };
 }
 pub(crate) use elementwise_methods_of_three;
+
+/// Of a row-wise loss of three tensors.
+macro_rules! row_methods_of_three {
+    ($loss:ty, $target:ident, $third:ident, $($verb:ident($grad:ident)),+) => {
+        #[allow(clippy::too_many_arguments)]
+        impl $crate::On<'_, $loss> {
+            /// The value. Arguments are those of the loss's own `forward`, as buffers.
+            pub fn forward<T: $crate::Element>(
+                &self,
+                input: &$crate::Buffer<T>,
+                $target: &$crate::Buffer<T>,
+                $third: &$crate::Buffer<T>,
+                shape: impl Into<$crate::Shape>,
+                reduction: $crate::Reduction,
+            ) -> $crate::Result<f32> {
+                let target = $crate::BufferTarget::Dense($target);
+                self.run(input, (target, Some($third)), Some(shape.into()), reduction, [None, None, None], None)
+            }
+
+            /// The value, and its gradients, in one pass.
+            pub fn forward_backward<T: $crate::Element>(
+                &self,
+                input: &$crate::Buffer<T>,
+                $target: &$crate::Buffer<T>,
+                $third: &$crate::Buffer<T>,
+                shape: impl Into<$crate::Shape>,
+                reduction: $crate::Reduction,
+                grad_input: &mut $crate::Buffer<T>,
+                $($grad: &mut $crate::Buffer<T>,)+
+            ) -> $crate::Result<f32> {
+                let target = $crate::BufferTarget::Dense($target);
+                let grads = $crate::on::grads!(grad_input, $($verb($grad)),+);
+                self.run(input, (target, Some($third)), Some(shape.into()), reduction, grads, None)
+            }
+        }
+    };
+}
+pub(crate) use row_methods_of_three;
 
 /// Of a loss with a class axis.
 macro_rules! class_methods {

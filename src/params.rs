@@ -100,6 +100,13 @@ constants! {
     /// `divide_by`: the sum of all weights: per loss and, of its target or region, per class.
     BY_WEIGHTS = 4;
 
+    /// `DiceParams::together`: weights are 1.
+    WEIGH_UNIFORM = 1;
+    /// `DiceParams::together`: weights are the inverse of T.
+    WEIGH_SIMPLE = 2;
+    /// `DiceParams::together`: weights are the inverse of T^2.
+    WEIGH_SQUARE = 3;
+
     /// Most terms of a combined loss.
     MAX_TERMS = 4;
     /// `TermsParams::kind`
@@ -448,6 +455,12 @@ params! {
         aspect: u32,
     }
 
+    /// Cosine embedding.
+    struct CosineEmbeddingParams {
+        /// A cosine above this costs, where it should be low.
+        margin: f32,
+    }
+
     /// Multi-class margin.
     struct MultiMarginParams {
         /// The margin.
@@ -483,6 +496,8 @@ params! {
         squared: u32,
         /// Focal: the loss is raised to this power.
         gamma: f32,
+        /// Not zero: the regions of a sample have one loss together, of their sums times weights, see `WEIGH_SQUARE`.
+        together: u32,
     }
 
     /// Dice and its kin as above, with a loss of the same logits beside it.

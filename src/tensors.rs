@@ -149,9 +149,11 @@ impl Tensors<'_> {
                     "{name}: classes_last: regions of more than two axes have their classes on axis 1: permute the input"
                 )
             }
-            (Losses::Regions { batch, left_out }, dims) => {
-                let counted = shape.classes().saturating_sub(left_out);
-                if batch || dims.len() == 1 { vec![counted] } else { vec![dims[0], counted] }
+            // One loss of the whole batch has no axis.
+            (Losses::Regions { batch, left_out, together }, dims) => {
+                let counted = if together { None } else { Some(shape.classes().saturating_sub(left_out)) };
+                let samples = if batch || dims.len() == 1 { None } else { Some(dims[0]) };
+                samples.into_iter().chain(counted).collect()
             }
             (_, [_]) => vec![],
             (_, [samples, ..]) if penalty => vec![*samples],

@@ -4,6 +4,13 @@ use crate::cpu::mem::{Dst, Src};
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
 
+/// What the third tensor of a loss has a number for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ThirdOf {
+    Elements,
+    Rows,
+}
+
 /// The third tensor of a loss of three, and where its gradient goes.
 #[derive(Clone, Copy)]
 pub(crate) struct Third<'a, T> {
@@ -99,3 +106,34 @@ macro_rules! elementwise_methods_of_three {
     };
 }
 pub(crate) use elementwise_methods_of_three;
+
+/// Of a row-wise loss of three tensors; each `$grad`, by the method `$verb` of a call, is what usually gets a gradient besides the input.
+macro_rules! row_methods_of_three {
+    ($loss:ty, $target:ident, $third:ident, $($verb:ident($grad:ident)),+) => {
+        $crate::third::methods_of_three!(
+            $loss, $third, ($target: &'a [T], $third: &'a [T], shape: impl Into<$crate::Shape>) =>
+            ($crate::Target::Dense($target), Some(shape.into()))
+        );
+
+        #[allow(clippy::too_many_arguments)]
+        impl $loss {
+            /// The value, and its gradients, in one pass.
+            pub fn forward_backward<'a, T: $crate::Element>(
+                &self,
+                input: &'a [T],
+                $target: &'a [T],
+                $third: &'a [T],
+                shape: impl Into<$crate::Shape>,
+                reduction: $crate::Reduction,
+                grad_input: &'a mut [T],
+                $($grad: &'a mut [T],)+
+            ) -> $crate::Result<f32> {
+                self.call(input, $target, $third, shape)$(.$verb($grad))+.forward_backward(reduction, grad_input)
+            }
+        }
+
+        $crate::on::row_methods_of_three!($loss, $target, $third, $($verb($grad)),+);
+        $crate::cuda::methods::row_methods_of_three!($loss, $target, $third, $($verb($grad)),+);
+    };
+}
+pub(crate) use row_methods_of_three;

@@ -3,7 +3,8 @@
 //!
 //! Values come from the definition and gradients from central differences of it. Both see the inputs
 //! after rounding to the storage type. How close is close enough is in `cases/tolerance.rs`;
-//! `BATTERY_WORST=1 cargo test --test battery -- --nocapture` prints how close each case came.
+//! `BATTERY_WORST=1 cargo test --test battery -- --nocapture` prints how close each case came;
+//! `BATTERY_ONLY=cosine` tries the cases with this in their names.
 //!
 //! Optimised builds try more of everything than others, where the crate itself takes most of the time.
 
@@ -137,6 +138,8 @@ fn sizes(case: &Case) -> Vec<Dims> {
 fn run_all<T: Element>(can: fn(&Case) -> bool, of_family: fn(&Family) -> bool, engine: Engine<T>) {
     // Another selection for every storage type.
     let turn: usize = T::NAME.bytes().map(usize::from).sum();
+    let only = std::env::var("BATTERY_ONLY").unwrap_or_default();
+    let can = |case: &Case| can(case) && case.name.contains(&only);
     let (mut problems, mut combinations, mut failures) = (0, 0, Vec::new());
     for (c, case) in table().iter().enumerate().filter(|(_, case)| of_family(&case.family) && can(case)) {
         let mut worst = Worst::default();

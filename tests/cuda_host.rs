@@ -8,7 +8,7 @@ use fused_loss::{Device, Error, Loss, Reduction, Result, Shape, Target};
 
 mod cases;
 
-use cases::draw::Rng;
+use cases::draw::{Dims, Rng};
 use cases::job::{AnyLoss, Apply, Job, Verb, Weight};
 use cases::{Family, Targets, table};
 
@@ -82,7 +82,7 @@ fn every_kernel_that_is_launched_exists() {
             let shaped = !matches!(case.family, Family::Elements { .. });
             let target = targets(case.targets, elements, outer * inner);
             let mut request = Request::new::<half::bf16>(memory(elements), target, shaped.then_some(shape));
-            request.third = case.third.map(|_| memory(elements));
+            request.third = case.third.as_ref().map(|third| memory(third.len(Dims::new(outer, classes, inner))));
             for (accumulate, grad) in [(false, false), (false, true), (true, true)] {
                 request.accumulate = accumulate;
                 request.grad_input = grad.then_some(memory(elements));
@@ -163,7 +163,7 @@ impl Draft {
             class_weight: None,
             grad: near(elements),
             grad_target: None,
-            third: case.third.map(|_| near(elements)),
+            third: case.third.as_ref().map(|third| near(third.len(Dims::new(dims[0], dims[1], dims[2])))),
             grad_third: None,
             losses: near(losses),
             above: near(losses),
@@ -288,8 +288,9 @@ fn a_gpu_refuses_what_the_cpu_refuses() {
         let mut rng = Rng::new(c as u64);
         for _ in 0..100 {
             let draft = Draft::draw(case, &mut rng);
-            if draft.kind != case.targets && matches!(case.family, Family::Elements { .. }) {
-                // The CPU's element-wise losses have no other targets by type.
+            let typed = matches!(case.family, Family::Elements { .. }) || case.third.is_some();
+            if draft.kind != case.targets && typed {
+                // On the CPU element-wise losses, and those of three tensors, have no other targets by type.
                 continue;
             }
             if case.targets == Targets::Nothing && draft.kind != Targets::Nothing {

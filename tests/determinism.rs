@@ -36,7 +36,9 @@ fn sizes(form: Form) -> Vec<[usize; 3]> {
         Form::Element => vec![SMALL, LARGE],
         // Both layouts.
         Form::Row => vec![SMALL, [350, 3, 1], LARGE, [500, 150, 1], [9, 9000, 1]],
-        Form::Region | Form::BatchRegion => [&[SMALL][..], &LARGE_REGIONS[..if QUICK { 2 } else { 3 }]].concat(),
+        Form::Region | Form::BatchRegion | Form::Sample => {
+            [&[SMALL][..], &LARGE_REGIONS[..if QUICK { 2 } else { 3 }]].concat()
+        }
     }
 }
 

@@ -131,6 +131,11 @@ impl Case {
         self.run(call(&self.floats("input").unwrap(), &self.floats("target").unwrap()));
     }
 
+    /// A case of rows with dense targets.
+    fn dense<L: Loss>(&self, call: impl for<'a> Fn(&'a [f32], &'a [f32], Shape) -> Call<'a, L, f32>) {
+        self.run(call(&self.floats("input").unwrap(), &self.floats("target").unwrap(), self.shape()));
+    }
+
     /// A case with classes, and if the targets are indices, of every type that holds them.
     fn classes<L: Loss>(&self, call: impl for<'a> Fn(&'a [f32], Target<'a, f32>, Shape) -> Call<'a, L, f32>) {
         let (input, target) = (self.floats("input").unwrap(), self.numbers("target").unwrap());
@@ -181,6 +186,17 @@ impl Case {
             "sigmoid" => tversky.sigmoid(),
             "softmax" => tversky.softmax(),
             _ => tversky,
+        }
+    }
+
+    fn generalised_dice(&self) -> GeneralizedDiceLoss {
+        let smooth = |key| self.option(key).unwrap();
+        let dice = GeneralizedDiceLoss::new().batch(self.flag("batch")).include_background(self.background());
+        let dice = dice.smooth_nr(smooth("smooth_nr")).unwrap().smooth_dr(smooth("smooth_dr")).unwrap();
+        match self.word("activation") {
+            "sigmoid" => dice.sigmoid(),
+            "softmax" => dice.softmax(),
+            _ => dice,
         }
     }
 
@@ -299,6 +315,14 @@ fn every_loss_agrees_with_the_framework_that_defines_it() {
                 c.classes(|x, t, shape| loss.call(x, t, shape));
             }
             "dice" => c.classes(|x, t, shape| c.dice().call(x, t, shape)),
+            "generalised_dice" => {
+                let weight = match c.word("w_type") {
+                    "simple" => DiceWeight::Simple,
+                    "uniform" => DiceWeight::Uniform,
+                    _ => DiceWeight::Square,
+                };
+                c.classes(|x, t, shape| c.generalised_dice().weight(weight).call(x, t, shape));
+            }
             "tversky" => c.classes(|x, t, shape| c.tversky().call(x, t, shape)),
             "gan" => c.gan(),
             "log_cosh" => c.elementwise(|x, t| LogCosh::new().call(x, t)),
@@ -316,6 +340,10 @@ fn every_loss_agrees_with_the_framework_that_defines_it() {
             "margin_ranking" => {
                 let loss = MarginRanking::new(or("margin", 0.0)).unwrap();
                 c.elementwise(|x, t| loss.call(x, t, &[]));
+            }
+            "cosine_embedding" => {
+                let loss = CosineEmbedding::new(or("margin", 0.0)).unwrap();
+                c.dense(|x, t, shape| loss.call(x, t, &[], shape));
             }
             "dpo" => {
                 let variant = match c.word("variant") {

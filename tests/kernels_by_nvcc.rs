@@ -112,13 +112,14 @@ fn main_loops_move_sixteen_bytes_and_compute_in_f32() {
             }
             // Sums in f64 are of what threads, rows and blocks have found: additions, never products of elements. A division gives
             // the value, and the weights a mean divides by are one product each, written out four times (one block or several,
-            // unrolled or not; a sum of losses divides once a term); regions and the norm of the gradient penalty have more arithmetic, once a region or row.
+            // unrolled or not; a sum of losses divides once a term); regions (whose weights generalised Dice
+            // makes of their sums) and the norm of the gradient penalty have more arithmetic, once a region or row.
             let few =
                 name.contains("region_") || name.contains("gradient_penalty") || name.contains("relativistic_average");
             let products = text.matches("mul.rn.f64").count()
                 + text.matches("fma.rn.f64").count()
                 + text.matches("mul.f64").count();
-            assert!(products <= if few { 24 } else { 8 }, "{name}: {products} products in f64");
+            assert!(products <= if few { 28 } else { 8 }, "{name}: {products} products in f64");
             assert!(!text.contains(".local"), "{name}: local memory");
         }
     }

@@ -40,7 +40,7 @@ pub const ELEMENTWISE: [&str; 31] = [
 pub const SIZES: [usize; 4] = [1 << 12, 1 << 16, 1 << 20, 1 << 24];
 
 /// ... and those with classes, at these shapes.
-pub const SHAPED: [(&str, &[OuterClassesInner]); 16] = [
+pub const SHAPED: [(&str, &[OuterClassesInner]); 18] = [
     (
         "cross_entropy",
         &[
@@ -63,10 +63,12 @@ pub const SHAPED: [(&str, &[OuterClassesInner]); 16] = [
     ("distillation[T=4", &[(2048, 8192, 1)]),
     ("box_iou[iou]", &[(1 << 20, 4, 1)]),
     ("jsd[beta=0.5", &[(2048, 8192, 1)]),
+    ("cosine_embedding[margin=0]", &[(16384, 1000, 1)]),
     (DENSE_DICE, &[(4, 4, 1 << 20)]),
     ("dice[index+sigmoid", &[(4, 4, 1 << 20)]),
     ("dice[index+softmax", &[(4, 4, 1 << 20)]),
     ("tversky[", &[(4, 4, 1 << 20)]),
+    ("generalised_dice[square][sigmoid", &[(4, 4, 1 << 20)]),
 ];
 
 /// One a family, and cross-entropy from an image's classes to a language model's.
@@ -118,7 +120,7 @@ pub fn table() -> Vec<Case> {
     let Family::Regions { draw, options } = &dice.family else { panic!("Dice has regions") };
     let family = Family::Regions { draw: *draw, options: *options };
     let targets = Targets::Dense(Dense::Paired);
-    let dense = Case { name: DENSE_DICE.into(), family, targets, loss: dice.loss, ..*dice };
+    let dense = Case { name: DENSE_DICE.into(), family, targets, loss: dice.loss, third: None, ..*dice };
     table.push(dense);
     table
 }
@@ -180,6 +182,6 @@ pub fn fewest_bytes(case: &Case, dims: Dims, each: usize) -> usize {
         Targets::Dense(_) => tensor,
         Targets::Index => dims.rows() * size_of::<i64>(),
     };
-    let third = if case.third.is_some() { tensor } else { 0 };
+    let third = case.third.as_ref().map_or(0, |third| third.len(dims) * each);
     2 * tensor + targets + third
 }

@@ -91,7 +91,7 @@ struct Regions {
 };
 
 // The value of a region with these sums, and its slopes.
-FL double value_of(const DiceParams& p, const double (&sums)[3], double scale, Slopes& slopes) {
+FL double value_of(const DiceParams& p, const double (&sums)[3], double& overlap, double& size) {
     const double power = p.squared ? 2.0 : 1.0;
     const double nr = p.overlap * sums[0] + p.smooth_nr;
     const double dr = p.union_i * sums[0] + p.union_p * sums[1] + p.union_t * sums[2] + p.smooth_dr;
@@ -104,12 +104,62 @@ FL double value_of(const DiceParams& p, const double (&sums)[3], double scale, S
         bend = miss <= 0.0f ? 0.0f : p.gamma * powf(miss, p.gamma - 1.0f);
     }
     const double inv = bend / dr;
-    slopes.overlap = float((score * p.union_i - p.overlap) * inv * scale);
-    slopes.size = float(power * score * p.union_p * inv * scale);
+    overlap = (score * p.union_i - p.overlap) * inv;
+    size = power * score * p.union_p * inv;
     return value;
 }
 
-// What the block does that finishes last: a warp a region adds up its tiles in their order.
+// The sums of a region, by a warp that adds up its tiles in their order, in all its lanes.
+FL void add_up(const LaunchArgs& a, const Regions& r, uint64_t region, double (&sums)[3]) {
+    const uint64_t group = divide(region, r.counted), c = region - group * r.counted + r.background();
+    const uint64_t from = a.flags & FL_BATCH ? 0 : group, to = a.flags & FL_BATCH ? r.samples : group + 1;
+    for (uint64_t n = from; n < to && r.samples != 0; ++n) {
+        for (uint64_t tile = threadIdx.x & 31; tile < r.tiles; tile += 32) {
+#pragma unroll
+            for (int i = 0; i < 3; ++i) sums[i] += __ldcg(r.sums(n, c, tile) + i);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 3; ++i) sums[i] = warp_sum(sums[i]);
+}
+
+// The sums of a group of regions that have one loss together, times their weights; by a warp, a lane a channel. The first tile of a region
+// has its sums by then, of which the first makes room for the weight.
+FL void sum_together(const LaunchArgs& a, const DiceParams& p, const Regions& r, uint64_t group, double (&all)[3]) {
+    const uint64_t n = a.flags & FL_BATCH ? 0 : group, first = r.background() + (threadIdx.x & 31), end = r.samples == 0 ? 0 : r.channels;
+    // A region without targets has the weight of the smallest that has some: none if there is none.
+    double least = double(infinity());
+#pragma unroll 1
+    for (uint64_t c = first; c < end; c += 32) {
+        const double t = fabs(r.sums(n, c, 0)[2]);
+        if (t > 0.0 && t < least) least = t;
+    }
+#pragma unroll
+    for (unsigned d = 16; d > 0; d >>= 1) least = fmin(least, __shfl_xor_sync(0xffffffffu, least, d));
+#pragma unroll 1
+    for (uint64_t c = first; c < end; c += 32) {
+        double* sums = r.sums(n, c, 0);
+        const double t = sums[2] == 0.0 ? least : sums[2];
+        const double w = p.together == FL_WEIGH_UNIFORM ? 1.0 : 1.0 / (p.together == FL_WEIGH_SIMPLE ? t : t * t);
+#pragma unroll
+        for (int i = 0; i < 3; ++i) all[i] += w * sums[i];
+        sums[0] = w;
+    }
+#pragma unroll
+    for (int i = 0; i < 3; ++i) all[i] = warp_sum(all[i]);
+}
+
+// And the slopes of each, from those of the group.
+FL void put_together(const LaunchArgs& a, const Regions& r, uint64_t group, double overlap, double size, bool bad) {
+    const uint64_t n = a.flags & FL_BATCH ? 0 : group, first = r.background() + (threadIdx.x & 31), end = r.samples == 0 ? 0 : r.channels;
+#pragma unroll 1
+    for (uint64_t c = first; c < end; c += 32) {
+        const double w = r.sums(n, c, 0)[0];
+        r.slopes()[r.region(n, c)] = bad ? Slopes{0.0f, 0.0f} : Slopes{float(overlap * w), float(size * w)};
+    }
+}
+
+// What the block does that finishes last: a warp a region adds up its tiles.
 template <class Beside> FL void finish_regions(const LaunchArgs& a, const DiceParams& p, const Regions& r, float scale, const Beside& b) {
     Workspace* w = workspace(a);
     __syncthreads(); // the sums of this block are written
@@ -117,28 +167,31 @@ template <class Beside> FL void finish_regions(const LaunchArgs& a, const DicePa
     const unsigned lane = threadIdx.x & 31, warps = FL_BLOCK / 32;
     const bool bad = a.target_kind >= FL_TARGET_I64 && load_word(&w->bad_target) != 0;
     double total = 0.0;
-    for (uint64_t region = threadIdx.x >> 5; region < a.losses; region += warps) {
-        const uint64_t group = divide(region, r.counted), c = region - group * r.counted + r.background();
-        const uint64_t from = a.flags & FL_BATCH ? 0 : group, to = a.flags & FL_BATCH ? r.samples : group + 1;
-        double sums[3] = {};
-        for (uint64_t n = from; n < to && r.samples != 0; ++n) {
-            for (uint64_t tile = lane; tile < r.tiles; tile += 32) {
-#pragma unroll
-                for (int i = 0; i < 3; ++i) sums[i] += __ldcg(r.sums(n, c, tile) + i);
-            }
+    const bool together = !Beside::ANY && p.together != 0;
+    if (together) {
+        for (uint64_t region = threadIdx.x >> 5; region < a.losses * r.counted && r.samples != 0; region += warps) {
+            double sums[3] = {};
+            add_up(a, r, region, sums);
+            const uint64_t group = divide(region, r.counted), c = region - group * r.counted + r.background();
+            if (lane < 3) r.sums(group, c, 0)[lane] = lane == 0 ? sums[0] : (lane == 1 ? sums[1] : sums[2]);
         }
-#pragma unroll
-        for (int i = 0; i < 3; ++i) sums[i] = warp_sum(sums[i]);
-        const float weight = r.class_weight(region) * weight_of(a, region);
-        const float above = a.grad_outputs ? at<const float>(a.grad_outputs)[region] : 1.0f;
-        Slopes slopes;
+        __syncthreads();
+    }
+    for (uint64_t loss = threadIdx.x >> 5; loss < a.losses; loss += warps) {
+        const float weight = r.class_weight(loss) * weight_of(a, loss);
+        const float above = a.grad_outputs ? at<const float>(a.grad_outputs)[loss] : 1.0f;
         double factor = double(scale) * double(weight) * double(above);
         if constexpr (Beside::ANY) factor *= double(b.weights[0]);
-        double value = value_of(p, sums, factor, slopes) * double(weight);
-        if (bad) value = double(nan()), slopes.overlap = slopes.size = 0.0f;
+        double sums[3] = {}, overlap, size;
+        if (together) sum_together(a, p, r, loss, sums);
+        else add_up(a, r, loss, sums);
+        double value = value_of(p, sums, overlap, size) * double(weight);
+        overlap *= factor, size *= factor;
+        if (bad) value = double(nan());
+        if (together) put_together(a, r, loss, overlap, size, bad);
+        else if (lane == 0) r.slopes()[loss] = bad ? Slopes{0.0f, 0.0f} : Slopes{float(overlap), float(size)};
         if (lane == 0) {
-            r.slopes()[region] = slopes;
-            if (a.values) at<float>(a.values)[region] = float(value);
+            if (a.values) at<float>(a.values)[loss] = float(value);
             total += value;
         }
     }

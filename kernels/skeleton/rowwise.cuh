@@ -39,14 +39,17 @@ template <class T> struct RowBase {
     const LaunchArgs& a;
     int classes; // 32 bits: within a row. Where a row begins is 64.
     int index;   // the target's class, -1 if it has none
+    uint64_t number; // which row it is
     float scale;   // what every gradient is multiplied by
     Reported reported; // of a functor that reports
 
-    FL explicit RowBase(const LaunchArgs& a) : a(a), classes(int(a.classes)), index(-1), scale(0.0f) {}
+    FL explicit RowBase(const LaunchArgs& a) : a(a), classes(int(a.classes)), index(-1), number(0), scale(0.0f) {}
 
     FL bool is_dense() const { return a.target_kind == FL_TARGET_DENSE; }
     FL bool wants_grad() const { return a.grad_input != 0; }
     FL bool wants_grad_target() const { return a.grad_target != 0; }
+    // What the third tensor has for the row, of a loss whose third has a number a row.
+    FL float label() const { return to_f32(at<const T>(a.third)[number]); }
     // 1 without weights, 0 past the last class.
     FL float class_weight(int k) const {
         if (unsigned(k) >= unsigned(classes)) return 0.0f;
@@ -472,6 +475,7 @@ template <class F, class T, class Row> FL void rows(const LaunchArgs& a, const F
 #pragma unroll 1
     for (uint64_t r = start + first; r < end; r += step) {
         row.begin(r);
+        row.number = r;
         const float weight = weight_of(a, r);
         row.scale = scale * weight;
         if (a.grad_outputs) row.scale *= at<const float>(a.grad_outputs)[r];

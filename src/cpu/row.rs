@@ -20,6 +20,8 @@ pub(crate) struct Row<'a, T> {
     pub(crate) classes: usize,
     pub(super) input: Strided<Src<'a, T>>,
     pub(crate) target: RowTarget<'a, T>,
+    /// The number that the third tensor has for the row, of a loss with such.
+    pub(crate) label: f32,
     /// The weight of every class.
     pub(crate) class_weight: Option<&'a [f32]>,
     /// What every gradient is multiplied by.

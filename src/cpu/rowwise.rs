@@ -16,6 +16,7 @@ use crate::reduction::Reduction;
 use crate::report::{HostReport, Reported};
 use crate::shape::Shape;
 use crate::target::{Indices, Target};
+use crate::third::ThirdOf;
 
 /// A row-wise loss.
 pub(crate) trait Rowwise: Copy + Send + Sync {
@@ -36,6 +37,8 @@ pub(crate) trait Rowwise: Copy + Send + Sync {
     const CLASSES: Option<usize> = None;
     /// It fills in the row's report.
     const REPORTS: bool = false;
+    /// It has a third tensor.
+    const THIRD: Option<ThirdOf> = None;
 
     /// Rows with this index are left out.
     fn ignore_index(&self) -> Option<i64> {
@@ -69,6 +72,8 @@ struct Plan<'a, T> {
     grad_output: Option<&'a [f32]>,
     grad_input: Option<(Dst<'a, T>, Mode)>,
     grad_target: Option<(Dst<'a, T>, Mode)>,
+    /// One number a row.
+    labels: Option<Src<'a, T>>,
     scale: f32,
     report: HostReport<'a>,
 }
@@ -89,8 +94,9 @@ pub(crate) fn run<T: Element, F: Rowwise>(loss: F, request: Request<'_, T>) -> R
     let shape = extras.shape.ok_or(unsupported("a call without a shape"))?;
     shape.check_input(n)?;
     check_classes(F::NAME, F::CLASSES, shape)?;
-    extras.third.check(F::NAME, None, false)?;
     let rows = shape.rows();
+    let third = F::THIRD.map(|of| if of == ThirdOf::Rows { rows } else { n });
+    let third = extras.third.check(F::NAME, third, false)?;
     if extras.class_weight.is_some() && !F::CLASS_WEIGHT {
         return Err(unsupported("a class weight"));
     }
@@ -157,6 +163,7 @@ pub(crate) fn run<T: Element, F: Rowwise>(loss: F, request: Request<'_, T>) -> R
         grad_output,
         grad_input: request.grad_input.map(|g| (g, Mode::new(extras.accumulate, request.in_place, bytes))),
         grad_target: extras.grad_target.map(|g| (g, Mode::new(extras.accumulate, false, bytes))),
+        labels: third,
         scale: (f64::from(extras.grad_output) / denominator) as f32,
         report: extras.report,
     };
@@ -227,6 +234,8 @@ impl<T: Element, F: Rowwise> Tile<'_, '_, T, F> {
                 classes: shape.classes,
                 input: Strided { buffer: plan.input, base: plan.base(r), stride: shape.inner },
                 target: plan.target,
+                // SAFETY: there is one for each row, and nobody writes them.
+                label: plan.labels.map_or(0.0, |labels| unsafe { labels.get(r) }),
                 class_weight: plan.class_weight,
                 scale,
                 grad_input: plan.grad_input.map(|(grad, mode)| (grad, mode.at(grad, plan.base(r)))),

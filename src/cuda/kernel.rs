@@ -5,6 +5,7 @@ use crate::cpu::elementwise::Pointwise;
 use crate::cpu::region::{Activation, Region};
 use crate::cpu::rowwise::Rowwise;
 use crate::loss::Refused;
+use crate::third::ThirdOf;
 
 /// A loss that has a kernel.
 pub(crate) trait HasKernel {
@@ -44,7 +45,11 @@ pub(crate) struct Terms {
 pub(super) enum Family {
     Elements,
     Rows,
-    Regions { softmax: bool },
+    /// `together`: those of a sample, or of the batch, have one loss.
+    Regions {
+        softmax: bool,
+        together: bool,
+    },
 }
 
 /// What may be asked of a loss.
@@ -54,7 +59,7 @@ pub(crate) struct Takes {
     pub(crate) dense: bool,
     pub(super) class_weight: bool,
     pub(crate) grad_target: bool,
-    pub(super) third: bool,
+    pub(super) third: Option<ThirdOf>,
     pub(super) grad_third: bool,
     /// The kernel that says what else the softmax of a row tells.
     pub(super) report: Option<&'static str>,
@@ -73,7 +78,7 @@ impl Takes {
         dense: false,
         class_weight: false,
         grad_target: false,
-        third: false,
+        third: None,
         grad_third: false,
         report: None,
         classes: None,
@@ -103,7 +108,7 @@ macro_rules! words {
 }
 words! {
     NoParams MseParams HuberParams SmoothL1Params QuantileParams PoissonNllParams GaussianNllParams MarginRankingParams DpoParams
-    JsdParams BoxIouParams BceParams BceWithLogitsParams HingeParams KlDivProbsParams
+    JsdParams BoxIouParams CosineEmbeddingParams BceParams BceWithLogitsParams HingeParams KlDivProbsParams
     SigmoidFocalParams GanTermParams CrossEntropyParams CrossEntropyProbsParams SoftmaxFocalParams
     DistillationParams MultiMarginParams GradientPenaltyParams DiceParams TermsParams DiceCrossEntropyParams DiceLogitsParams HeadParams
 }
@@ -166,7 +171,7 @@ impl Kernel {
             dense: F::TARGET,
             class_weight: F::CLASS_WEIGHT,
             grad_target: F::GRAD_TARGET,
-            third: F::THIRD,
+            third: F::THIRD.then_some(ThirdOf::Elements),
             grad_third: F::GRAD_THIRD,
             ..Takes::NOTHING
         };
@@ -196,6 +201,7 @@ impl Kernel {
             dense: F::DENSE,
             class_weight: F::CLASS_WEIGHT,
             grad_target: F::GRAD_TARGET,
+            third: F::THIRD,
             classes: F::CLASSES,
             mean_by_class_weight: F::MEAN_BY_CLASS_WEIGHT,
             ..Takes::NOTHING
@@ -218,9 +224,10 @@ impl Kernel {
         };
         let batch = if region.batch { params::BATCH } else { 0 };
         let background = if region.include_background { 0 } else { params::NO_BACKGROUND };
-        let takes = Takes { index: true, dense: true, class_weight: true, ..Takes::NOTHING };
+        let together = region.params.together != 0;
+        let takes = Takes { index: true, dense: true, class_weight: !together, ..Takes::NOTHING };
         let params = Params::new(region.params);
-        let kernel = Kernel::new(region.name, "region", name, Family::Regions { softmax }, params);
+        let kernel = Kernel::new(region.name, "region", name, Family::Regions { softmax, together }, params);
         Kernel { flags: batch | background, takes, ..kernel }
     }
 
@@ -260,6 +267,8 @@ pub(crate) enum Losses {
     Regions {
         batch: bool,
         left_out: usize,
+        /// One loss of all of them.
+        together: bool,
     },
 }
 
@@ -269,7 +278,8 @@ impl Kernel {
         match self.family {
             Family::Elements => Losses::Elements,
             Family::Rows => Losses::Rows,
-            Family::Regions { .. } => Losses::Regions {
+            Family::Regions { together, .. } => Losses::Regions {
+                together,
                 batch: self.flags & params::BATCH != 0,
                 left_out: usize::from(self.flags & params::NO_BACKGROUND != 0),
             },

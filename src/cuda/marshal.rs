@@ -41,7 +41,7 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
         Family::Elements if kernel.terms.is_some() => plan::combined(input.len as u64, dtype.bytes),
         Family::Elements => plan::elementwise(input.len as u64),
         Family::Rows => plan::rowwise(sizes.losses as u64, classes, inner, dtype.bytes, tensors, launcher.limits()),
-        Family::Regions { softmax } => {
+        Family::Regions { softmax, .. } => {
             let segments = if softmax { outer } else { outer.saturating_mul(classes) };
             let blocks = if inner == 0 { 0 } else { segments.saturating_mul(inner.div_ceil(u64::from(BLOCK))) };
             if blocks > i32::MAX as u64 || sizes.losses as u64 > u64::MAX >> 16 {

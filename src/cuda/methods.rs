@@ -141,6 +141,66 @@ macro_rules! elementwise_methods_of_three {
 }
 pub(crate) use elementwise_methods_of_three;
 
+/// Of a row-wise loss of three tensors.
+macro_rules! row_methods_of_three {
+    ($loss:ty, $target:ident, $third:ident, $($verb:ident($grad:ident)),+) => {
+        #[cfg(feature = "cuda")]
+        #[allow(clippy::too_many_arguments)]
+        impl<'d> $crate::cuda::OnCuda<'d, $loss> {
+            /// The value into `value`.
+            pub fn forward<'a, T: $crate::Element>(
+                &self,
+                input: impl Into<$crate::cuda::DeviceRef<'a, T>>,
+                $target: impl Into<$crate::cuda::DeviceRef<'a, T>>,
+                $third: impl Into<$crate::cuda::DeviceRef<'a, T>>,
+                shape: impl Into<$crate::Shape>,
+                reduction: $crate::Reduction,
+                value: impl Into<$crate::cuda::DeviceMut<'a, f32>>,
+            ) -> $crate::Result<()>
+            where
+                'd: 'a,
+            {
+                self.call(input, $target, $third, shape).forward(reduction, value)
+            }
+
+            /// The value into `value`, and its gradients, in one pass.
+            pub fn forward_backward<'a, T: $crate::Element>(
+                &self,
+                input: impl Into<$crate::cuda::DeviceRef<'a, T>>,
+                $target: impl Into<$crate::cuda::DeviceRef<'a, T>>,
+                $third: impl Into<$crate::cuda::DeviceRef<'a, T>>,
+                shape: impl Into<$crate::Shape>,
+                reduction: $crate::Reduction,
+                value: impl Into<$crate::cuda::DeviceMut<'a, f32>>,
+                grad_input: impl Into<$crate::cuda::DeviceMut<'a, T>>,
+                $($grad: impl Into<$crate::cuda::DeviceMut<'a, T>>,)+
+            ) -> $crate::Result<()>
+            where
+                'd: 'a,
+            {
+                let call = self.call(input, $target, $third, shape)$(.$verb($grad))+;
+                call.forward_backward(reduction, value, grad_input)
+            }
+
+            /// The long form: weights, upstream gradient, accumulation, gradients for the other tensors, unreduced values.
+            pub fn call<'a, T: $crate::Element>(
+                &self,
+                input: impl Into<$crate::cuda::DeviceRef<'a, T>>,
+                $target: impl Into<$crate::cuda::DeviceRef<'a, T>>,
+                $third: impl Into<$crate::cuda::DeviceRef<'a, T>>,
+                shape: impl Into<$crate::Shape>,
+            ) -> $crate::cuda::CudaCall<'a, $loss, T>
+            where
+                'd: 'a,
+            {
+                let target = $crate::cuda::DeviceTarget::Dense($target.into());
+                $crate::cuda::CudaCall::new(*self, input.into(), target, Some(shape.into())).third($third)
+            }
+        }
+    };
+}
+pub(crate) use row_methods_of_three;
+
 /// Of a loss with a class axis.
 macro_rules! class_methods {
     ($loss:ty) => {

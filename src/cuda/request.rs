@@ -8,6 +8,7 @@ use crate::error::{Error, Result, check_len};
 use crate::reduction::Reduction;
 use crate::report::Report;
 use crate::shape::Shape;
+use crate::third::ThirdOf;
 
 /// A buffer where kernels can reach it: its address, and its length in elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -281,8 +282,8 @@ impl Request {
         let shape = self.shape.ok_or(unsupported("a call without a shape"))?;
         shape.check_input(n)?;
         crate::cpu::rowwise::check_classes(kernel.loss, takes.classes, shape)?;
-        self.check_third(kernel, n)?;
         let rows = shape.rows();
+        self.check_third(kernel, if kernel.takes.third == Some(ThirdOf::Rows) { rows } else { n })?;
         if i32::try_from(shape.classes).is_err() {
             return Err(unsupported("more than 2^31 classes on a GPU"));
         }
@@ -325,7 +326,8 @@ impl Request {
             return Err(unsupported("leaving out the background of a single channel"));
         }
         let counted = shape.classes - background;
-        let regions = if kernel.flags & super::params::BATCH != 0 { counted } else { shape.outer * counted };
+        let each = if matches!(kernel.family, Family::Regions { together: true, .. }) { 1 } else { counted };
+        let regions = if kernel.flags & super::params::BATCH != 0 { each } else { shape.outer * each };
         if self.class_weight.is_some() && !kernel.takes.class_weight {
             return Err(unsupported("a class weight"));
         }
@@ -356,10 +358,10 @@ impl Request {
     fn check_third(&self, kernel: &Kernel, len: usize) -> Result<()> {
         let unsupported = |what| Err(Error::Unsupported { loss: kernel.loss, what });
         match (kernel.takes.third, self.third, self.grad_third) {
-            (false, None, None) => return Ok(()),
-            (false, ..) => return unsupported("a third tensor"),
-            (true, None, _) => return unsupported("a call without its third tensor"),
-            (true, Some(third), _) => check_len("third", len, third.len)?,
+            (None, None, None) => return Ok(()),
+            (None, ..) => return unsupported("a third tensor"),
+            (Some(_), None, _) => return unsupported("a call without its third tensor"),
+            (Some(_), Some(third), _) => check_len("third", len, third.len)?,
         }
         match self.grad_third {
             Some(_) if !kernel.takes.grad_third => unsupported("a gradient for the third tensor"),

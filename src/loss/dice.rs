@@ -1,11 +1,11 @@
 use crate::call::{AnyRequest, Loss, Run, class_methods, for_request};
 use crate::cpu::region::{self, Activation, Region};
 use crate::error::{Result, check_option};
-use crate::params::DiceParams;
+use crate::params::{DiceParams, WEIGH_SIMPLE, WEIGH_SQUARE, WEIGH_UNIFORM};
 
-/// The options that Dice and Tversky share.
+/// The options that Dice and its kin share, and what smoothing they have by default.
 macro_rules! region_options {
-    ($loss:ty) => {
+    ($loss:ty, $smooth:literal) => {
         impl $loss {
             /// The input is logits; a sigmoid comes first.
             pub fn sigmoid(mut self) -> Self {
@@ -31,18 +31,21 @@ macro_rules! region_options {
                 self
             }
 
-            /// Added to numerator and denominator. Zero or above; defaults to 1.
+            /// Added to numerator and denominator. Zero or above; defaults to
+            #[doc = concat!($smooth, ".")]
             pub fn smooth(self, smooth: f32) -> Result<Self> {
                 self.smooth_nr(smooth)?.smooth_dr(smooth)
             }
 
-            /// Added to the numerator. Zero or above; defaults to 1.
+            /// Added to the numerator. Zero or above; defaults to
+            #[doc = concat!($smooth, ".")]
             pub fn smooth_nr(mut self, smooth: f32) -> Result<Self> {
                 self.0.params.smooth_nr = check_factor("smooth_nr", smooth)?;
                 Ok(self)
             }
 
-            /// Added to the denominator. Zero or above; defaults to 1.
+            /// Added to the denominator. Zero or above; defaults to
+            #[doc = concat!($smooth, ".")]
             pub fn smooth_dr(mut self, smooth: f32) -> Result<Self> {
                 self.0.params.smooth_dr = check_factor("smooth_dr", smooth)?;
                 Ok(self)
@@ -114,6 +117,7 @@ impl DiceLoss {
                 smooth_dr: 1.0,
                 squared: 0,
                 gamma: 1.0,
+                together: 0,
             },
             activation: Activation::None,
             batch: false,
@@ -141,7 +145,7 @@ impl Default for DiceLoss {
     }
 }
 
-region_options!(DiceLoss);
+region_options!(DiceLoss, "1");
 
 /// Tversky loss: Dice with a price each for false positives and false negatives.
 ///
@@ -196,7 +200,82 @@ impl Default for TverskyLoss {
     }
 }
 
-region_options!(TverskyLoss);
+region_options!(TverskyLoss, "1");
 
+/// How [`GeneralizedDiceLoss`] weighs a channel, by what its target adds up to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DiceWeight {
+    /// `1 / T^2`: a channel counts alike, however large it is. MONAI's `"square"`.
+    #[default]
+    Square,
+    /// `1 / T`. MONAI's `"simple"`.
+    Simple,
+    /// 1: a channel counts as much as it is large. MONAI's `"uniform"`.
+    Uniform,
+}
+
+/// Generalised Dice loss: one overlap of all channels of a sample, in which rare channels weigh more.
+///
+/// With `I_c = sum p t`, `P_c = sum p`, `T_c = sum t` over channel `c` of a sample, and the weight `w_c = 1 / T_c^2`:
+///
+/// | | |
+/// |---|---|
+/// | value | `l = 1 - (2 sum_c w_c I_c + smooth_nr) / (sum_c w_c (P_c + T_c) + smooth_dr)` a sample |
+/// | gradient | with `D` the denominator, `s` the fraction: `dl/dp = w_c (s - 2 t) / D`, times the activation's derivative |
+/// | [`weight`](Self::weight) | `w_c = 1 / T_c`, or 1 |
+/// | shapes | input and targets as [`DiceLoss`] |
+/// | mean | divides by the samples; unreduced: `n` values, or one with [`batch`](Self::batch), which adds up `I`, `P` and `T` over the batch |
+/// | defaults | weights by the square, `smooth = 1e-5`, no activation, every option off |
+/// | MONAI | `GeneralizedDiceLoss` |
+///
+/// Source: Sudre et al. 2017. Where the activation is a softmax and the target has every position in one channel, uniform weights
+/// give Dice of the whole image, which a network learns by the background alone: that is what the weights are for.
+///
+/// Edge cases: a channel without any target, whose weight would be infinite, has the largest weight of the others of its sample, as in
+/// MONAI; if all are without, weights are 0 and the loss is `1 - smooth_nr / smooth_dr` with a gradient of zero. Class weights are
+/// refused: channels have weights already.
+///
+/// ```
+/// use fused_loss::{GeneralizedDiceLoss, Reduction};
+/// # fn main() -> fused_loss::Result<()> {
+/// // One pixel of channel 0, three of channel 1; the first is missed.
+/// let (p, t) = ([0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
+/// let mut grad = [0.0; 8];
+/// let loss = GeneralizedDiceLoss::new().forward_backward(&p, &t, [1, 2, 4], Reduction::Mean, &mut grad)?;
+/// assert!((loss - 0.625_f32).abs() < 1e-5); // 1 - 2 (3/9) / (1 + 7/9)
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GeneralizedDiceLoss(Region);
+
+impl GeneralizedDiceLoss {
+    /// Weights by the square, `smooth = 1e-5`, every option off.
+    pub fn new() -> Self {
+        let base = DiceLoss::new().0;
+        let params = DiceParams { smooth_nr: 1e-5, smooth_dr: 1e-5, together: WEIGH_SQUARE, ..base.params };
+        GeneralizedDiceLoss(Region { name: Self::NAME, params, ..base })
+    }
+
+    /// How channels are weighed. Defaults to [`DiceWeight::Square`].
+    pub fn weight(mut self, weight: DiceWeight) -> Self {
+        self.0.params.together = match weight {
+            DiceWeight::Square => WEIGH_SQUARE,
+            DiceWeight::Simple => WEIGH_SIMPLE,
+            DiceWeight::Uniform => WEIGH_UNIFORM,
+        };
+        self
+    }
+}
+
+impl Default for GeneralizedDiceLoss {
+    fn default() -> Self {
+        GeneralizedDiceLoss::new()
+    }
+}
+
+region_options!(GeneralizedDiceLoss, "1e-5");
+
+crate::cuda::kernel::kernel!(GeneralizedDiceLoss, |l| Kernel::regions(&l.0));
 crate::cuda::kernel::kernel!(DiceLoss, |l| Kernel::regions(&l.0));
 crate::cuda::kernel::kernel!(TverskyLoss, |l| Kernel::regions(&l.0));

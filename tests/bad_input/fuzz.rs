@@ -143,7 +143,7 @@ fn no_option_that_was_taken_makes_a_call_panic() {
             let [a, b, c] = std::array::from_fn(|_| value(&mut random));
             let (reduction, up) = (reduction(&mut random), value(&mut random));
             let mut grad = vec![T::default(); n];
-            let shape = (rows, classes);
+            let (shape, labels) = ((rows, classes), &x[..rows]);
             macro_rules! all {
                 ($($loss:expr => |$l:ident| $call:expr;)*) => {$({
                     let _context = Context(format!("{} {round}: {} of {a} {b} {c}", stringify!($loss), T::NAME));
@@ -172,9 +172,11 @@ fn no_option_that_was_taken_makes_a_call_panic() {
                 GradientPenalty::r1(a) => |l| l.call(&x, shape);
                 DiceLoss::new().smooth_nr(a).and_then(|l| l.smooth_dr(b)) => |l| l.call(&x, dense, [1, rows, classes]);
                 DiceLoss::new().sigmoid().smooth(a) => |l| l.call(&x, dense, [rows, classes, 1]);
+                GeneralizedDiceLoss::new().smooth_nr(a).and_then(|l| l.smooth_dr(b)) => |l| l.call(&x, dense, [1, rows, classes]);
                 TverskyLoss::new(a, b).and_then(|l| l.softmax().smooth(c)) => |l| l.call(&x, indices, shape);
                 MarginRanking::new(a) => |l| l.call(&x, &t, &x);
                 Dpo::new(a).and_then(|l| l.label_smoothing(b)) => |l| l.call(&x, &t, &t);
+                CosineEmbedding::new(a) => |l| l.call(&x, &t, labels, shape);
                 Jsd::new().beta(a).and_then(|l| l.temperature(b)) => |l| l.call(&x, dense, shape);
                 Quantile::new(a) => |l| l.call(&x, &t);
                 PoissonNll::new().eps(a) => |l| l.log_input(false).full(true).call(&x, &t);

@@ -20,6 +20,24 @@ fn the_third_tensor_is_as_long_as_it_must_be() {
 }
 
 #[test]
+fn there_is_a_label_for_each_row() {
+    let (x, mut grad, mut grad_target) = ([0.5f32; 6], [100.0; 6], [100.0; 6]);
+    let cosine = CosineEmbedding::default();
+    let error = |labels: &[f32], got| {
+        assert_eq!(
+            cosine.call(&x, &x, labels, (2, 3)).forward(Mean),
+            Err(Error::Length { what: "third", expected: 2, got })
+        );
+    };
+    error(&[1.0], 1);
+    error(&x, 6);
+    let call = cosine.call(&x, &x, &[1.0, -1.0], (2, 3)).grad_third(&mut grad_target);
+    let refused = call.forward_backward(Mean, &mut grad).unwrap_err();
+    assert_eq!(refused.to_string(), "cosine embedding: a gradient for the third tensor is not supported");
+    assert_eq!((grad, grad_target), ([100.0; 6], [100.0; 6]));
+}
+
+#[test]
 fn a_box_has_four_numbers() {
     let (x, mut grad) = ([0.5f32; 6], [100.0; 6]);
     let error = BoxIou::giou().forward_backward(&x, &x, (2, 3), Mean, &mut grad).unwrap_err();

@@ -2,7 +2,7 @@
 
 use fused_loss::{Element, Shape, Target};
 
-use super::{Case, Dense, Family, Targets};
+use super::{Case, Dense, DrawThird, Family, Targets};
 
 /// SplitMix64.
 pub struct Rng(u64);
@@ -229,9 +229,10 @@ impl<T: Element> Problem<T> {
                         indices.push(index);
                         class = usize::try_from(index).ok().filter(|&t| t < dims.classes);
                     } else if let Targets::Dense(kind) = case.targets {
-                        let teacher = matches!(kind, Dense::Logits | Dense::Boxes);
+                        let teacher = matches!(kind, Dense::Logits | Dense::Embedding | Dense::Boxes);
                         let q = match kind {
                             Dense::Boxes => corners(&mut rng, 0.6),
+                            Dense::Embedding => draw(&mut rng, round::<T>, dims.classes, None),
                             Dense::Logits => (0..dims.classes).map(|_| logit(&mut rng)).collect(),
                             _ => distribution(&mut rng, dims.classes, kind == Dense::OneHot),
                         };
@@ -254,11 +255,15 @@ impl<T: Element> Problem<T> {
                 }
             }
         }
-        let third = case.third.map(|(draw, _)| {
-            let third = input.iter().zip(&dense).map(|(&x, &t)| round::<T>(draw(&mut rng, x, t)));
-            third.map(|x| T::from_f32(x as f32)).collect()
+        let third = case.third.as_ref().map(|third| match &third.draw {
+            DrawThird::Element(draw) => input.iter().zip(&dense).map(|(&x, &t)| draw(&mut rng, x, t)).collect(),
+            DrawThird::Label(draw) => {
+                let row = |x: &[f64], r| (0..dims.classes).map(|k| x[dims.at(r, k)]).collect::<Vec<f64>>();
+                (0..dims.rows()).map(|r| draw(&mut rng, &row(&input, r), &row(&dense, r))).collect()
+            }
         });
         let storage = |x: Vec<f64>| x.into_iter().map(|x| T::from_f32(x as f32)).collect();
+        let third = third.map(storage);
         let labels = match case.targets {
             Targets::Nothing => Labels::Nothing,
             Targets::Dense(_) => Labels::Dense(storage(dense)),

@@ -200,7 +200,7 @@ fn preferences(cases: &mut Vec<Case>) {
         let case = case(format!("margin_ranking[margin={margin}]"), loss, draw, value);
         cases.push(case.grad_target(STEP).with_third(|rng, _, _| signed_label(rng), None));
     }
-    let log_ratio: super::DrawThird = |rng, _, _| rng.uniform(-4.0, 4.0);
+    let log_ratio: super::DrawBeside = |rng, _, _| rng.uniform(-4.0, 4.0);
     for (smoothing, beta) in [(0.0f32, 0.5f32), (0.1, 0.5), (0.0, 0.1)] {
         let loss = Dpo::new(beta).unwrap().label_smoothing(smoothing).unwrap();
         let value = move |x, t, r| book::dpo(x, t, r, beta.into(), smoothing.into());
@@ -208,7 +208,7 @@ fn preferences(cases: &mut Vec<Case>) {
         cases.push(case.grad_target(STEP).with_third(log_ratio, None));
     }
     let loss = Dpo::new(0.5).unwrap().variant(DpoVariant::Hinge);
-    let clear: super::DrawThird = |rng, x, t| {
+    let clear: super::DrawBeside = |rng, x, t| {
         let mut ratios = (0..).map(|_| rng.uniform(-4.0, 4.0));
         ratios.find(|r| (1.0 - 0.5 * (x - t - r)).abs() > 3.0 * CLEAR).expect("without end")
     };

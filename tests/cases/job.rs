@@ -134,13 +134,14 @@ pub trait Apply {
 
 /// Declares [`AnyLoss`].
 macro_rules! any_loss {
-    (elementwise: $($e:ident)*; of_three: $($e3:ident)*; classes: $($c:ident)*;) => {
+    (elementwise: $($e:ident)*; of_three: $($e3:ident)*; classes: $($c:ident)*; rows_of_three: $($c3:ident)*;) => {
         /// A loss of the crate with its options.
         #[derive(Clone, Copy, Debug)]
         pub enum AnyLoss {
             $($e($e),)*
             $($e3($e3),)*
             $($c($c),)*
+            $($c3($c3),)*
             GanTerm(GanTerm),
             GradientPenalty(GradientPenalty),
         }
@@ -162,6 +163,10 @@ macro_rules! any_loss {
                         |x, t, s| l.call(x, t, shaped(s)),
                         |x, t, s| l.call_in_place(x, t, shaped(s)),
                     ),)*
+                    $(AnyLoss::$c3(l) => job.run(
+                        |x, t, s| l.call(x, dense(t), &[], shaped(s)),
+                        |x, t, s| l.call_in_place(x, dense(t), &[], shaped(s)),
+                    ),)*
                     AnyLoss::GanTerm(l) => job.run(|x, _, _| l.call(x), |x, _, _| l.call_in_place(x)),
                     AnyLoss::GradientPenalty(l) => {
                         job.run(|x, _, s| l.call(x, shaped(s)), |x, _, s| l.call_in_place(x, shaped(s)))
@@ -170,7 +175,7 @@ macro_rules! any_loss {
             }
         }
 
-        any_loss!(from: $($e)* $($e3)* $($c)* GanTerm GradientPenalty);
+        any_loss!(from: $($e)* $($e3)* $($c)* $($c3)* GanTerm GradientPenalty);
     };
     (from: $($l:ident)*) => {
         impl AnyLoss {
@@ -192,5 +197,6 @@ any_loss! {
         RelativisticPair Combined Custom LogCosh Quantile PoissonNll SoftMargin;
     of_three: GaussianNll MarginRanking Dpo;
     classes: CrossEntropy CrossEntropyProbs Nll SoftmaxFocal CategoricalHinge MultiMargin Distillation DiceLoss
-        TverskyLoss Jsd BoxIou;
+        TverskyLoss GeneralizedDiceLoss Jsd BoxIou;
+    rows_of_three: CosineEmbedding;
 }

@@ -34,8 +34,34 @@ pub type ElementValue = Box<dyn Fn(f64, f64, f64) -> f64 + Send + Sync>;
 /// The value of a row: inputs, what the target puts on each class, class weights.
 pub type RowValue = Box<dyn Fn(&[f64], &[f64], &[f64]) -> f64 + Send + Sync>;
 
+/// The third tensor of a loss of three: how it is drawn, and the step for its gradient, if the loss has that.
+pub struct Third {
+    pub draw: DrawThird,
+    pub step: Option<Step>,
+}
+
 /// Draws an element of the third tensor, given those of input and target.
-pub type DrawThird = fn(&mut Rng, f64, f64) -> f64;
+pub type DrawBeside = fn(&mut Rng, f64, f64) -> f64;
+
+/// Draws a label of a row, given those of input and target.
+pub type DrawLabel = Box<dyn Fn(&mut Rng, &[f64], &[f64]) -> f64 + Send + Sync>;
+
+/// Draws a part of the third tensor, given those of input and target.
+pub enum DrawThird {
+    Element(DrawBeside),
+    /// The number of a row.
+    Label(DrawLabel),
+}
+
+impl Third {
+    /// How many numbers there are.
+    pub fn len(&self, dims: Dims) -> usize {
+        match self.draw {
+            DrawThird::Element(_) => dims.elements(),
+            DrawThird::Label(_) => dims.rows(),
+        }
+    }
+}
 
 /// One row of the table: a loss with its options.
 pub struct Case {
@@ -53,9 +79,8 @@ pub struct Case {
     /// The step of numerical differentiation for the input; for the target too, if the loss has that gradient.
     pub step: Step,
     pub target_step: Option<Step>,
-    /// The third tensor of a loss of three: how it is drawn, and the step for its gradient, if the loss has that. The value of an
-    /// element gets it in the place of the class weight.
-    pub third: Option<(DrawThird, Option<Step>)>,
+    /// The third tensor of a loss of three. The value of an element or row gets it in the place of the class weights.
+    pub third: Option<Third>,
     /// How many numbers a row has, if the loss is of such rows alone.
     pub classes: Option<usize>,
 }
@@ -86,6 +111,8 @@ pub enum Dense {
     Distribution,
     OneHot,
     Logits,
+    /// Drawn as the input is.
+    Embedding,
     /// Corners of boxes.
     Boxes,
 }
@@ -137,8 +164,13 @@ impl Case {
         self
     }
 
-    fn with_third(mut self, draw: DrawThird, step: impl Into<Option<Step>>) -> Self {
-        self.third = Some((draw, step.into()));
+    fn with_third(mut self, draw: DrawBeside, step: impl Into<Option<Step>>) -> Self {
+        self.third = Some(Third { draw: DrawThird::Element(draw), step: step.into() });
+        self
+    }
+
+    fn with_labels(mut self, draw: impl Fn(&mut Rng, &[f64], &[f64]) -> f64 + Send + Sync + 'static) -> Self {
+        self.third = Some(Third { draw: DrawThird::Label(Box::new(draw)), step: None });
         self
     }
 

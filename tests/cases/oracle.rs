@@ -6,7 +6,7 @@ use std::ops::Range;
 use fused_loss::Element;
 
 use super::draw::{Labels, Problem, Rng};
-use super::{Case, Family, Step, textbook};
+use super::{Case, DrawThird, Family, Step, Third, textbook};
 
 /// The f64 answers to a problem, before any weights but those of the classes, and before the reduction.
 pub struct Oracle {
@@ -105,7 +105,7 @@ impl Oracle {
             t[k] = at;
             push(slopes, &mut self.target_slopes);
         }
-        if let Some((_, Some(step))) = view.case.third {
+        if let Some(step) = view.case.third.as_ref().and_then(|third| third.step) {
             let slopes = central(step, third[k], |moved| {
                 third[k] = moved;
                 view.values(group, &x, &t, &third)
@@ -163,7 +163,8 @@ impl<'a> View<'a> {
             }
             Family::Regions { options, .. } => {
                 let channels = dims.classes - usize::from(!options.include_background);
-                let (groups, regions) = if options.batch { (1, channels) } else { (dims.outer, channels) };
+                let regions = if options.weight.is_some() { 1 } else { channels };
+                let groups = if options.batch { 1 } else { dims.outer };
                 let len = n.checked_div(groups).unwrap_or(0);
                 let group = |g| Group { first: g * len, stride: 1, len, losses: g * regions..(g + 1) * regions };
                 (0..groups).map(group).collect()
@@ -181,8 +182,11 @@ impl<'a> View<'a> {
 
     /// Nothing of a loss of two tensors.
     fn thirds(&self, group: &Group) -> Vec<f64> {
-        let third = self.third.iter();
-        third.flat_map(|third| (0..group.len).map(|k| third[group.first + k * group.stride])).collect()
+        match (&self.third, &self.case.third) {
+            (Some(third), Some(Third { draw: DrawThird::Label(_), .. })) => vec![third[group.losses.start]],
+            (Some(third), _) => (0..group.len).map(|k| third[group.first + k * group.stride]).collect(),
+            (None, _) => Vec::new(),
+        }
     }
 
     /// The losses of a group, were these its inputs, targets and third tensor.
@@ -193,6 +197,7 @@ impl<'a> View<'a> {
                 vec![value(x[0], t[0], third.first().copied().unwrap_or(class_weight))]
             }
             Family::Rows { .. } if self.ignored(group.losses.start) => vec![0.0],
+            Family::Rows { value, .. } if !third.is_empty() => vec![value(x, t, third)],
             Family::Rows { value, .. } => vec![value(x, t, &self.class_weight)],
             Family::Regions { options, .. } => {
                 let samples = if options.batch { self.dims.outer } else { 1 };

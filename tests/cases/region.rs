@@ -31,6 +31,7 @@ pub fn cases() -> Vec<Case> {
                 smooth_nr: nr.into(),
                 smooth_dr: dr.into(),
                 gamma: 1.0,
+                weight: None,
             };
             cases.push(case("dice", loss, options, foreground == jaccard, batch ^ jaccard ^ squared_pred));
         }
@@ -56,6 +57,7 @@ pub fn cases() -> Vec<Case> {
                 smooth_nr: 1.0,
                 smooth_dr: 1.0,
                 gamma: gamma.into(),
+                weight: None,
             };
             let name = if gamma == 1.0 {
                 format!("tversky[{alpha}, {beta}]")
@@ -63,6 +65,33 @@ pub fn cases() -> Vec<Case> {
                 format!("tversky[{alpha}, {beta}, focal {gamma}]")
             };
             cases.push(case(&name, loss, options, batch, alpha == 1.0));
+        }
+        for (kind, weight) in
+            [("square", DiceWeight::Square), ("simple", DiceWeight::Simple), ("uniform", DiceWeight::Uniform)]
+        {
+            for combination in 0..4 {
+                let [batch, foreground] = [0, 1].map(|bit| combination >> bit & 1 == 1);
+                let loss = GeneralizedDiceLoss::new().weight(weight).batch(batch).include_background(!foreground);
+                let loss: AnyLoss = match activation {
+                    Activation::None => loss.into(),
+                    Activation::Sigmoid => loss.sigmoid().into(),
+                    Activation::Softmax => loss.softmax().into(),
+                };
+                let smooth = f64::from(1e-5f32);
+                let options = RegionOptions {
+                    overlap: Overlap::Dice,
+                    activation,
+                    batch,
+                    include_background: !foreground,
+                    squared_pred: false,
+                    smooth_nr: smooth,
+                    smooth_dr: smooth,
+                    gamma: 1.0,
+                    weight: Some(weight),
+                };
+                let index = (activation == Activation::Softmax) != foreground;
+                cases.push(case(&format!("generalised_dice[{kind}]"), loss, options, index, false));
+            }
         }
     }
     cases

@@ -27,6 +27,7 @@ pub fn cases() -> Vec<Case> {
     jensen_shannons(&mut cases);
     penalties(&mut cases);
     boxes(&mut cases);
+    cosines(&mut cases);
     cases
 }
 
@@ -216,6 +217,26 @@ fn boxes(cases: &mut Vec<Case>) {
         let value = move |p: &[f64], t: &[f64], _: &[f64]| book::box_iou(p, t, kind, 1e-7);
         let case = case(format!("box_iou[{kind}]"), loss, Targets::Dense(Dense::Boxes), draw, value);
         cases.push(Case { classes: Some(4), ..case.grad_target(STEP) });
+    }
+}
+
+/// Of a size of 0.5 to 2, for the gradient for a short row is as large as the row is short.
+fn embedding(rng: &mut Rng) -> f64 {
+    signed_label(rng) * rng.uniform(0.5, 2.0)
+}
+
+fn cosines(cases: &mut Vec<Case>) {
+    for margin in [0.0f32, 0.25, -0.5] {
+        let loss = CosineEmbedding::new(margin).unwrap();
+        let value = move |x: &[f64], t: &[f64], label: &[f64]| book::cosine_embedding(x, t, label[0], margin.into());
+        let name = format!("cosine_embedding[margin={margin}]");
+        let case = case(name, loss, Targets::Dense(Dense::Embedding), rows(embedding), value).grad_target(STEP);
+        cases.push(case.with_labels(move |rng, x, t| match rng.below(5) {
+            0 => 0.0,
+            // The cosine moves by less than this between the ends of a difference.
+            1 | 2 if (book::cosine(x, t) - f64::from(margin)).abs() > CLEAR => -1.0,
+            _ => 1.0,
+        }));
     }
 }
 

@@ -5,7 +5,7 @@
 //! largest logit out of a sum) is done because the battery asks for seven digits of losses such as
 //! 1e-9, and says nothing about how the crate does it.
 
-use fused_loss::GanMode;
+use fused_loss::{DiceWeight, GanMode};
 
 /// `ln(1 + e^x)`
 pub fn softplus(x: f64) -> f64 {
@@ -319,6 +319,20 @@ pub fn box_iou(p: &[f64], t: &[f64], kind: &str, eps: f64) -> f64 {
     1.0 - shared / (union + eps) + added
 }
 
+/// PyTorch's: rows of a label of 1 point the same way, those of -1 do not.
+pub fn cosine_embedding(x: &[f64], t: &[f64], label: f64, margin: f64) -> f64 {
+    let cos = cosine(x, t);
+    match label {
+        1.0 => 1.0 - cos,
+        -1.0 => (cos - margin).max(0.0),
+        _ => 0.0,
+    }
+}
+
+pub fn cosine(x: &[f64], t: &[f64]) -> f64 {
+    dot(x, t) / ((dot(x, x) + 1e-12) * (dot(t, t) + 1e-12)).sqrt()
+}
+
 /// Of WGAN-GP.
 pub fn wgan_gp(g: &[f64], lambda: f64) -> f64 {
     lambda * (dot(g, g).sqrt() - 1.0).powi(2)
@@ -358,11 +372,44 @@ pub struct RegionOptions {
     pub smooth_dr: f64,
     /// The focal form's power.
     pub gamma: f64,
+    /// Of generalised Dice: the weight of a channel by the sum of its targets.
+    pub weight: Option<DiceWeight>,
+}
+
+/// MONAI's generalised Dice: one value a sample, or of the whole batch.
+fn generalised_dice(p: &[f64], t: &[f64], [n, c, positions]: [usize; 3], o: RegionOptions) -> Vec<f64> {
+    let groups = if o.batch { 1 } else { n };
+    let one = |group: usize| {
+        let of_channel = |channel: usize, f: &dyn Fn(f64, f64) -> f64| -> f64 {
+            let samples = if o.batch { 0..n } else { group..group + 1 };
+            let pixels = samples.flat_map(|s| (0..positions).map(move |i| (s * c + channel) * positions + i));
+            pixels.map(|i| f(p[i], t[i])).sum()
+        };
+        let channels = usize::from(!o.include_background)..c;
+        let weigh = |t: f64| match o.weight {
+            Some(DiceWeight::Square) => t.powi(-2),
+            Some(DiceWeight::Simple) => t.recip(),
+            _ => 1.0,
+        };
+        let weights: Vec<f64> = channels.clone().map(|channel| weigh(of_channel(channel, &|_, t| t))).collect();
+        let largest = weights.iter().filter(|w| w.is_finite()).fold(0.0, |a: f64, &w| a.max(w));
+        let weights = weights.iter().map(|&w| if w.is_finite() { w } else { largest });
+        let (mut over, mut under) = (o.smooth_nr, o.smooth_dr);
+        for (channel, w) in channels.zip(weights) {
+            over += 2.0 * w * of_channel(channel, &|p, t| p * t);
+            under += w * of_channel(channel, &|p, t| p + t);
+        }
+        1.0 - over / under
+    };
+    (0..groups).map(one).collect()
 }
 
 /// One value a region: a channel of a sample, or of the whole batch.
 pub fn regions(x: &[f64], t: &[f64], [n, c, positions]: [usize; 3], o: RegionOptions) -> Vec<f64> {
     let p = activate(x, [n, c, positions], o.activation);
+    if o.weight.is_some() {
+        return generalised_dice(&p, t, [n, c, positions], o);
+    }
     let first = usize::from(!o.include_background);
     let batches: Vec<_> = if o.batch { std::iter::once(0..n).collect() } else { (0..n).map(|s| s..s + 1).collect() };
     let channels = batches.into_iter().flat_map(|samples| (first..c).map(move |channel| (samples.clone(), channel)));

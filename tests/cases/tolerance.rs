@@ -82,12 +82,16 @@ exceptions! { EXCEPTIONS:
         "as distillation: differences of logarithms of up to 64";
     "box_iou" with "": value 0.25, gradient 0.25,
         "areas, what is left of products of differences; slopes of opposite sign that meet at an edge";
+    "cosine_embedding" with "": value 1.0, gradient 2.0,
+        "1 - cos, and of one length t - cos x, what is left of numbers up to 2 of rows that point the same way";
     "multi_margin" with "": value 0.1, gradient 0.1,
         "margin - x_t + x_k, what is left of numbers up to 32";
     "distillation" with "": value 3.0, gradient 4.0,
         "p - q as for cross-entropy; for the teacher q times a gap of up to 64 between two logits, of which the value is the sum";
     "dice" with "": value 0.25, gradient 2.0,
         "1 - fraction; a gradient that where the activation saturates is a difference of slopes";
+    "generalised_dice" with "": value 0.25, gradient 4.0,
+        "as Dice; with a softmax a difference of slopes";
     "tversky" with "": value 0.25, gradient 4.0,
         "as Dice; with a softmax a difference of slopes, each of which may be some times as large";
 }

@@ -197,7 +197,7 @@ impl<'a, T: Element> Trial<'a, T> {
     }
 
     fn has_third_gradient(&self) -> bool {
-        matches!(self.case.third, Some((_, Some(_))))
+        self.case.third.as_ref().is_some_and(|third| third.step.is_some())
     }
 
     fn weight(&self, loss: usize) -> f64 {

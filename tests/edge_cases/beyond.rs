@@ -155,3 +155,52 @@ fn a_class_that_one_side_rules_out_is_fine() {
     let reverse = Jsd::new().beta(1.0).unwrap();
     assert_eq!(reverse.forward(&student, &teacher, (1, 3), Sum), Ok(INF));
 }
+
+#[test]
+fn a_label_of_neither_kind_leaves_its_row_alone() {
+    let (x, t) = ([NAN, 1.0, 1.0, 0.0], [1.0, INF, 0.0, 1.0]);
+    let (mut grad, mut grad_target) = ([7.0; 4], [7.0; 4]);
+    let cosine = CosineEmbedding::default();
+    let mut run = |labels: &[f32; 2]| {
+        let value = cosine.forward_backward(&x, &t, labels, (2, 2), Sum, &mut grad, &mut grad_target);
+        (value.unwrap(), grad, grad_target)
+    };
+    // The second row is at the margin, where the gradient is 0.
+    assert_eq!(run(&[0.0, -1.0]), (0.0, [0.0; 4], [0.0; 4]));
+    for label in [1.0, -1.0] {
+        let (value, grad, grad_target) = run(&[label, 1.0]);
+        assert!(value.is_nan() && grad[..2].iter().chain(&grad_target[..2]).all(|g| g.is_nan()));
+        assert_eq!((&grad[2..], &grad_target[2..]), (&[0.0, -1.0][..], &[-1.0, 0.0][..]));
+    }
+}
+
+#[test]
+fn a_row_of_zeros_has_a_finite_gradient() {
+    let (mut grad, mut grad_target) = ([7.0; 2], [7.0; 2]);
+    let cosine = CosineEmbedding::default();
+    let value = cosine.forward_backward(&[0.0, 0.0], &[3.0, 4.0], &[1.0], (1, 2), Sum, &mut grad, &mut grad_target);
+    assert_eq!((value, grad_target), (Ok(1.0), [0.0, 0.0]));
+    assert!((grad[0] + 6e5).abs() < 1.0 && (grad[1] + 8e5).abs() < 1.0, "{grad:?}");
+}
+
+/// Rows of an image: features on axis 1, positions behind them; and on the device that is always there.
+#[test]
+fn labels_of_rows_go_where_their_rows_are() {
+    let (x, t) = ([1.0, 0.0, 0.0, 2.0], [2.0, 3.0, 0.0, 0.0]); // features (1, 0), (0, 2) against (2, 0), (3, 0)
+    let labels = [1.0, -1.0];
+    let mut losses = [7.0; 2];
+    let cosine = CosineEmbedding::new(-0.5).unwrap();
+    cosine.call(&x, &t, &labels, [1, 2, 2]).forward_unreduced(&mut losses).unwrap();
+    assert!(losses[0].abs() < 1e-6 && (losses[1] - 0.5).abs() < 1e-6, "{losses:?}");
+
+    let (mut grad, mut grad_target) = ([7.0; 4], [7.0; 4]);
+    let value = cosine.forward_backward(&x, &t, &labels, [1, 2, 2], Mean, &mut grad, &mut grad_target).unwrap();
+    let device = Device::cpu();
+    let [x, t] = [x, t].map(|x| device.buffer(&x).unwrap());
+    let labels = device.buffer(&labels).unwrap();
+    let [mut on_x, mut on_t] = [(); 2].map(|()| device.zeros::<f32>(4).unwrap());
+    let on = cosine.on(&device);
+    assert_eq!(on.forward_backward(&x, &t, &labels, [1, 2, 2], Mean, &mut on_x, &mut on_t), Ok(value));
+    assert_eq!((on_x.to_vec().unwrap(), on_t.to_vec().unwrap()), (grad.to_vec(), grad_target.to_vec()));
+    assert_eq!(on.forward(&x, &t, &labels, [1, 2, 2], Mean), Ok(value));
+}

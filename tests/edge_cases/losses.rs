@@ -11,6 +11,8 @@ pub enum Form {
     Region,
     /// A channel of the batch.
     BatchRegion,
+    /// A sample with all its channels.
+    Sample,
 }
 
 /// A loss whose type is hidden.
@@ -32,6 +34,7 @@ impl<T: Element> AnyLoss<T> {
             Form::Row => outer * inner,
             Form::Region => outer * classes,
             Form::BatchRegion => classes,
+            Form::Sample => outer,
         }
     }
 
@@ -87,6 +90,27 @@ pub fn losses<T: Element>() -> Vec<AnyLoss<T>> {
                     job.run(
                         |j| $loss.call(j.input, j.dense(), &third),
                         |j, x| $loss.call_in_place(x, j.dense(), &third),
+                    )
+                },
+            }
+        };
+    }
+    /// The same of rows, with a number a row.
+    macro_rules! row_of_three {
+        ($name:literal, $label:literal, $loss:expr) => {
+            AnyLoss {
+                name: $name,
+                form: Form::Row,
+                input: Real,
+                target: Real,
+                class_weight: false,
+                grad_target: true,
+                run: |job| {
+                    // A shape that is wrong may have more rows than there is memory.
+                    let third = vec![T::from_f32($label); job.shape.rows().min(1 << 16)];
+                    job.run(
+                        |j| $loss.call(j.input, j.dense(), &third, j.shape),
+                        |j, x| $loss.call_in_place(x, j.dense(), &third, j.shape),
                     )
                 },
             }
@@ -198,6 +222,24 @@ pub fn losses<T: Element>() -> Vec<AnyLoss<T>> {
         region!("Dice, batch", BatchRegion, Real, Binary, DiceLoss::new().sigmoid().batch(true).jaccard(true)),
         region!("Dice, softmax, batch", BatchRegion, Real, Index, DiceLoss::new().softmax().batch(true)),
         region!("Tversky", Region, Real, Index, TverskyLoss::new(0.3, 0.7).unwrap().sigmoid()),
+        row!(
+            "generalised Dice",
+            Form::Sample,
+            Probability,
+            Binary,
+            GeneralizedDiceLoss::new().smooth(1.0).unwrap(),
+            false,
+            false
+        ),
+        row!(
+            "generalised Dice, softmax",
+            Form::Sample,
+            Real,
+            Index,
+            GeneralizedDiceLoss::new().softmax().weight(DiceWeight::Simple),
+            false,
+            false
+        ),
         element!("log-cosh", Real, Real, LogCosh::new()),
         element!("quantile", Real, Real, Quantile::new(0.9).unwrap()),
         element!("soft margin", Real, Signed, SoftMargin::new()),
@@ -210,5 +252,7 @@ pub fn losses<T: Element>() -> Vec<AnyLoss<T>> {
         element_of_three!("DPO, squared", Real, Real, 0.5, true, Dpo::default().variant(DpoVariant::Ipo)),
         row!("JSD", Real, Real, Jsd::new().beta(0.3).unwrap(), false, true),
         row!("JSD, reverse", Real, Real, Jsd::new().beta(1.0).unwrap(), false, true),
+        row_of_three!("cosine embedding", 1.0, CosineEmbedding::default()),
+        row_of_three!("cosine embedding, apart", -1.0, CosineEmbedding::new(-1.0).unwrap()),
     ]
 }

@@ -104,3 +104,47 @@ fn class_indices_are_the_one_hot_targets_they_stand_for() {
         assert_eq!(run(Target::I32(&index)), run(Target::Dense(&one_hot)), "{loss:?}");
     }
 }
+
+/// Uniform weights make it Dice of all channels at once; what is rare counts for more the more it is weighed.
+#[test]
+fn generalised_dice_weighs_what_is_rare() {
+    let t = [1.0f32, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0];
+    let mut all_of_one = [0.0f32; 16];
+    all_of_one[8..].fill(1.0);
+    let value = |weight, p: &[f32]| GeneralizedDiceLoss::new().weight(weight).forward(p, &t, [1, 2, 8], Mean).unwrap();
+    let [square, simple, uniform] =
+        [DiceWeight::Square, DiceWeight::Simple, DiceWeight::Uniform].map(|w| value(w, &all_of_one));
+    assert!(square > simple && simple > uniform, "{square} {simple} {uniform}");
+    close("Dice of the whole", uniform, 1.0 - 14.0 / 16.0, 1e-5);
+    assert_eq!([DiceWeight::Square, DiceWeight::Simple].map(|w| value(w, &t)), [0.0; 2]);
+}
+
+#[test]
+fn a_channel_without_targets_has_the_weight_of_the_rarest() {
+    let mut grad = [7.0f32; 6];
+    let loss = GeneralizedDiceLoss::new().smooth(0.0).unwrap();
+    // Channels of no, one and two pixels: weights 1, 1 and a quarter.
+    let t = [0.0f32, 0.0, 1.0, 0.0, 1.0, 1.0];
+    let p = [0.5f32, 0.5, 1.0, 0.0, 1.0, 1.0];
+    let value = loss.forward_backward(&p, &t, [1, 3, 2], Sum, &mut grad).unwrap();
+    let want = 1.0 - 2.0 * (1.0 + 0.5) / (1.0 + 2.0 + 1.0);
+    close("value", value, want, 1e-6);
+    close("gradient", grad[0], (1.0 - want) / 4.0, 1e-6);
+    // Nothing anywhere: no weight at all.
+    let loss = loss.smooth_dr(2.0).unwrap().smooth_nr(1.0).unwrap();
+    assert_eq!(loss.forward_backward(&p, &[0.0f32; 6], [1, 3, 2], Sum, &mut grad), Ok(0.5));
+    assert_eq!(grad, [0.0; 6]);
+    // NaN is not passed over: not as a target, and not as a prediction.
+    for (p, t) in [([f32::NAN, 0.0], [1.0, 0.0]), ([1.0, 0.0], [f32::NAN, 0.0])] {
+        assert!(loss.forward(&p, &t, [1, 2, 1], Sum).unwrap().is_nan());
+    }
+}
+
+#[test]
+fn generalised_dice_has_weights_of_its_own() {
+    let (p, mut grad) = ([0.5f32; 6], [7.0; 6]);
+    let call = GeneralizedDiceLoss::new().call(&p, &p, [1, 3, 2]).class_weight(&[1.0; 3]);
+    let error = call.forward_backward(Mean, &mut grad).unwrap_err();
+    assert_eq!(error.to_string(), "GeneralizedDiceLoss: a class weight is not supported");
+    assert_eq!(grad, [7.0; 6]);
+}

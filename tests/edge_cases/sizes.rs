@@ -38,7 +38,7 @@ fn the_smallest_and_oddest_sizes_and_addresses_give_what_single_losses_give() {
                 Form::Row => {
                     sizes.flat_map(|n| [[2, n, 1], [n.min(130), 3, 1], [2, 3, n.min(130)], [2, n, 2]]).collect()
                 }
-                Form::Region => sizes.flat_map(|n| [[2, 3, n], [2, n.min(130), 2]]).collect(),
+                Form::Region | Form::Sample => sizes.flat_map(|n| [[2, 3, n], [2, n.min(130), 2]]).collect(),
                 // Sums over samples are rounded in another order.
                 Form::BatchRegion => continue,
             };

@@ -41,6 +41,11 @@ def margin_ranking(x, t, o):
     return F.margin_ranking_loss(x, t, o.third, margin=o.margin, reduction=o.reduction)
 
 
+@source("torch.nn.functional.cosine_embedding_loss")
+def cosine_embedding(x, t, o):
+    return F.cosine_embedding_loss(x, t, o.third, margin=o.margin, reduction=o.reduction)
+
+
 @source("trl.DPOTrainer.dpo_loss, its formulas")
 def dpo(x, t, o):
     logits = (x - t) - o.third
@@ -104,6 +109,16 @@ def preferences():
                  grad_target=True, beta=beta, temperature=t, class_axis=1)
 
 
+def embeddings():
+    d, loss = Draw("cosine_embedding"), "cosine_embedding"
+    for r, margin in zip(REDUCTIONS, (0.0, 0.25, -0.5)):
+        case(f"cosine_embedding_{r}", cosine_embedding, loss, d.logits(7, 5), d.logits(7, 5), reduction=r,
+             third=2 * d.bits(7) - 1, grad_target=True, margin=margin, class_axis=1)
+    # Neither label: nothing. Rows of zeros: eps.
+    case("cosine_embedding_others", cosine_embedding, loss, [[1, 2], [0, 0], [3, 4]], [[2, 1], [1, 2], [0, 0.0]],
+         third=[0.0, 1, -1], grad_target=True, margin=0.0, reduction="none", class_axis=1)
+
+
 def likelihoods():
     d = Draw("log_cosh")
     for r in REDUCTIONS:
@@ -137,4 +152,5 @@ def likelihoods():
 def cases():
     likelihoods()
     preferences()
+    embeddings()
     boxes()

@@ -1,7 +1,7 @@
 """Losses with sums over a region: Dice, Jaccard and Tversky."""
 
 import numpy as np
-from monai.losses import DiceLoss, TverskyLoss
+from monai.losses import DiceLoss, GeneralizedDiceLoss, TverskyLoss
 
 from harness import REDUCTIONS, Draw, W, case, source
 
@@ -18,6 +18,12 @@ def monai_region(loss_class, x, t, o, **kwargs):
 def dice(x, t, o):
     kwargs = {k: o[k] for k in ("squared_pred", "jaccard") if k in o}
     return monai_region(DiceLoss, x, t, o, weight=o.class_weight, **kwargs)
+
+
+@source("monai.losses.GeneralizedDiceLoss")
+def generalised_dice(x, t, o):
+    value = monai_region(GeneralizedDiceLoss, x, t, o, w_type=o.w_type)
+    return value.flatten() if o.reduction == "none" else value
 
 
 @source("monai.losses.TverskyLoss")
@@ -71,3 +77,16 @@ def cases():
          alpha=0.25, beta=0.75, include_background=False, smooth_nr=1.0, smooth_dr=1.0)
     case("tversky_batch", f, loss, d.logits(3, 2, 5), d.bits(3, 2, 5), activation="sigmoid", alpha=0.75, beta=0.5,
          batch=True, grad_output=0.25, **s)
+
+    d, f, loss = Draw("generalised_dice"), generalised_dice, "generalised_dice"
+    for w_type in ("square", "simple", "uniform"):
+        for r in REDUCTIONS:
+            case(f"generalised_dice_{w_type}_{r}", f, loss, d.logits(2, 3, 2, 4), d.bits(2, 3, 2, 4), reduction=r,
+                 activation="sigmoid", w_type=w_type, **s)
+        case(f"generalised_dice_{w_type}_index", f, loss, d.logits(2, 3, 2, 4), d.labels(3, 2, 2, 4),
+             activation="softmax", include_background=False, w_type=w_type, **s)
+        case(f"generalised_dice_{w_type}_batch", f, loss, d.probs(3, 2, 5), d.bits(3, 2, 5), batch=True, w_type=w_type,
+             smooth_nr=0.5, smooth_dr=1.0)
+    # A channel without targets.
+    case("generalised_dice_empty_channel", f, loss, d.probs(1, 3, 4), [[[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 1.0]]],
+         w_type="square", **s)

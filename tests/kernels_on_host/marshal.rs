@@ -202,6 +202,7 @@ fn run_of<T: Element>(loss: &impl Loss, job: Job<'_, T>) -> Result<f32> {
     let sizes = trace::Buffers {
         input: input.len * size_of::<T>(),
         target: target_bytes,
+        third: third.map_or(0, size_of_val),
         class_weight: class_weight.map_or(0, size_of_val),
         weight: match weight {
             Weight::None => 0,

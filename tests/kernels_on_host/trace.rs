@@ -12,6 +12,7 @@ use super::plan::{Plan, WORKSPACE_BYTES};
 pub struct Buffers {
     pub input: usize,
     pub target: usize,
+    pub third: usize,
     pub class_weight: usize,
     pub weight: usize,
     pub per_loss: usize,
@@ -76,8 +77,8 @@ impl Record {
             (a.workspace, WORKSPACE_BYTES),
             (a.scratch, sizes.scratch),
             (a.terms, sizes.terms),
-            (a.third, sizes.input),
-            (a.grad_third, sizes.input),
+            (a.third, sizes.third),
+            (a.grad_third, sizes.third),
             (a.log_prob, 4 * sizes.reported),
             (a.entropy, 4 * sizes.reported),
             (a.lse, 4 * sizes.reported),

@@ -20,7 +20,7 @@ use crate::call::{Output, Request};
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
 use crate::loss::OfLogits;
-use crate::params::DiceParams;
+use crate::params::{DiceParams, WEIGH_SIMPLE, WEIGH_SQUARE};
 use crate::target::{Indices, Target};
 
 /// What is done to the input first.
@@ -53,6 +53,12 @@ struct Slopes {
     size: f32,
 }
 
+impl Slopes {
+    fn new([overlap, size]: [f64; 2], scale: f64) -> Self {
+        Slopes { overlap: (overlap * scale) as f32, size: (size * scale) as f32 }
+    }
+}
+
 impl DiceParams {
     /// The value of a region with these sums, and its slopes.
     fn value(&self, [i, p, t]: Sums) -> (f64, [f64; 2]) {
@@ -77,6 +83,24 @@ impl DiceParams {
             return (0.0, 0.0);
         }
         (miss.powf(gamma), gamma * miss.powf(gamma - 1.0))
+    }
+
+    /// The value of regions that have one together, and the slopes of each.
+    fn together(&self, sums: &[Sums]) -> (f64, Vec<[f64; 2]>) {
+        // A region without targets has the weight of the smallest that has some: none if there is none.
+        let least = sums.iter().map(|[_, _, t]| t.abs()).filter(|t| *t > 0.0).fold(f64::INFINITY, f64::min);
+        let weight = |&[_, _, t]: &Sums| match (self.together, if t == 0.0 { least } else { t }) {
+            (WEIGH_SIMPLE, t) => 1.0 / t,
+            (WEIGH_SQUARE, t) => 1.0 / (t * t),
+            _ => 1.0,
+        };
+        let weights: Vec<f64> = sums.iter().map(weight).collect();
+        let mut all = [0.0; 3];
+        for (s, w) in sums.iter().zip(&weights) {
+            add(&mut all, s.map(|s| s * w));
+        }
+        let (value, [overlap, size]) = self.value(all);
+        (value, weights.iter().map(|w| [overlap * w, size * w]).collect())
     }
 }
 
@@ -144,10 +168,15 @@ pub(crate) fn run<T: Element>(
         return Err(unsupported("leaving out the background of a single channel"));
     }
     let counted = channels - background;
-    let regions = if region.batch { counted } else { samples * counted };
+    // The losses of a group, which is a sample or the batch.
+    let each = if region.params.together == 0 { counted } else { 1 };
+    let regions = if region.batch { each } else { samples * each };
     // Those of a sum are of all channels.
     let all = if beside.is_some() { channels } else { counted };
     if let Some(w) = extras.class_weight {
+        if region.params.together != 0 {
+            return Err(unsupported("a class weight"));
+        }
         check_len("class_weight", all, w.len())?;
     }
     let class_weight = extras.class_weight.map(|w| &w[all - counted..]);
@@ -184,7 +213,7 @@ pub(crate) fn run<T: Element>(
     };
     // Without a weight of their own, samples are alike: there may be more of them than there is time for.
     let weighted = match weight {
-        None => class_weight.map_or(counted as f64, sum_weights) * (regions / counted) as f64,
+        None => class_weight.map_or(each as f64, sum_weights) * (regions / each) as f64,
         Some(_) => (0..regions).map(|r| f64::from(weight_of(r))).sum(),
     };
     let (mut losses, mut grad_output, mut denominator, mut of_rows) = (None, None, 1.0, 1.0);
@@ -230,7 +259,10 @@ pub(crate) fn run<T: Element>(
     };
     if n == 0 {
         // Regions without elements, perhaps more of them than there is time to look at.
-        let (value, _) = region.params.value([0.0; 3]);
+        let value = match region.params.together {
+            0 => region.params.value([0.0; 3]).0,
+            _ => region.params.together(&[]).0,
+        };
         if let Some(losses) = losses {
             // SAFETY: this is the only task.
             (0..regions).for_each(|r| unsafe { losses.set(r, (value * f64::from(weight_of(r))) as f32) });
@@ -261,15 +293,26 @@ pub(crate) fn run<T: Element>(
         grad: request.grad_input.map(|g| (g, mode)),
     };
     let scale = grad_output_of_all * weight_of_regions / denominator;
-    let finish = |r: usize, sums: Sums| {
-        let (value, slopes) = region.params.value(sums);
+    // The value of loss `r` times its weight, and what its slopes are multiplied by.
+    let settle = |r: usize, value: f64| {
         let weight = f64::from(weight_of(r));
         if let Some(losses) = losses {
-            // SAFETY: region `r` is finished by one task.
+            // SAFETY: loss `r` is finished by one task.
             unsafe { losses.set(r, (value * weight) as f32) };
         }
-        let scale = scale * weight * grad_output.map_or(1.0, |g| f64::from(g[r]));
-        (value * weight, Slopes { overlap: (slopes[0] * scale) as f32, size: (slopes[1] * scale) as f32 })
+        (value * weight, scale * weight * grad_output.map_or(1.0, |g| f64::from(g[r])))
+    };
+    let finish = |r: usize, sums: Sums| {
+        let (value, slopes) = region.params.value(sums);
+        let (value, scale) = settle(r, value);
+        (value, Slopes::new(slopes, scale))
+    };
+    // The same of a group that has one loss.
+    let finish_together = |group: usize, sums: &[Sums]| {
+        let (value, slopes) = region.params.together(&sums[background..]);
+        let (value, scale) = settle(group, value);
+        let left_out = std::iter::repeat_n(Slopes::default(), background);
+        (value, left_out.chain(slopes.into_iter().map(|s| Slopes::new(s, scale))).collect::<Vec<Slopes>>())
     };
 
     // A group is the regions that are worked on together: their samples and their channels.
@@ -279,15 +322,33 @@ pub(crate) fn run<T: Element>(
         for_groups(groups, n / groups, &|group, split| {
             let samples = samples_of(group, 1);
             let (sums, cost) = plan.softmax_sums(samples.clone(), split);
-            let mut slopes = vec![Slopes::default(); channels];
-            let mut value = 0.0;
-            for c in background..channels {
-                let (v, s) = finish(group * counted + c - background, sums[c]);
-                value += v;
-                slopes[c] = s;
+            let (mut value, mut slopes) = (0.0, vec![Slopes::default(); channels]);
+            if region.params.together != 0 {
+                (value, slopes) = finish_together(group, &sums);
+            } else {
+                for c in background..channels {
+                    let (v, s) = finish(group * counted + c - background, sums[c]);
+                    value += v;
+                    slopes[c] = s;
+                }
             }
             plan.softmax_grads(samples, &slopes, split);
             [value, cost]
+        })
+    } else if region.params.together != 0 {
+        let groups = if region.batch { 1 } else { samples };
+        for_groups(groups, n / groups, &|group, split| {
+            let samples = samples_of(group, 1);
+            let mut sums = vec![[0.0; 3]; channels];
+            for c in background..channels {
+                (sums[c], _) = plan.pointwise_sums(samples.clone(), c, split);
+            }
+            let (value, slopes) = finish_together(group, &sums);
+            for c in 0..channels {
+                let slopes = Some(slopes[c]).filter(|_| c >= background);
+                plan.pointwise_grads(samples.clone(), c, slopes, split);
+            }
+            [value, 0.0]
         })
     } else {
         let groups = if region.batch { channels } else { samples * channels };
