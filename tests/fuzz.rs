@@ -15,7 +15,7 @@ use cases::draw::Rng;
 use cases::drawn::drawn;
 use cases::guarded::Guarded;
 use cases::job::{AnyLoss, Job, Verb, Weight};
-use cases::{Case, Family, Targets, table};
+use cases::{Case, DrawThird, Family, Targets, table};
 use fused_loss::*;
 use half::{bf16, f16};
 
@@ -225,8 +225,10 @@ impl<T: Element> Draft<T> {
             Family::Elements { .. } => (n, false),
             Family::Rows { .. } => (rows, true),
             Family::Regions { options, .. } => {
+                // Generalised Dice has one loss of all channels.
                 let channels = classes.saturating_sub(usize::from(!options.include_background));
-                (if options.batch { channels } else { outer * channels }, true)
+                let each = if options.weight.is_some() { 1 } else { channels };
+                (if options.batch { each } else { outer * each }, true)
             }
         };
         // Losses of elements, and those without targets, take no other kind by type.
@@ -278,11 +280,12 @@ impl<T: Element> Draft<T> {
             floats(rng, n)
         });
         let third = (case.third.is_some() != rng.once_in(32)).then(|| {
-            let n = length(rng, n);
+            let of_rows = matches!(&case.third, Some(third) if matches!(third.draw, DrawThird::Label(_)));
+            let n = length(rng, if of_rows { rows } else { n });
             elements(rng, n)
         });
         let grad_target = (case.target_step.is_some() && rng.once_in(2) || rng.once_in(24)).then(|| length(rng, n));
-        let with_third = matches!(case.third, Some((_, Some(_))));
+        let with_third = case.has_third_gradient();
         let grad_third = (with_third && rng.once_in(2) || rng.once_in(32)).then(|| length(rng, n));
         let tame = rng.once_in(2);
         let reduction = match rng.below(5) {

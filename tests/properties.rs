@@ -91,8 +91,10 @@ fn losses_of(case: &Case, dims: Dims) -> usize {
         Family::Elements { .. } => dims.elements(),
         Family::Rows { .. } => dims.rows(),
         Family::Regions { options, .. } => {
+            // Generalised Dice has one loss of all channels.
             let channels = dims.classes - usize::from(!options.include_background);
-            if options.batch { channels } else { dims.outer * channels }
+            let each = if options.weight.is_some() { 1 } else { channels };
+            if options.batch { each } else { dims.outer * each }
         }
     }
 }
@@ -100,7 +102,7 @@ fn losses_of(case: &Case, dims: Dims) -> usize {
 fn run<T: Element>(case: &Case, problem: &Problem<T>, asked: &Asked<'_>) -> Given<T> {
     let (n, count) = (problem.input.len(), losses_of(case, problem.dims));
     let new = |there: bool| vec![T::from_f32(f32::NAN); if there { n } else { 0 }];
-    let with_third = matches!(case.third, Some((_, Some(_))));
+    let with_third = case.has_third_gradient();
     let mut grads = [new(true), new(case.target_step.is_some()), new(with_third)];
     let mut losses = vec![0.0; if asked.reduction.is_none() { count } else { 0 }];
     let ones = vec![1.0; count];

@@ -82,7 +82,7 @@ fn element(rng: &mut Rng) -> Case {
             let value = move |x, t, var| book::gaussian_nll(x, t, var, full, eps.into());
             let draw = pairs(|rng| rng.uniform(-4.0, 4.0), |rng| rng.uniform(-4.0, 4.0), anywhere);
             // Variances that eps does not raise.
-            let variance: super::DrawThird = |rng, _, _| rng.uniform(1.1, 4.0);
+            let variance: super::DrawBeside = |rng, _, _| rng.uniform(1.1, 4.0);
             let case = case(format!("gaussian_nll[eps={eps}]"), loss.into(), draw, Box::new(value));
             case.grad_target(STEP).with_third(variance, STEP)
         }
@@ -231,6 +231,7 @@ fn region(rng: &mut Rng) -> Case {
         smooth_nr: nr.min(dr).into(),
         smooth_dr: dr.into(),
         gamma: 1.0,
+        weight: None,
     };
     macro_rules! activated {
         ($loss:expr) => {

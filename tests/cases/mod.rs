@@ -179,6 +179,11 @@ impl Case {
         self
     }
 
+    /// Whether it has a gradient for its third tensor.
+    pub fn has_third_gradient(&self) -> bool {
+        self.third.as_ref().is_some_and(|third| third.step.is_some())
+    }
+
     /// These, or with as many classes as there must be.
     pub fn fit(&self, dims: Dims) -> Dims {
         Dims { classes: self.classes.unwrap_or(dims.classes), ..dims }

@@ -159,7 +159,7 @@ impl<'a, T: Element> Trial<'a, T> {
             (None, Way::InPlace) => Verb::InPlaceUnreduced { grad_output, losses, buffer: grad },
         };
         let with_target = case.target_step.is_some() && way != Way::Forward;
-        let with_third = self.has_third_gradient() && way != Way::Forward;
+        let with_third = self.case.has_third_gradient() && way != Way::Forward;
         let job = Job {
             input: input.get(),
             target: dense.as_ref().map_or(problem.labels.target(), |t| Target::Dense(t.get())),
@@ -196,10 +196,6 @@ impl<'a, T: Element> Trial<'a, T> {
         Outcome { value: f32::NAN, losses, grad: Guarded::new(&[], 0), grad_target, grad_third }
     }
 
-    fn has_third_gradient(&self) -> bool {
-        self.case.third.as_ref().is_some_and(|third| third.step.is_some())
-    }
-
     fn weight(&self, loss: usize) -> f64 {
         match self.setting.weights {
             Weights::None => 1.0,
@@ -227,7 +223,7 @@ impl<'a, T: Element> Trial<'a, T> {
         if self.case.target_step.is_some() {
             self.check_gradients("grad_target", &self.oracle.target_slopes, out.grad_target.get(), None);
         }
-        if self.has_third_gradient() {
+        if self.case.has_third_gradient() {
             self.check_gradients("grad_third", &self.oracle.third_slopes, out.grad_third.get(), None);
         }
         self.check_same(Way::Forward, &out);
@@ -326,7 +322,7 @@ impl<'a, T: Element> Trial<'a, T> {
             let slopes = &self.oracle.target_slopes;
             self.check_gradients("accumulated grad_target", slopes, sum.grad_target.get(), Some(&old));
         }
-        if self.has_third_gradient() {
+        if self.case.has_third_gradient() {
             let slopes = &self.oracle.third_slopes;
             self.check_gradients("accumulated grad_third", slopes, sum.grad_third.get(), Some(&old));
         }
