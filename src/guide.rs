@@ -24,6 +24,7 @@
 //! | a ranking, a preference | [`MarginRanking`](crate::MarginRanking), [`Dpo`](crate::Dpo) | differences alone are judged | labels -1 and 1 |
 //! | samples that look real | [`GanLoss`](crate::GanLoss), [`RelativisticAverage`](crate::RelativisticAverage) | `NonSaturating` learns from the start | `Minimax` is what textbooks write and does not |
 //! | several things at once | a sum: `0.5 * a + 0.5 * b` | one pass, one launch | look at the terms by themselves: `terms` |
+//! | several outputs, each with its loss | a call each, weighed by [`TaskUncertainty`](crate::TaskUncertainty) | the weights are learned | the loss may be below zero |
 //!
 //! # Numbers
 //!
@@ -92,7 +93,8 @@
 //!
 //! [`DiceLoss`](crate::DiceLoss) looks at overlap, so that a small region counts as much as a large one; pixel-wise
 //! [`CrossEntropy`](crate::CrossEntropy) has the smoother gradient early on. Their sum is what most use, and is one pass here:
-//! `0.5 * DiceLoss::new().softmax() + 0.5 * CrossEntropy::new()`.
+//! `0.5 * DiceLoss::new().softmax() + 0.5 * CrossEntropy::new()`; where channels do not exclude each other,
+//! `DiceLoss::new().sigmoid() + SigmoidFocal::new()`.
 //!
 //! * Without `.sigmoid()` or `.softmax()` the input is taken for probabilities.
 //! * `smooth` is 1, so that a region that is empty on both sides is perfect. MONAI's default is 1e-5, which is harsher on small ones.
