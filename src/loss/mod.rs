@@ -32,6 +32,7 @@ mod relativistic;
 mod reporting;
 mod soft_margin;
 mod target_weights;
+mod triplet;
 
 pub use bce::{Bce, BceWithLogits};
 pub use boxes::BoxIou;
@@ -61,6 +62,7 @@ pub use quantile::Quantile;
 pub use ranking::MarginRanking;
 pub use relativistic::{RelativisticAverage, RelativisticPair};
 pub use soft_margin::SoftMargin;
+pub use triplet::TripletMargin;
 
 /// Makes a [`Pointwise`](crate::cpu::elementwise::Pointwise) type a [`Loss`](crate::Loss).
 macro_rules! elementwise_loss {
