@@ -149,7 +149,7 @@ impl<'a, L: Loss, T: Element, I> Call<'a, L, T, I> {
     }
 
     /// The third tensor: [`GaussianNll`](crate::GaussianNll)'s variances, [`MarginRanking`](crate::MarginRanking)'s labels,
-    /// [`Dpo`](crate::Dpo)'s reference, [`CosineEmbedding`](crate::CosineEmbedding)'s labels of rows. Their own `call` takes it. Losses of two tensors refuse it.
+    /// [`Dpo`](crate::Dpo)'s reference, [`CosineEmbedding`](crate::CosineEmbedding)'s labels of rows, [`TripletMargin`](crate::TripletMargin)'s negatives. Their own `call` takes it. Losses of two tensors refuse it.
     pub fn third(mut self, third: &'a [T]) -> Self {
         self.extras.third.input = Some(third);
         self

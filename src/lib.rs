@@ -22,7 +22,7 @@
 //! | overlap | [`DiceLoss`] (and Jaccard), [`GeneralizedDiceLoss`], [`TverskyLoss`] |
 //! | boxes | [`BoxIou`] |
 //! | Kullback-Leibler divergence | [`KlDiv`], [`KlDivProbs`], [`Distillation`], [`Jsd`] |
-//! | embeddings | [`CosineEmbedding`] |
+//! | embeddings | [`CosineEmbedding`], [`TripletMargin`] |
 //! | rankings and preferences | [`MarginRanking`], [`Dpo`] |
 //! | focal | [`SigmoidFocal`], [`SoftmaxFocal`] |
 //! | sums of losses | [`Combined`], [`CombinedRegions`]; of several tasks [`TaskUncertainty`] |

@@ -349,6 +349,9 @@ macro_rules! grads {
     ($input:ident, grad_third($grad:ident)) => {
         [Some($input), None, Some($grad)]
     };
+    ($input:ident, grad_target($grad_target:ident), grad_third($grad_third:ident)) => {
+        [Some($input), Some($grad_target), Some($grad_third)]
+    };
 }
 pub(crate) use grads;
 

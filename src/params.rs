@@ -461,6 +461,16 @@ params! {
         margin: f32,
     }
 
+    /// Triplet margin.
+    struct TripletMarginParams {
+        /// By how much the negative must be further from the anchor than the positive.
+        margin: f32,
+        /// Added to differences.
+        eps: f32,
+        /// Not zero: the negative is as far as it is from anchor or positive, whichever is nearer.
+        swap: u32,
+    }
+
     /// Multi-class margin.
     struct MultiMarginParams {
         /// The margin.

@@ -341,6 +341,10 @@ fn every_loss_agrees_with_the_framework_that_defines_it() {
                 let loss = MarginRanking::new(or("margin", 0.0)).unwrap();
                 c.elementwise(|x, t| loss.call(x, t, &[]));
             }
+            "triplet_margin" => {
+                let loss = TripletMargin::new().margin(or("margin", 1.0)).unwrap().eps(or("eps", 1e-6)).unwrap();
+                c.dense(|x, t, shape| loss.swap(c.flag("swap")).call(x, t, &[], shape));
+            }
             "cosine_embedding" => {
                 let loss = CosineEmbedding::new(or("margin", 0.0)).unwrap();
                 c.dense(|x, t, shape| loss.call(x, t, &[], shape));

@@ -40,7 +40,7 @@ pub const ELEMENTWISE: [&str; 31] = [
 pub const SIZES: [usize; 4] = [1 << 12, 1 << 16, 1 << 20, 1 << 24];
 
 /// ... and those with classes, at these shapes.
-pub const SHAPED: [(&str, &[OuterClassesInner]); 18] = [
+pub const SHAPED: [(&str, &[OuterClassesInner]); 19] = [
     (
         "cross_entropy",
         &[
@@ -64,6 +64,7 @@ pub const SHAPED: [(&str, &[OuterClassesInner]); 18] = [
     ("box_iou[iou]", &[(1 << 20, 4, 1)]),
     ("jsd[beta=0.5", &[(2048, 8192, 1)]),
     ("cosine_embedding[margin=0]", &[(16384, 1000, 1)]),
+    ("triplet_margin[margin=1", &[(16384, 1000, 1)]),
     (DENSE_DICE, &[(4, 4, 1 << 20)]),
     ("dice[index+sigmoid", &[(4, 4, 1 << 20)]),
     ("dice[index+softmax", &[(4, 4, 1 << 20)]),

@@ -25,6 +25,16 @@ struct Reported {
 template <class F> FL constexpr auto reports(int) -> decltype(F::REPORTS) { return F::REPORTS; }
 template <class F> FL constexpr bool reports(long) { return false; }
 
+// Whether the third tensor of a functor has a number for each element, said likewise.
+template <class F> FL constexpr auto of_three(int) -> decltype(F::THIRD) { return F::THIRD; }
+template <class F> FL constexpr bool of_three(long) { return false; }
+
+// Hands an element to a body, with that of the third tensor if it takes one.
+template <bool THIRD, class Body> FL auto hand_element(Body& body, int k, float x, float q, float t) {
+    if constexpr (THIRD) return body(k, x, q, t);
+    else return body(k, x, q);
+}
+
 FL void put_report(const LaunchArgs& a, uint64_t row, const Reported& r, int index) {
     if (a.log_prob) at<float>(a.log_prob)[row] = r.log_prob;
     if (a.entropy) at<float>(a.entropy)[row] = r.entropy;
@@ -48,6 +58,7 @@ template <class T> struct RowBase {
     FL bool is_dense() const { return a.target_kind == FL_TARGET_DENSE; }
     FL bool wants_grad() const { return a.grad_input != 0; }
     FL bool wants_grad_target() const { return a.grad_target != 0; }
+    FL bool wants_grad_third() const { return a.grad_third != 0; }
     // What the third tensor has for the row, of a loss whose third has a number a row.
     FL float label() const { return to_f32(at<const T>(a.third)[number]); }
     // 1 without weights, 0 past the last class.
@@ -66,18 +77,18 @@ template <class T, class G = T> struct GroupRow : RowBase<T> {
     static constexpr bool SHARED = true; // by a group of threads
     static constexpr int V = Pack<T>::N, IN_FLIGHT = 16 / V;
     uint64_t base; // the element where the row begins
-    int slot;      // where in shared memory its packs begin, and behind them those of the dense target
+    int slot;      // where in shared memory its packs begin, and behind them those of the dense target and of the third tensor
     int lead;             // elements of the first pack that are before the row
     int from, mine, room; // packs of this block, and how many have room in shared memory
     unsigned lane, width, ranks, rank, phase;
     bool cached, backward;
 
-    FL explicit GroupRow(const LaunchArgs& a) : RowBase<T>(a) {
+    FL GroupRow(const LaunchArgs& a, bool of_three) : RowBase<T>(a) {
         lane = threadIdx.x, width = blockDim.x, ranks = cluster_ranks(), rank = cluster_rank(), phase = 0;
         cached = a.flags & FL_CACHED;
         room = int((a.classes * sizeof(T) + 31) / 16); // as in plan.rs
         room = (room + ranks - 1) / ranks;
-        const int tensors = this->is_dense() ? 2 : 1;
+        const int tensors = (this->is_dense() ? 2 : 1) + (of_three ? 1 : 0);
         slot = int(threadIdx.y) * room * tensors;
     }
 
@@ -86,6 +97,8 @@ template <class T, class G = T> struct GroupRow : RowBase<T> {
     FL const T* dense() const { return at<const T>(this->a.target) + base; }
     FL G* grad() const { return at<G>(this->a.grad_input) + base; }
     FL T* grad_target() const { return at<T>(this->a.grad_target) + base; }
+    FL const T* third() const { return at<const T>(this->a.third) + base; }
+    FL T* grad_third() const { return at<T>(this->a.grad_third) + base; }
     FL Pack<T>* kept() const { return reinterpret_cast<Pack<T>*>(dynamic_shared()) + slot; }
 
     FL void begin(uint64_t row) {
@@ -209,62 +222,67 @@ template <class T, class G = T> struct GroupRow : RowBase<T> {
         }
     }
 
-    // Hands a pack to body(k, x, q).
-    template <bool INPUT, bool DENSE, class Body> FL static void hand(int k, const Pack<T>& x, const Pack<T>& q, Body body) {
-        float xs[V] = {}, qs[V] = {};
+    // Hands a pack to body(k, x, q, t).
+    template <bool INPUT, bool DENSE, bool THIRD, class Body>
+    FL static void hand(int k, const Pack<T>& x, const Pack<T>& q, const Pack<T>& t, Body body) {
+        float xs[V] = {}, qs[V] = {}, ts[V] = {};
         if (INPUT) decode(x, xs);
         if (DENSE) decode(q, qs);
-        body(k, xs, qs);
+        if (THIRD) decode(t, ts);
+        body(k, xs, qs, ts);
     }
 
-    // Hands the packs of this thread to body(k, x, q), some at a time, all loaded before the first is used; then `flush`. The kernels are
+    // Hands the packs of this thread to body(k, x, q, t), some at a time, all loaded before the first is used; then `flush`. The kernels are
     // bound by the instructions that they issue, of which the loop over kept packs has as few as can be.
-    template <bool INPUT, bool DENSE, class Body, class Flush> FL void packs(float pad, Body body, Flush flush) {
-        if (!cached) return packs_of_memory<INPUT, DENSE>(pad, body, flush);
+    template <bool INPUT, bool DENSE, bool THIRD, class Body, class Flush> FL void packs(float pad, Body body, Flush flush) {
+        if (!cached) return packs_of_memory<INPUT, DENSE, THIRD>(pad, body, flush);
         constexpr int U = DENSE ? 1 : 2;
         const int step = int(width);
         const Pack<T>* from = kept() + lane;
         int j = lane, k = first_of(lane);
 #pragma unroll 1
         for (; j + (U - 1) * step < mine; j += U * step, k += U * step * V, from += U * step) {
-            Pack<T> x[U], q[U];
+            Pack<T> x[U], q[U], t[U];
 #pragma unroll
             for (int u = 0; u < U; ++u) {
                 if (INPUT) x[u] = load_kept(from + u * step);
                 if (DENSE) q[u] = load_kept(from + room + u * step);
+                if (THIRD) t[u] = load_kept(from + 2 * room + u * step);
             }
 #pragma unroll
-            for (int u = 0; u < U; ++u) hand<INPUT, DENSE>(k + u * step * V, x[u], q[u], body);
+            for (int u = 0; u < U; ++u) hand<INPUT, DENSE, THIRD>(k + u * step * V, x[u], q[u], t[u], body);
             flush();
         }
         if (U > 1 && j < mine) {
-            Pack<T> x, q;
+            Pack<T> x, q, t;
             if (INPUT) x = load_kept(from);
             if (DENSE) q = load_kept(from + room);
-            hand<INPUT, DENSE>(k, x, q, body);
+            if (THIRD) t = load_kept(from + 2 * room);
+            hand<INPUT, DENSE, THIRD>(k, x, q, t, body);
             flush();
         }
     }
 
-    template <bool INPUT, bool DENSE, class Body, class Flush> FL void packs_of_memory(float pad, Body body, Flush flush) {
-        constexpr int U = DENSE ? (IN_FLIGHT + 1) / 2 : IN_FLIGHT;
+    template <bool INPUT, bool DENSE, bool THIRD, class Body, class Flush> FL void packs_of_memory(float pad, Body body, Flush flush) {
+        constexpr int U = THIRD ? (IN_FLIGHT + 2) / 3 : (DENSE ? (IN_FLIGHT + 1) / 2 : IN_FLIGHT);
         const int step = int(width) * U, steps = (mine + step - 1) / step;
 #pragma unroll 1
         for (int s = 0; s < steps; ++s) {
             const int first = (backward ? steps - 1 - s : s) * step + lane;
-            Pack<T> x[U], q[U];
+            Pack<T> x[U], q[U], t[U];
 #pragma unroll
             for (int u = 0; u < U; ++u) {
                 const int j = first + u * int(width), k = first_of(j);
                 if (j < mine) {
                     if (INPUT) x[u] = fetch(input(), k, pad);
                     if (DENSE) q[u] = fetch(dense(), k, pad);
+                    if (THIRD) t[u] = fetch(third(), k, pad);
                 }
             }
 #pragma unroll
             for (int u = 0; u < U; ++u) {
                 const int j = first + u * int(width);
-                if (j < mine) hand<INPUT, DENSE>(first_of(j), x[u], q[u], body);
+                if (j < mine) hand<INPUT, DENSE, THIRD>(first_of(j), x[u], q[u], t[u], body);
             }
             flush();
         }
@@ -273,26 +291,27 @@ template <class T, class G = T> struct GroupRow : RowBase<T> {
 
     // --- looks ---
 
-    template <bool FIRST, bool DENSE, class Body, class Flush> FL void look(float pad, Body body, Flush flush) {
+    template <bool FIRST, bool DENSE, bool THIRD, class Body, class Flush> FL void look(float pad, Body body, Flush flush) {
         if (FIRST && cached) {
             keep(kept(), input(), pad);
             if (DENSE) keep(kept() + room, dense(), pad);
+            if (THIRD) keep(kept() + 2 * room, third(), pad);
             wait_for_copies();
         }
-        packs<true, DENSE>(pad, [&](int k, const float(&x)[V], const float(&q)[V]) {
+        packs<true, DENSE, THIRD>(pad, [&](int k, const float(&x)[V], const float(&q)[V], const float(&t)[V]) {
 #pragma unroll
-            for (int i = 0; i < V; ++i) body(k + i, x[i], q[i]);
+            for (int i = 0; i < V; ++i) hand_element<THIRD>(body, k + i, x[i], q[i], t[i]);
         }, flush);
     }
 
     // Writes the gradients that body(k, x, q) says, to `out`, but special() for class `except`, if that is one.
-    template <bool INPUT, bool DENSE, class S, class Special, class Body>
+    template <bool INPUT, bool DENSE, bool THIRD, class S, class Special, class Body>
     FL void write(S* out, float pad, int except, Special special, Body body) {
         const bool straight = this->straight(out);
-        packs<INPUT, DENSE>(pad, [&](int k, const float(&x)[V], const float(&q)[V]) {
+        packs<INPUT, DENSE, THIRD>(pad, [&](int k, const float(&x)[V], const float(&q)[V], const float(&t)[V]) {
             float g[V];
 #pragma unroll
-            for (int i = 0; i < V; ++i) g[i] = body(k + i, x[i], q[i]);
+            for (int i = 0; i < V; ++i) g[i] = hand_element<THIRD>(body, k + i, x[i], q[i], t[i]);
             if (unsigned(except - k) < V) {
                 const float there = special();
 #pragma unroll
@@ -311,7 +330,7 @@ template <class T, class G = T> struct ColumnRow : RowBase<T> {
     uint64_t base, stride;
     bool cached;
 
-    FL explicit ColumnRow(const LaunchArgs& a) : RowBase<T>(a) {
+    FL ColumnRow(const LaunchArgs& a, bool) : RowBase<T>(a) {
         cached = a.flags & FL_CACHED;
         stride = a.inner;
     }
@@ -320,6 +339,8 @@ template <class T, class G = T> struct ColumnRow : RowBase<T> {
     FL const T* dense() const { return at<const T>(this->a.target) + base; }
     FL G* grad() const { return at<G>(this->a.grad_input) + base; }
     FL T* grad_target() const { return at<T>(this->a.grad_target) + base; }
+    FL const T* third() const { return at<const T>(this->a.third) + base; }
+    FL T* grad_third() const { return at<T>(this->a.grad_third) + base; }
     FL T* kept() const { return reinterpret_cast<T*>(dynamic_shared()) + threadIdx.x; }
 
     FL void begin(uint64_t row) {
@@ -332,67 +353,72 @@ template <class T, class G = T> struct ColumnRow : RowBase<T> {
     template <class X, int N, class Op> FL void reduce(X (&)[N], Op) {}
     FL void end() {}
 
-    // Hands `count` classes from `first` on to body(k, x, q).
-    template <int COUNT, bool INPUT, bool DENSE, bool KEPT, bool KEEP, class Body>
-    FL void some_classes(int first, const T* input, const T* dense, T* kept, Body body) {
+    // Hands `count` classes from `first` on to body(k, x, q, t).
+    template <int COUNT, bool INPUT, bool DENSE, bool THIRD, bool KEPT, bool KEEP, class Body>
+    FL void some_classes(int first, const T* input, const T* dense, const T* third, T* kept, Body body) {
         const int beside = KEPT || KEEP ? this->classes * int(blockDim.x) : 0;
-        T x[COUNT], q[COUNT];
+        T x[COUNT], q[COUNT], t[COUNT];
 #pragma unroll
         for (int u = 0; u < COUNT; ++u) {
             if (INPUT) x[u] = KEPT ? kept[u * int(blockDim.x)] : input[u * stride];
             if (DENSE) q[u] = KEPT ? kept[beside + u * int(blockDim.x)] : dense[u * stride];
+            if (THIRD) t[u] = KEPT ? kept[2 * beside + u * int(blockDim.x)] : third[u * stride];
         }
 #pragma unroll
         for (int u = 0; u < COUNT; ++u) {
             if (INPUT && KEEP) kept[u * int(blockDim.x)] = x[u];
             if (DENSE && KEEP) kept[beside + u * int(blockDim.x)] = q[u];
-            body(first + u, INPUT ? to_f32(x[u]) : 0.0f, DENSE ? to_f32(q[u]) : 0.0f);
+            if (THIRD && KEEP) kept[2 * beside + u * int(blockDim.x)] = t[u];
+            body(first + u, INPUT ? to_f32(x[u]) : 0.0f, DENSE ? to_f32(q[u]) : 0.0f, THIRD ? to_f32(t[u]) : 0.0f);
         }
     }
 
-    template <bool INPUT, bool DENSE, bool KEPT, bool KEEP, class Body, class Flush> FL void classes_of(Body body, Flush flush) {
+    template <bool INPUT, bool DENSE, bool THIRD, bool KEPT, bool KEEP, class Body, class Flush> FL void classes_of(Body body, Flush flush) {
         const int classes = this->classes;
         // Where there is no tensor there is no address to add to.
-        const T *input = INPUT ? this->input() : nullptr, *dense = DENSE ? this->dense() : nullptr;
+        const T *input = INPUT ? this->input() : nullptr, *dense = DENSE ? this->dense() : nullptr, *third = THIRD ? this->third() : nullptr;
         T* kept = KEPT || KEEP ? this->kept() : nullptr;
         int k = 0;
 #pragma unroll 1
         for (; k + U <= classes; k += U) {
-            some_classes<U, INPUT, DENSE, KEPT, KEEP>(k, input, dense, kept, body);
+            some_classes<U, INPUT, DENSE, THIRD, KEPT, KEEP>(k, input, dense, third, kept, body);
             if (INPUT) input += U * stride;
             if (DENSE) dense += U * stride;
+            if (THIRD) third += U * stride;
             if (KEPT || KEEP) kept += U * int(blockDim.x);
             flush();
         }
 #pragma unroll 1
         for (; k < classes; ++k) {
-            some_classes<1, INPUT, DENSE, KEPT, KEEP>(k, input, dense, kept, body);
+            some_classes<1, INPUT, DENSE, THIRD, KEPT, KEEP>(k, input, dense, third, kept, body);
             if (INPUT) input += stride;
             if (DENSE) dense += stride;
+            if (THIRD) third += stride;
             if (KEPT || KEEP) kept += blockDim.x;
         }
         flush();
     }
 
-    template <bool FIRST, bool DENSE, class Body, class Flush> FL void look(float, Body body, Flush flush) {
-        if (!cached) classes_of<true, DENSE, false, false>(body, flush);
-        else classes_of<true, DENSE, !FIRST, FIRST>(body, flush);
+    template <bool FIRST, bool DENSE, bool THIRD, class Body, class Flush> FL void look(float, Body body, Flush flush) {
+        auto one = [&](int k, float x, float q, float t) { hand_element<THIRD>(body, k, x, q, t); };
+        if (!cached) classes_of<true, DENSE, THIRD, false, false>(one, flush);
+        else classes_of<true, DENSE, THIRD, !FIRST, FIRST>(one, flush);
     }
 
-    template <bool INPUT, bool DENSE, class S, class Special, class Body>
+    template <bool INPUT, bool DENSE, bool THIRD, class S, class Special, class Body>
     FL void write(S* out, float, int except, Special special, Body body) {
         const float there = special();
         const bool add = this->a.flags & FL_ACCUMULATE;
         S* to = out;
-        auto put = [&](int k, float x, float q) {
-            const float g = k == except ? there : body(k, x, q);
+        auto put = [&](int k, float x, float q, float t) {
+            const float g = k == except ? there : hand_element<THIRD>(body, k, x, q, t);
             // A branch: what is there is not read where nothing is added to it.
             if (add) *to = from_f32<S>(to_f32(*to) + g);
             else *to = from_f32<S>(g);
             to += stride;
         };
-        if (!cached) classes_of<INPUT, DENSE, false, false>(put, [] {});
-        else classes_of<INPUT, DENSE, true, false>(put, [] {});
+        if (!cached) classes_of<INPUT, DENSE, THIRD, false, false>(put, [] {});
+        else classes_of<INPUT, DENSE, THIRD, true, false>(put, [] {});
     }
 };
 
@@ -400,14 +426,14 @@ template <class T, class G = T> struct ColumnRow : RowBase<T> {
 
 // The first look, which also keeps the row; `pad` is what lies beyond its ends.
 template <bool DENSE = false, class Row, class Body> FL void first(Row& row, float pad, Body body) {
-    row.template look<true, DENSE>(pad, body, [] {});
+    row.template look<true, DENSE, false>(pad, body, [] {});
 }
 template <bool DENSE = false, class Row, class Body, class Flush> FL void first(Row& row, float pad, Body body, Flush flush) {
-    row.template look<true, DENSE>(pad, body, flush);
+    row.template look<true, DENSE, false>(pad, body, flush);
 }
 // Another look. `flush` is called every few classes, to empty sums in f32 into larger ones.
 template <bool DENSE = false, class Row, class Body, class Flush> FL void again(Row& row, float pad, Body body, Flush flush) {
-    row.template look<false, DENSE>(pad, body, flush);
+    row.template look<false, DENSE, false>(pad, body, flush);
 }
 struct Zero {
     FL float operator()() const { return 0.0f; }
@@ -415,15 +441,23 @@ struct Zero {
 // Writes gradients for the input, special() for one class.
 template <bool DENSE = false, class Row, class Body, class Special = Zero>
 FL void put(Row& row, float pad, Body body, int except = -1, Special special = {}) {
-    row.template write<true, DENSE>(row.grad(), pad, except, special, body);
+    row.template write<true, DENSE, false>(row.grad(), pad, except, special, body);
 }
 // The same without looking at the row.
 template <class Row, class Body, class Special = Zero> FL void put_blindly(Row& row, Body body, int except = -1, Special special = {}) {
-    row.template write<false, false>(row.grad(), 0.0f, except, special, [&](int k, float, float) { return body(k); });
+    row.template write<false, false, false>(row.grad(), 0.0f, except, special, [&](int k, float, float) { return body(k); });
 }
 // Writes gradients for dense targets.
 template <class Row, class Body> FL void put_target(Row& row, float pad, Body body) {
-    row.template write<true, true>(row.grad_target(), pad, -1, Zero(), body);
+    row.template write<true, true, false>(row.grad_target(), pad, -1, Zero(), body);
+}
+
+// The first look of a loss of three tensors, at body(k, x, q, t), with zeros beyond the ends of the row; and gradients for one of the three.
+template <class Row, class Body, class Flush> FL void first_of_three(Row& row, Body body, Flush flush) {
+    row.template look<true, true, true>(0.0f, body, flush);
+}
+template <class Row, class T, class Body> FL void put_of_three(Row& row, T* out, Body body) {
+    row.template write<true, true, true>(out, 0.0f, -1, Zero(), body);
 }
 
 struct Add {
@@ -468,7 +502,7 @@ template <class F, class T, class Row> FL void rows(const LaunchArgs& a, const F
         : scale_of(a, a.losses, [&](uint64_t r) { return share_of(a, r); });
     const uint64_t start = tile * a.tile, end = start + a.tile < a.losses ? start + a.tile : a.losses;
     double total = 0.0;
-    Row row(a);
+    Row row(a, of_three<F>(0));
     // The index of the next row is fetched while a row is at work.
     const bool indexed = has_index(a);
     int64_t next = indexed && start + first < end ? index_of(a, start + first) : -1;

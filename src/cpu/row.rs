@@ -20,6 +20,7 @@ pub(crate) struct Row<'a, T> {
     pub(crate) classes: usize,
     pub(super) input: Strided<Src<'a, T>>,
     pub(crate) target: RowTarget<'a, T>,
+    pub(super) third: Option<Src<'a, T>>,
     /// The number that the third tensor has for the row, of a loss with such.
     pub(crate) label: f32,
     /// The weight of every class.
@@ -28,6 +29,7 @@ pub(crate) struct Row<'a, T> {
     pub(crate) scale: f32,
     pub(super) grad_input: Option<(Dst<'a, T>, Mode)>,
     pub(super) grad_target: Option<(Dst<'a, T>, Mode)>,
+    pub(super) grad_third: Option<(Dst<'a, T>, Mode)>,
     /// Room for two rows.
     pub(crate) keep: &'a mut [Kept; 2],
     /// What else the row tells, of a loss that reports.
@@ -152,6 +154,12 @@ impl<T: Element> Row<'_, T> {
         }
     }
 
+    /// Elements `k..k + 16` of the third tensor, of a loss that has one of the input's shape.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn third<S: Machine, P: Span>(&self, s: S, k: usize, p: P, pad: f32) -> F32s<S> {
+        self.third.map_or(s.zero(), |third| self.load(s, third, k, p, pad))
+    }
+
     #[cfg_attr(optimized, inline(always))]
     fn load<S: Machine, P: Span>(&self, s: S, src: Src<'_, T>, k: usize, p: P, pad: f32) -> F32s<S> {
         let Strided { base, stride, .. } = self.input;
@@ -194,6 +202,12 @@ impl<T: Element> Row<'_, T> {
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn put_target<S: Machine, P: Span>(&self, s: S, k: usize, p: P, grad: F32s<S>) {
         self.store(s, self.grad_target, k, p, grad);
+    }
+
+    /// Writes the gradient for elements `k..k + 16` of the third tensor.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn put_third<S: Machine, P: Span>(&self, s: S, k: usize, p: P, grad: F32s<S>) {
+        self.store(s, self.grad_third, k, p, grad);
     }
 
     #[cfg_attr(optimized, inline(always))]

@@ -39,6 +39,8 @@ pub(crate) trait Rowwise: Copy + Send + Sync {
     const REPORTS: bool = false;
     /// It has a third tensor.
     const THIRD: Option<ThirdOf> = None;
+    /// It has a gradient for it.
+    const GRAD_THIRD: bool = false;
 
     /// Rows with this index are left out.
     fn ignore_index(&self) -> Option<i64> {
@@ -72,8 +74,8 @@ struct Plan<'a, T> {
     grad_output: Option<&'a [f32]>,
     grad_input: Option<(Dst<'a, T>, Mode)>,
     grad_target: Option<(Dst<'a, T>, Mode)>,
-    /// One number a row.
-    labels: Option<Src<'a, T>>,
+    third: Option<Src<'a, T>>,
+    grad_third: Option<(Dst<'a, T>, Mode)>,
     scale: f32,
     report: HostReport<'a>,
 }
@@ -96,7 +98,7 @@ pub(crate) fn run<T: Element, F: Rowwise>(loss: F, request: Request<'_, T>) -> R
     check_classes(F::NAME, F::CLASSES, shape)?;
     let rows = shape.rows();
     let third = F::THIRD.map(|of| if of == ThirdOf::Rows { rows } else { n });
-    let third = extras.third.check(F::NAME, third, false)?;
+    let third = extras.third.check(F::NAME, third, F::GRAD_THIRD)?;
     if extras.class_weight.is_some() && !F::CLASS_WEIGHT {
         return Err(unsupported("a class weight"));
     }
@@ -163,7 +165,8 @@ pub(crate) fn run<T: Element, F: Rowwise>(loss: F, request: Request<'_, T>) -> R
         grad_output,
         grad_input: request.grad_input.map(|g| (g, Mode::new(extras.accumulate, request.in_place, bytes))),
         grad_target: extras.grad_target.map(|g| (g, Mode::new(extras.accumulate, false, bytes))),
-        labels: third,
+        third,
+        grad_third: extras.third.grad.map(|g| (g, Mode::new(extras.accumulate, false, bytes))),
         scale: (f64::from(extras.grad_output) / denominator) as f32,
         report: extras.report,
     };
@@ -234,12 +237,17 @@ impl<T: Element, F: Rowwise> Tile<'_, '_, T, F> {
                 classes: shape.classes,
                 input: Strided { buffer: plan.input, base: plan.base(r), stride: shape.inner },
                 target: plan.target,
-                // SAFETY: there is one for each row, and nobody writes them.
-                label: plan.labels.map_or(0.0, |labels| unsafe { labels.get(r) }),
+                third: plan.third,
+                label: match (F::THIRD, plan.third) {
+                    // SAFETY: there is one for each row, and nobody writes them.
+                    (Some(ThirdOf::Rows), Some(labels)) => unsafe { labels.get(r) },
+                    _ => 0.0,
+                },
                 class_weight: plan.class_weight,
                 scale,
                 grad_input: plan.grad_input.map(|(grad, mode)| (grad, mode.at(grad, plan.base(r)))),
                 grad_target: plan.grad_target.map(|(grad, mode)| (grad, mode.at(grad, plan.base(r)))),
+                grad_third: plan.grad_third.map(|(grad, mode)| (grad, mode.at(grad, plan.base(r)))),
                 keep: &mut keep,
                 report: Reported::NOTHING,
             };

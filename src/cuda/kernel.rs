@@ -108,7 +108,7 @@ macro_rules! words {
 }
 words! {
     NoParams MseParams HuberParams SmoothL1Params QuantileParams PoissonNllParams GaussianNllParams MarginRankingParams DpoParams
-    JsdParams BoxIouParams CosineEmbeddingParams BceParams BceWithLogitsParams HingeParams KlDivProbsParams
+    JsdParams BoxIouParams CosineEmbeddingParams TripletMarginParams BceParams BceWithLogitsParams HingeParams KlDivProbsParams
     SigmoidFocalParams GanTermParams CrossEntropyParams CrossEntropyProbsParams SoftmaxFocalParams
     DistillationParams MultiMarginParams GradientPenaltyParams DiceParams TermsParams DiceCrossEntropyParams DiceLogitsParams HeadParams
 }
@@ -202,6 +202,7 @@ impl Kernel {
             class_weight: F::CLASS_WEIGHT,
             grad_target: F::GRAD_TARGET,
             third: F::THIRD,
+            grad_third: F::GRAD_THIRD,
             classes: F::CLASSES,
             mean_by_class_weight: F::MEAN_BY_CLASS_WEIGHT,
             ..Takes::NOTHING

@@ -7,6 +7,7 @@ use super::plan::{self, Limits, Plan};
 use super::request::{Average, Dtype, Memory, Output, Request, Sizes, Targets};
 use crate::error::{Error, Result, check_len};
 use crate::reduction::Reduction;
+use crate::third::ThirdOf;
 
 /// What launches kernels: a GPU's stream, or the runtime of the tests.
 pub trait Launch {
@@ -36,7 +37,8 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
     let Request { input, targets, dtype, grad_input, .. } = *request;
     let [outer, classes, inner] = sizes.dims.map(|n| n as u64);
     let (target_kind, target) = targets.parts();
-    let tensors = if target_kind == TARGET_DENSE { 2 } else { 1 };
+    let third = u64::from(kernel.takes.third == Some(ThirdOf::Elements));
+    let tensors = third + if target_kind == TARGET_DENSE { 2 } else { 1 };
     let plan = match kernel.family {
         Family::Elements if kernel.terms.is_some() => plan::combined(input.len as u64, dtype.bytes),
         Family::Elements => plan::elementwise(input.len as u64),

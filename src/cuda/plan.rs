@@ -57,7 +57,7 @@ pub fn combined(n: u64, bytes: u64) -> Plan {
     Plan { scratch: u64::from(plan.grid * MAX_TERMS) * 8, shared: shared as u32, ..plan }
 }
 
-/// Row-wise losses of `rows` rows; `tensors` is 2 where targets are dense, else 1.
+/// Row-wise losses of `rows` rows; `tensors` is 2 where targets are dense, else 1, and one more where there is a third.
 pub fn rowwise(rows: u64, classes: u64, inner: u64, bytes: u64, tensors: u64, limits: Limits) -> Plan {
     // How many rows each of `at_once` groups does one after another, so that there are not too many partial sums.
     let tile = |at_once: u64, blocks: u64| at_once * rows.div_ceil(at_once * (u64::from(MAX_PARTIALS) / blocks)).max(1);

@@ -59,6 +59,28 @@ pub(crate) mod sharded;
 /// assert_eq!(grad[6..], [0.0; 3]);
 /// # Ok(()) }
 /// ```
+///
+/// # Contrastive learning
+///
+/// InfoNCE, and its symmetric form, which trained CLIP, are cross-entropies of a matrix of logits `z = scale * similarity` whose row `i`
+/// belongs to column `i`: by rows, and by columns with the classes on axis 1, which adds to the gradient. For the logarithm of a learned
+/// scale the gradient of a row is `sum_k (p_k - [k = t]) z_k`, which is its loss less its entropy: both are reported. With f16 and bf16
+/// the gradient is rounded after each of the two calls.
+///
+/// ```
+/// use fused_loss::{CrossEntropy, Reduction, Shape};
+/// # fn main() -> fused_loss::Result<()> {
+/// let (n, logits, diagonal) = (2, [3.0f32, 1.0, -1.0, 2.0], [0u32, 1]);
+/// let (mut grad, mut value, mut on_log_scale) = ([0.0; 4], 0.0, 0.0);
+/// for shape in [Shape::from((n, n)), Shape::from([1, n, n])] {
+///     let (mut log_prob, mut entropy) = ([0.0; 2], [0.0; 2]);
+///     let call = CrossEntropy::new().call(&logits, &diagonal, shape).log_prob(&mut log_prob).entropy(&mut entropy);
+///     value += 0.5 * call.grad_output(0.5).accumulate().forward_backward(Reduction::Mean, &mut grad)?;
+///     on_log_scale += log_prob.iter().zip(entropy).map(|(lp, h)| 0.5 * (-lp - h) / n as f32).sum::<f32>();
+/// }
+/// assert!((value - 0.126_731_7_f32).abs() < 1e-6 && (on_log_scale + 0.180_392_4_f32).abs() < 1e-6);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CrossEntropy {
     params: CrossEntropyParams,

@@ -32,6 +32,7 @@ mod relativistic;
 mod reporting;
 mod soft_margin;
 mod target_weights;
+mod triplet;
 mod uncertainty;
 
 pub use bce::{Bce, BceWithLogits};
@@ -62,6 +63,7 @@ pub use quantile::Quantile;
 pub use ranking::MarginRanking;
 pub use relativistic::{RelativisticAverage, RelativisticPair};
 pub use soft_margin::SoftMargin;
+pub use triplet::TripletMargin;
 pub use uncertainty::TaskUncertainty;
 
 /// Makes a [`Pointwise`](crate::cpu::elementwise::Pointwise) type a [`Loss`](crate::Loss).

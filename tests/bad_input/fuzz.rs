@@ -176,6 +176,7 @@ fn no_option_that_was_taken_makes_a_call_panic() {
                 TverskyLoss::new(a, b).and_then(|l| l.softmax().smooth(c)) => |l| l.call(&x, indices, shape);
                 MarginRanking::new(a) => |l| l.call(&x, &t, &x);
                 Dpo::new(a).and_then(|l| l.label_smoothing(b)) => |l| l.call(&x, &t, &t);
+                TripletMargin::new().margin(a).and_then(|l| l.eps(b)) => |l| l.swap(true).call(&x, &t, &x, shape);
                 CosineEmbedding::new(a) => |l| l.call(&x, &t, labels, shape);
                 Jsd::new().beta(a).and_then(|l| l.temperature(b)) => |l| l.call(&x, dense, shape);
                 Quantile::new(a) => |l| l.call(&x, &t);

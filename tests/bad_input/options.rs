@@ -68,6 +68,8 @@ const SETTERS: &[Setter] = &[
     ("beta", |x| Dpo::new(x).map(drop), &[1e-37, HUGE], &[0.0, TINY, -1.0, INF, -INF, NAN]),
     ("label_smoothing", |x| Dpo::default().label_smoothing(x).map(drop), &[0.0, 0.499], &[0.5, -TINY, INF, NAN]),
     ("margin", |x| CosineEmbedding::new(x).map(drop), &[-1.0, 0.0, 1.0], &[-1.0001, 1.0001, INF, -INF, NAN]),
+    ("margin", |x| TripletMargin::new().margin(x).map(drop), &[TINY, HUGE], &[0.0, -1.0, INF, -INF, NAN]),
+    ("eps", |x| TripletMargin::new().eps(x).map(drop), &[0.0, HUGE], &[-TINY, INF, -INF, NAN]),
     ("beta", |x| Jsd::new().beta(x).map(drop), &[TINY, 1.0], &[0.0, -TINY, 1.0001, INF, -INF, NAN]),
     ("temperature", |x| Jsd::new().temperature(x).map(drop), &[1e-30, 1e18], &[0.0, -1.0, TINY, INF, -INF, NAN]),
     ("gamma", |x| TverskyLoss::default().focal(x).map(drop), &[TINY, HUGE], &[0.0, -0.0, -1.0, INF, -INF, NAN]),

@@ -38,6 +38,18 @@ fn there_is_a_label_for_each_row() {
 }
 
 #[test]
+fn a_negative_is_as_long_as_its_anchor() {
+    let (x, mut grad, mut grad_third) = ([0.5f32; 6], [100.0; 6], [100.0; 5]);
+    let triplet = TripletMargin::new();
+    let length = |what, got| Err(Error::Length { what, expected: 6, got });
+    assert_eq!(triplet.forward(&x, &x, &x[..2], (2, 3), Mean), length("third", 2));
+    assert_eq!(triplet.forward(&x, &x[..5], &x, (2, 3), Mean), length("target", 5));
+    let call = triplet.call(&x, &x, &x, (2, 3)).grad_third(&mut grad_third);
+    assert_eq!(call.forward_backward(Mean, &mut grad), length("grad_third", 5));
+    assert_eq!((grad, grad_third), ([100.0; 6], [100.0; 5]));
+}
+
+#[test]
 fn a_box_has_four_numbers() {
     let (x, mut grad) = ([0.5f32; 6], [100.0; 6]);
     let error = BoxIou::giou().forward_backward(&x, &x, (2, 3), Mean, &mut grad).unwrap_err();

@@ -111,6 +111,11 @@ pub fn corners(rng: &mut Rng, part: f64) -> Vec<f64> {
     [x, y, x + w + 1, y + h + 1].map(|whole| whole as f64 + part + rng.uniform(0.0, 0.3)).to_vec()
 }
 
+/// A whole number of -2 to 2 and `part` to `part + 0.2`: clear of those of another part.
+pub fn apart(rng: &mut Rng, part: f64) -> f64 {
+    rng.below(5) as f64 - 2.0 + part + rng.uniform(0.0, 0.2)
+}
+
 /// A distribution, a one-hot one every fourth time; some classes have nothing.
 fn distribution(rng: &mut Rng, classes: usize, always_hard: bool) -> Vec<f64> {
     let mut q = vec![0.0; classes];
@@ -150,6 +155,11 @@ impl Dims {
     /// Where class `k` of row `r` is.
     pub fn at(self, r: usize, k: usize) -> usize {
         (r / self.inner * self.classes + k) * self.inner + r % self.inner
+    }
+
+    /// The numbers of row `r`.
+    pub fn row(self, x: &[f64], r: usize) -> Vec<f64> {
+        (0..self.classes).map(|k| x[self.at(r, k)]).collect()
     }
 
     /// As the crate takes it: classes on the last axis if nothing comes after them, on axis 1 otherwise.
@@ -229,9 +239,11 @@ impl<T: Element> Problem<T> {
                         indices.push(index);
                         class = usize::try_from(index).ok().filter(|&t| t < dims.classes);
                     } else if let Targets::Dense(kind) = case.targets {
-                        let teacher = matches!(kind, Dense::Logits | Dense::Embedding | Dense::Boxes);
+                        let teacher =
+                            matches!(kind, Dense::Logits | Dense::Embedding | Dense::Positives | Dense::Boxes);
                         let q = match kind {
                             Dense::Boxes => corners(&mut rng, 0.6),
+                            Dense::Positives => (0..dims.classes).map(|_| apart(&mut rng, 0.35)).collect(),
                             Dense::Embedding => draw(&mut rng, round::<T>, dims.classes, None),
                             Dense::Logits => (0..dims.classes).map(|_| logit(&mut rng)).collect(),
                             _ => distribution(&mut rng, dims.classes, kind == Dense::OneHot),
@@ -258,8 +270,15 @@ impl<T: Element> Problem<T> {
         let third = case.third.as_ref().map(|third| match &third.draw {
             DrawThird::Element(draw) => input.iter().zip(&dense).map(|(&x, &t)| draw(&mut rng, x, t)).collect(),
             DrawThird::Label(draw) => {
-                let row = |x: &[f64], r| (0..dims.classes).map(|k| x[dims.at(r, k)]).collect::<Vec<f64>>();
-                (0..dims.rows()).map(|r| draw(&mut rng, &row(&input, r), &row(&dense, r))).collect()
+                (0..dims.rows()).map(|r| draw(&mut rng, &dims.row(&input, r), &dims.row(&dense, r))).collect()
+            }
+            DrawThird::Row(draw) => {
+                let mut third = vec![0.0; dims.elements()];
+                for r in 0..dims.rows() {
+                    let row = draw(&mut rng, round::<T>, &dims.row(&input, r), &dims.row(&dense, r));
+                    row.into_iter().enumerate().for_each(|(k, x)| third[dims.at(r, k)] = x);
+                }
+                third
             }
         });
         let storage = |x: Vec<f64>| x.into_iter().map(|x| T::from_f32(x as f32)).collect();

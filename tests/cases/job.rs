@@ -198,5 +198,5 @@ any_loss! {
     of_three: GaussianNll MarginRanking Dpo;
     classes: CrossEntropy CrossEntropyProbs Nll SoftmaxFocal CategoricalHinge MultiMargin Distillation DiceLoss
         TverskyLoss GeneralizedDiceLoss Jsd BoxIou;
-    rows_of_three: CosineEmbedding;
+    rows_of_three: CosineEmbedding TripletMargin;
 }

@@ -46,18 +46,23 @@ pub type DrawBeside = fn(&mut Rng, f64, f64) -> f64;
 /// Draws a label of a row, given those of input and target.
 pub type DrawLabel = Box<dyn Fn(&mut Rng, &[f64], &[f64]) -> f64 + Send + Sync>;
 
+/// Draws a row of the third tensor, given those of input and target.
+pub type DrawThirdRow = Box<dyn Fn(&mut Rng, Round, &[f64], &[f64]) -> Vec<f64> + Send + Sync>;
+
 /// Draws a part of the third tensor, given those of input and target.
 pub enum DrawThird {
     Element(DrawBeside),
     /// The number of a row.
     Label(DrawLabel),
+    /// A row.
+    Row(DrawThirdRow),
 }
 
 impl Third {
     /// How many numbers there are.
     pub fn len(&self, dims: Dims) -> usize {
         match self.draw {
-            DrawThird::Element(_) => dims.elements(),
+            DrawThird::Element(_) | DrawThird::Row(_) => dims.elements(),
             DrawThird::Label(_) => dims.rows(),
         }
     }
@@ -113,6 +118,8 @@ pub enum Dense {
     Logits,
     /// Drawn as the input is.
     Embedding,
+    /// Clear of the anchors and negatives of a triplet.
+    Positives,
     /// Corners of boxes.
     Boxes,
 }
@@ -171,6 +178,14 @@ impl Case {
 
     fn with_labels(mut self, draw: impl Fn(&mut Rng, &[f64], &[f64]) -> f64 + Send + Sync + 'static) -> Self {
         self.third = Some(Third { draw: DrawThird::Label(Box::new(draw)), step: None });
+        self
+    }
+
+    fn with_third_rows(
+        mut self,
+        draw: impl Fn(&mut Rng, Round, &[f64], &[f64]) -> Vec<f64> + Send + Sync + 'static,
+    ) -> Self {
+        self.third = Some(Third { draw: DrawThird::Row(Box::new(draw)), step: Some(STEP) });
         self
     }
 

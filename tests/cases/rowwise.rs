@@ -28,6 +28,7 @@ pub fn cases() -> Vec<Case> {
     penalties(&mut cases);
     boxes(&mut cases);
     cosines(&mut cases);
+    triplets(&mut cases);
     cases
 }
 
@@ -236,6 +237,26 @@ fn cosines(cases: &mut Vec<Case>) {
             // The cosine moves by less than this between the ends of a difference.
             1 | 2 if (book::cosine(x, t) - f64::from(margin)).abs() > CLEAR => -1.0,
             _ => 1.0,
+        }));
+    }
+}
+
+fn triplets(cases: &mut Vec<Case>) {
+    for (margin, eps, swap) in [(1.0f32, 1e-6f32, false), (0.5, 0.0, true), (2.0, 1e-3, true)] {
+        let loss = TripletMargin::new().margin(margin).unwrap().eps(eps).unwrap().swap(swap);
+        let (margin_wide, eps_wide) = (f64::from(margin), f64::from(eps));
+        let value = move |a: &[f64], p: &[f64], n: &[f64]| book::triplet_margin(a, p, n, margin_wide, eps_wide, swap);
+        let name = name(&format!("triplet_margin[margin={margin}+eps={eps}]"), &[(swap, "swap")]);
+        let case = case(name, loss, Targets::Dense(Dense::Positives), rows(|rng| apart(rng, 0.0)), value);
+        cases.push(case.grad_target(STEP).with_third_rows(move |rng, round, a, p| {
+            loop {
+                let n: Vec<f64> = a.iter().map(|_| round(apart(rng, 0.7))).collect();
+                let [near, far, between] = [(a, p), (a, &n), (p, &n)].map(|(a, b)| book::distance(a, b, eps_wide));
+                let nearer = if swap { far.min(between) } else { far };
+                if (near - nearer + margin_wide).abs() > CLEAR && (!swap || (far - between).abs() > CLEAR) {
+                    return n;
+                }
+            }
         }));
     }
 }

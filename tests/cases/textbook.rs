@@ -333,6 +333,18 @@ pub fn cosine(x: &[f64], t: &[f64]) -> f64 {
     dot(x, t) / ((dot(x, x) + 1e-12) * (dot(t, t) + 1e-12)).sqrt()
 }
 
+/// PyTorch's, of Euclidean distances.
+pub fn triplet_margin(a: &[f64], p: &[f64], n: &[f64], margin: f64, eps: f64, swap: bool) -> f64 {
+    let far = distance(a, n, eps);
+    let far = if swap { far.min(distance(p, n, eps)) } else { far };
+    (distance(a, p, eps) - far + margin).max(0.0)
+}
+
+/// PyTorch's `pairwise_distance`, which adds eps to the differences.
+pub fn distance(a: &[f64], b: &[f64], eps: f64) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (a - b + eps).powi(2)).sum::<f64>().sqrt()
+}
+
 /// Of WGAN-GP.
 pub fn wgan_gp(g: &[f64], lambda: f64) -> f64 {
     lambda * (dot(g, g).sqrt() - 1.0).powi(2)

@@ -84,6 +84,8 @@ exceptions! { EXCEPTIONS:
         "areas, what is left of products of differences; slopes of opposite sign that meet at an edge";
     "cosine_embedding" with "": value 1.0, gradient 2.0,
         "1 - cos, and of one length t - cos x, what is left of numbers up to 2 of rows that point the same way";
+    "triplet_margin" with "": value 8.0, gradient 2.0,
+        "margin + d_p - d_n, what is left of distances up to 200; unit vectors that may be almost equal";
     "multi_margin" with "": value 0.1, gradient 0.1,
         "margin - x_t + x_k, what is left of numbers up to 32";
     "distillation" with "": value 3.0, gradient 4.0,

@@ -204,3 +204,41 @@ fn labels_of_rows_go_where_their_rows_are() {
     assert_eq!((on_x.to_vec().unwrap(), on_t.to_vec().unwrap()), (grad.to_vec(), grad_target.to_vec()));
     assert_eq!(on.forward(&x, &t, &labels, [1, 2, 2], Mean), Ok(value));
 }
+
+#[test]
+fn a_triplet_that_is_far_enough_apart_has_no_gradient() {
+    let triplet = TripletMargin::new().eps(0.0).unwrap();
+    let run = |a: [f32; 2], p: [f32; 2], n: [f32; 2]| {
+        let [mut on_a, mut on_p, mut on_n] = [[7.0f32; 2]; 3];
+        let value = triplet.forward_backward(&a, &p, &n, (1, 2), Sum, &mut on_a, &mut on_p, &mut on_n).unwrap();
+        (value, [on_a, on_p, on_n])
+    };
+    // At the margin, and beyond it; infinitely far is far enough.
+    assert_eq!(run([0.0, 0.0], [3.0, 4.0], [6.0, 0.0]), (0.0, [[0.0; 2]; 3]));
+    assert_eq!(run([0.0, 0.0], [3.0, 4.0], [60.0, 0.0]), (0.0, [[0.0; 2]; 3]));
+    assert_eq!(run([0.0, 0.0], [3.0, 4.0], [INF, 0.0]), (0.0, [[0.0; 2]; 3]));
+    // A distance of zero has no direction.
+    assert_eq!(run([1.0, 2.0], [1.0, 2.0], [1.0, 2.0]), (1.0, [[0.0; 2]; 3]));
+    let (value, [on_a, on_p, on_n]) = run([1.0, 2.0], [1.0, 2.0], [1.0, 2.5]);
+    assert_eq!((value, on_a, on_p, on_n), (0.5, [0.0, 1.0], [0.0; 2], [0.0, -1.0]));
+    let (value, grads) = run([NAN, 2.0], [1.0, 2.0], [1.0, 2.5]);
+    assert!(value.is_nan() && grads.as_flattened().iter().all(|g| g.is_nan()));
+}
+
+/// The negative is nearer to the positive than to the anchor; and on the device that is always there.
+#[test]
+fn a_negative_close_to_the_positive_is_pushed_away_from_that() {
+    let (a, p, n) = ([0.0f32, 0.0], [0.0f32, 4.0], [0.0f32, 5.0]);
+    let triplet = TripletMargin::new().eps(0.0).unwrap().swap(true);
+    let [mut on_a, mut on_p, mut on_n] = [[7.0f32; 2]; 3];
+    let value = triplet.forward_backward(&a, &p, &n, (1, 2), Mean, &mut on_a, &mut on_p, &mut on_n).unwrap();
+    assert_eq!((value, on_a, on_p, on_n), (4.0, [0.0, -1.0], [0.0, 2.0], [0.0, -1.0]));
+
+    let device = Device::cpu();
+    let [a, p, n] = [a, p, n].map(|x| device.buffer(&x).unwrap());
+    let [mut da, mut dp, mut dn] = [(); 3].map(|()| device.zeros::<f32>(2).unwrap());
+    let on = triplet.on(&device);
+    assert_eq!(on.forward_backward(&a, &p, &n, (1, 2), Mean, &mut da, &mut dp, &mut dn), Ok(value));
+    assert_eq!([da, dp, dn].map(|x| x.to_vec().unwrap()), [on_a, on_p, on_n].map(|x| x.to_vec()));
+    assert_eq!(on.forward(&a, &p, &n, (1, 2), Mean), Ok(value));
+}

@@ -95,9 +95,9 @@ pub fn losses<T: Element>() -> Vec<AnyLoss<T>> {
             }
         };
     }
-    /// The same of rows, with a number a row.
+    /// The same of rows, with a number for each row or element.
     macro_rules! row_of_three {
-        ($name:literal, $label:literal, $loss:expr) => {
+        ($name:literal, $third:literal, $each:ident, $loss:expr) => {
             AnyLoss {
                 name: $name,
                 form: Form::Row,
@@ -107,7 +107,7 @@ pub fn losses<T: Element>() -> Vec<AnyLoss<T>> {
                 grad_target: true,
                 run: |job| {
                     // A shape that is wrong may have more rows than there is memory.
-                    let third = vec![T::from_f32($label); job.shape.rows().min(1 << 16)];
+                    let third = vec![T::from_f32($third); job.shape.$each().min(1 << 18)];
                     job.run(
                         |j| $loss.call(j.input, j.dense(), &third, j.shape),
                         |j, x| $loss.call_in_place(x, j.dense(), &third, j.shape),
@@ -252,7 +252,9 @@ pub fn losses<T: Element>() -> Vec<AnyLoss<T>> {
         element_of_three!("DPO, squared", Real, Real, 0.5, true, Dpo::default().variant(DpoVariant::Ipo)),
         row!("JSD", Real, Real, Jsd::new().beta(0.3).unwrap(), false, true),
         row!("JSD, reverse", Real, Real, Jsd::new().beta(1.0).unwrap(), false, true),
-        row_of_three!("cosine embedding", 1.0, CosineEmbedding::default()),
-        row_of_three!("cosine embedding, apart", -1.0, CosineEmbedding::new(-1.0).unwrap()),
+        row_of_three!("cosine embedding", 1.0, rows, CosineEmbedding::default()),
+        row_of_three!("cosine embedding, apart", -1.0, rows, CosineEmbedding::new(-1.0).unwrap()),
+        row_of_three!("triplet margin", 0.5, elements, TripletMargin::new().margin(4.0).unwrap()),
+        row_of_three!("triplet margin, swapped", 0.5, elements, TripletMargin::new().swap(true)),
     ]
 }

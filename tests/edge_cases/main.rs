@@ -7,6 +7,7 @@ mod support;
 
 mod beyond;
 mod combined;
+mod contrastive;
 mod elementwise;
 mod gan;
 mod large;

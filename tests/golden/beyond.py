@@ -46,6 +46,11 @@ def cosine_embedding(x, t, o):
     return F.cosine_embedding_loss(x, t, o.third, margin=o.margin, reduction=o.reduction)
 
 
+@source("torch.nn.functional.triplet_margin_loss")
+def triplet_margin(x, t, o):
+    return F.triplet_margin_loss(x, t, o.third, margin=o.margin, eps=o.eps, swap=o.swap, reduction=o.reduction)
+
+
 @source("trl.DPOTrainer.dpo_loss, its formulas")
 def dpo(x, t, o):
     logits = (x - t) - o.third
@@ -117,6 +122,15 @@ def embeddings():
     # Neither label: nothing. Rows of zeros: eps.
     case("cosine_embedding_others", cosine_embedding, loss, [[1, 2], [0, 0], [3, 4]], [[2, 1], [1, 2], [0, 0.0]],
          third=[0.0, 1, -1], grad_target=True, margin=0.0, reduction="none", class_axis=1)
+    d, loss = Draw("triplet_margin"), "triplet_margin"
+    for swap in (False, True):
+        for r, margin, eps in zip(REDUCTIONS, (1.0, 0.5, 2.0), (1e-6, 1e-6, 1 / 64)):
+            case(f"triplet_margin_{'swap_' if swap else ''}{r}", triplet_margin, loss, d.logits(7, 5), d.logits(7, 5),
+                 third=d.logits(7, 5), grad_target=True, grad_third=True, margin=margin, eps=eps, swap=swap,
+                 reduction=r, class_axis=1)
+    same = [[1, 2, 3.0]]  # distances of eps alone
+    case("triplet_margin_same", triplet_margin, loss, same, same, third=same, grad_target=True, grad_third=True,
+         margin=1.0, eps=1e-6, swap=False, class_axis=1)
 
 
 def likelihoods():
