@@ -23,7 +23,7 @@ typedef struct {
     Function* f;
     uint32_t grid[3], block[3], cluster, shared;
     LaunchArgs args;
-    uint32_t params[8];
+    uint32_t params[22]; // MOST_WORDS of src/cuda/kernel.rs
     int (*work)(const void*); // of another library, with what it is told
     char told[128];
 } Launch;
