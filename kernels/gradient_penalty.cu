@@ -35,14 +35,16 @@ struct GradientPenalty {
         fl::sum_up(row, sum);
         // norm - 1 may be all that is left of two equal numbers.
         const double norm = sqrt(sum[0]) / double(unit);
+        // The slope of numbers that small may be none of f32; the product is.
+        const float up = top < 1e-15f && p.centred ? unit : 1.0f;
         float value = float(0.5 * p.weight * norm * norm), slope = p.weight;
         if (p.centred) {
             value = float(p.weight * (norm - 1.0) * (norm - 1.0));
-            slope = norm == 0.0 ? 0.0f : float(2.0 * p.weight * ((norm - 1.0) / norm));
+            slope = norm == 0.0 ? 0.0f : float(2.0 * p.weight * ((norm - 1.0) / norm) / double(up));
         }
         if (row.wants_grad()) {
             slope *= row.scale;
-            fl::put(row, 0.0f, [&](int, float g, float) { return slope * g; });
+            fl::put(row, 0.0f, [&](int, float g, float) { return slope * (g * up); });
         }
         return value;
     }
