@@ -24,11 +24,11 @@ struct GradientPenalty {
     GradientPenaltyParams p;
 
     template <class Row> FL float row(Row& row) const {
-        // Where squares would leave the range of f32, they are of numbers moved into it.
+        // Where squares, or the sum of them, would leave the range of f32, they are of numbers moved well into it.
         float top = 0.0f;
         fl::first(row, 0.0f, [&](int, float g, float) { top = fabsf(g) > top ? fabsf(g) : top; });
         top = fl::largest(row, top);
-        const float unit = top > 1e15f ? 0x1p-64f : (top < 1e-15f ? 0x1p64f : 1.0f);
+        const float unit = top > 1e15f ? 0x1p-100f : (top < 1e-15f ? 0x1p100f : 1.0f);
         Squares squares;
         fl::again(row, 0.0f, [&](int, float g, float) { squares.add(g * unit); }, [&] { squares.flush(); });
         double sum[1] = {squares.many};
