@@ -18,7 +18,7 @@
 struct Smoothed {
     float no, yes;
     FL Smoothed(float t, float smoothing)
-        : no((1.0f - t) * (1.0f - smoothing) + 0.5f * smoothing), yes(t * (1.0f - smoothing) + 0.5f * smoothing) {}
+        : no(fmaf(1.0f - t, 1.0f - smoothing, 0.5f * smoothing)), yes(fmaf(t, 1.0f - smoothing, 0.5f * smoothing)) {}
 };
 
 struct Bce : fl::Pointwise {
@@ -33,8 +33,9 @@ struct Bce : fl::Pointwise {
         // 0 < epsilon: a clipped input has no gradient. 0 = epsilon: an impossible one has NaN.
         const float outside = p.epsilon > 0.0f && !fl::is_nan(x) ? 0.0f : fl::nan();
         const float variance = c * (1.0f - c);
+        const float cost = -(s.yes * ln_x + s.no * ln_1mx);
         const float slope = (c - s.yes) / (variance < 1e-12f ? 1e-12f : variance);
-        return {-(s.yes * ln_x + s.no * ln_1mx), x >= p.epsilon && x <= 1.0f - p.epsilon ? slope : outside};
+        return {cost, x >= p.epsilon && x <= 1.0f - p.epsilon ? slope : outside};
     }
     FL float grad_target(float x, float, float) const {
         float ln_x, ln_1mx;

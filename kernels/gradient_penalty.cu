@@ -24,25 +24,27 @@ struct GradientPenalty {
     GradientPenaltyParams p;
 
     template <class Row> FL float row(Row& row) const {
-        // Where squares would leave the range of f32, they are of numbers moved into it.
+        // Where squares, or the sum of them, would leave the range of f32, they are of numbers moved well into it.
         float top = 0.0f;
         fl::first(row, 0.0f, [&](int, float g, float) { top = fabsf(g) > top ? fabsf(g) : top; });
         top = fl::largest(row, top);
-        const float unit = top > 1e15f ? 0x1p-64f : (top < 1e-15f ? 0x1p64f : 1.0f);
+        const float unit = top > 1e15f ? 0x1p-100f : (top < 1e-15f ? 0x1p100f : 1.0f);
         Squares squares;
         fl::again(row, 0.0f, [&](int, float g, float) { squares.add(g * unit); }, [&] { squares.flush(); });
         double sum[1] = {squares.many};
         fl::sum_up(row, sum);
         // norm - 1 may be all that is left of two equal numbers.
         const double norm = sqrt(sum[0]) / double(unit);
+        // The slope of numbers that small may be none of f32; the product is.
+        const float up = top < 1e-15f && p.centred ? unit : 1.0f;
         float value = float(0.5 * p.weight * norm * norm), slope = p.weight;
         if (p.centred) {
             value = float(p.weight * (norm - 1.0) * (norm - 1.0));
-            slope = norm == 0.0 ? 0.0f : float(2.0 * p.weight * ((norm - 1.0) / norm));
+            slope = norm == 0.0 ? 0.0f : float(2.0 * p.weight * ((norm - 1.0) / norm) / double(up));
         }
         if (row.wants_grad()) {
             slope *= row.scale;
-            fl::put(row, 0.0f, [&](int, float g, float) { return slope * g; });
+            fl::put(row, 0.0f, [&](int, float g, float) { return slope * (g * up); });
         }
         return value;
     }

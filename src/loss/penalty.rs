@@ -94,6 +94,8 @@ fn check(name: &'static str, weight: f32) -> Result<f32> {
     check_option(name, "a finite number, zero or above", weight, weight.is_finite() && weight >= 0.0)
 }
 
+const TWO_TO_64: f64 = (1u128 << 64) as f64;
+
 impl Rowwise for GradientPenalty {
     const NAME: &'static str = "gradient penalty";
     const INDEX: bool = false;
@@ -115,10 +117,19 @@ impl Rowwise for GradientPenalty {
             _ => (weight * (norm - 1.0) * (norm - 1.0), 2.0 * weight * ((norm - 1.0) / norm)),
         };
         if row.wants_grad() {
-            let slope = (slope * f64::from(row.scale)) as f32;
-            for_chunks!(row, |k, p| {
-                row.put(s, k, p, row.input(s, k, p, 0.0) * slope);
-            });
+            let slope = slope * f64::from(row.scale);
+            if norm < 1e-15 {
+                // A slope that f32 may not have, of numbers so small that the product is one of f32.
+                let slope = (slope / TWO_TO_64) as f32;
+                for_chunks!(row, |k, p| {
+                    row.put(s, k, p, row.input(s, k, p, 0.0) * TWO_TO_64 as f32 * slope);
+                });
+            } else {
+                let slope = slope as f32;
+                for_chunks!(row, |k, p| {
+                    row.put(s, k, p, row.input(s, k, p, 0.0) * slope);
+                });
+            }
         }
         value
     }

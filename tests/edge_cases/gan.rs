@@ -57,6 +57,23 @@ fn relativistic_average_of_an_empty_batch_is_nan() {
     }
 }
 
+/// `1 / norm` is beyond f32 there, and what it multiplies is not: the gradient is a direction.
+#[test]
+fn the_gradient_penalty_of_the_smallest_norms_has_a_direction() {
+    let penalty = GradientPenalty::wgan_gp(10.0).unwrap();
+    for scale in [1e-42f32, 1e-40, 1e-36, 1e-20] {
+        let g = [3.0 * scale, 0.0, -4.0 * scale];
+        let wide = g.map(f64::from);
+        let norm = wide.iter().map(|g| g * g).sum::<f64>().sqrt();
+        let mut grad = [f32::NAN; 3];
+        let value = penalty.forward_backward(&g, (1, 3), Reduction::Sum, &mut grad).unwrap();
+        close("the value", value, 10.0 * (norm - 1.0).powi(2), 1e-6);
+        for (got, g) in grad.into_iter().zip(wide) {
+            close(&format!("{scale:e}"), got, 20.0 * (norm - 1.0) * (g / norm), 1e-6);
+        }
+    }
+}
+
 /// 52
 #[test]
 fn the_gradient_penalty_is_finite_where_the_gradient_is_zero() {

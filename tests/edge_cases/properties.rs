@@ -281,3 +281,58 @@ fn a_weight_of_zero_does_not_hide_a_nan() {
     let hidden: Vec<_> = values.iter().filter(|(_, value)| !value.clone().unwrap().is_nan()).collect();
     assert!(hidden.is_empty(), "{hidden:?}");
 }
+
+/// Logits at the edges of a storage type, its subnormals among them: a loss may be infinite, as `x - t` is where both are as far out as
+/// can be, but what goes in is a number, and nothing that comes out is none.
+#[test]
+fn finite_numbers_at_the_edges_of_a_dtype_give_no_nan() {
+    fn check<T: Element>() {
+        let (most, least) = match T::NAME {
+            "float16" => (65504.0, 5.9604645e-8),
+            "bfloat16" => (3.3895314e38, 9.183_55e-41),
+            _ => (f32::MAX, 1e-45),
+        };
+        let edges = [most, -most, 0.5 * most, least, -least, 0.0, -0.0, 1.0, -1.0, 100.0, -88.8];
+        let mut random = Random(4);
+        for loss in losses::<T>().iter().filter(|loss| loss.input == Domain::Real) {
+            for dims in [[1, 1, 1], [4, 3, 1], [2, 20, 3]] {
+                for _ in 0..times(20) {
+                    let mut data = loss.data(&mut random, dims);
+                    data.input.iter_mut().for_each(|x| *x = T::from_f32(random.pick(&edges)));
+                    if let (Labels::Dense(t), Domain::Real) = (&mut data.target, loss.target) {
+                        t.iter_mut().for_each(|t| *t = T::from_f32(random.pick(&edges)));
+                    }
+                    let n = loss.losses(dims);
+                    let (ones, mut values, mut grad) =
+                        (vec![1.0; n], vec![0.0; n], vec![T::default(); data.input.len()]);
+                    let verb = Verb::UnreducedBackward(&ones, &mut values, &mut grad);
+                    (loss.run)(data.job(verb)).unwrap();
+                    let nan = |x: &[f32]| x.iter().any(|x| x.is_nan());
+                    let (grad, input) = (from(&grad), from(&data.input));
+                    assert!(!nan(&values), "{} of {}: {values:?} of {input:?}, {:?}", loss.name, T::NAME, data.target);
+                    // The gradient of a divergence is what probabilities lack of its value, where that is a number.
+                    if loss.form == Form::Row && loss.target == Domain::Real && values.iter().any(|v| v.is_infinite()) {
+                        continue;
+                    }
+                    assert!(!nan(&grad), "{} of {}: {grad:?} of {input:?}, {:?}", loss.name, T::NAME, data.target);
+                }
+            }
+        }
+    }
+    every_dtype!(check);
+}
+
+/// As many classes as the largest vocabularies have, several times over: all alike, and one.
+#[test]
+fn a_million_classes_and_one() {
+    let classes = if BY_KERNELS { 1 << 14 } else { 1 << 20 };
+    let (logits, mut grad) = (vec![0.25f32; classes], vec![f32::NAN; classes]);
+    let last = [classes as i64 - 1];
+    let value = CrossEntropy::new().forward_backward(&logits, &last, (1, classes), Reduction::Mean, &mut grad).unwrap();
+    close("equal logits", value, (classes as f64).ln(), 1e-6);
+    assert!(grad[..classes - 1].iter().all(|&g| g == 1.0 / classes as f32));
+    assert_eq!(grad[classes - 1], 1.0 / classes as f32 - 1.0);
+    let value =
+        Distillation::new().forward_backward(&logits, &logits, (1, classes), Reduction::Mean, &mut grad).unwrap();
+    assert!(value.abs() < 1e-6 && grad.iter().all(|g| g.abs() < 1e-6), "{value}");
+}
