@@ -15,7 +15,8 @@ use super::modules::{HEADERS, SOURCES};
 use crate::error::{Error, Result};
 
 /// As `build.rs` tells nvcc. Without contraction: see `kernels/skeleton/math.cuh`.
-const OPTIONS: [&str; 2] = ["--std=c++17", "--fmad=false"];
+// Lambdas with parameters of any type would be functions of the host.
+const OPTIONS: [&str; 3] = ["--std=c++17", "--fmad=false", "--device-as-default-execution-space"];
 
 /// Whether kernels that nvcc has compiled are to be compiled here all the same: `FUSED_LOSS_NVRTC=1`.
 pub(super) fn forced() -> bool {
