@@ -231,10 +231,10 @@ impl<T: Element> Draft<T> {
                 (if options.batch { each } else { outer * each }, true)
             }
         };
-        // Losses of elements, and those without targets, take no other kind by type.
+        // Losses of elements, of three tensors, and those without targets, take no other kind by type.
         let kind = match case.targets {
             Targets::Nothing => Kind::Nothing,
-            Targets::Dense(_) if !shaped => Kind::Dense,
+            Targets::Dense(_) if !shaped || case.third.is_some() => Kind::Dense,
             _ if rng.once_in(16) => [Kind::Nothing, Kind::Dense, Kind::Index][rng.below(3)],
             Targets::Dense(_) => Kind::Dense,
             Targets::Index => Kind::Index,

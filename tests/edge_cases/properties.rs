@@ -294,7 +294,10 @@ fn finite_numbers_at_the_edges_of_a_dtype_give_no_nan() {
         };
         let edges = [most, -most, 0.5 * most, least, -least, 0.0, -0.0, 1.0, -1.0, 100.0, -88.8];
         let mut random = Random(4);
-        for loss in losses::<T>().iter().filter(|loss| loss.input == Domain::Real) {
+        // Squares of lengths are summed in f32 on a GPU: beyond 1e19 they are infinite there, as the pages of these two say.
+        let of_lengths = |name: &str| BY_KERNELS && (name.starts_with("cosine") || name.starts_with("triplet"));
+        let all = losses::<T>();
+        for loss in all.iter().filter(|loss| loss.input == Domain::Real && !of_lengths(loss.name)) {
             for dims in [[1, 1, 1], [4, 3, 1], [2, 20, 3]] {
                 for _ in 0..times(20) {
                     let mut data = loss.data(&mut random, dims);
