@@ -49,7 +49,7 @@ use crate::shape::Shape;
 /// |---|---|
 /// | region loss | [`DiceLoss`] or [`TverskyLoss`], with `.softmax()` or `.sigmoid()` and any other option |
 /// | with `.softmax()` | [`CrossEntropy`] with label smoothing and z-loss |
-/// | with `.sigmoid()` | [`BceWithLogits`] or [`SigmoidFocal`], with any option |
+/// | with `.sigmoid()` | [`BceWithLogits`] or [`SigmoidFocal`](crate::SigmoidFocal), with any option |
 /// | value | `w_0 region + w_1 other` (weights are 1 where none is written), each reduced over its own: the region loss over regions, cross-entropy over positions, the others over elements |
 /// | gradient | the same of the gradients |
 /// | [`Call::terms`](crate::Call::terms) | the region loss, then the other, whichever was written first, without their weights |
