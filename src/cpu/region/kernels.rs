@@ -8,7 +8,7 @@ use crate::cpu::simd::{F32s, Kernel, LANES, Machine, Pair, Simd};
 use crate::cpu::softmax::BlockSum;
 use crate::element::Element;
 use crate::loss::cross_entropy::lanes::{LaneLosses, LaneSums as LossSums};
-use crate::loss::{Logistic, logistic};
+use crate::loss::logistic;
 
 /// Positions `i..i + count` of sample `n`, at most sixteen.
 #[derive(Clone, Copy)]
@@ -177,14 +177,11 @@ impl<T> Plan<'_, T> {
         if self.region.activation != Activation::Sigmoid {
             return slopes.at(squared, x, t);
         }
-        let of_region = |l: &Logistic<S>| slopes.at(squared, l.sigmoid(), t) * l.variance();
-        // A logistic function each: what the region does not need of it is not computed for it alone.
+        let l = logistic(x);
+        let grad = slopes.at(squared, l.sigmoid(), t) * l.variance();
         match self.logits {
-            Some((loss, scale)) => {
-                let l = logistic(x);
-                loss.eval(&l, x, t).grad.mul_add(scale, of_region(&l))
-            }
-            None => of_region(&logistic(x)),
+            Some((loss, scale)) => loss.eval(&l, x, t).grad.mul_add(scale, grad),
+            None => grad,
         }
     }
 }
