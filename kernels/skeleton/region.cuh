@@ -173,6 +173,7 @@ template <class Beside> FL void finish_regions(const LaunchArgs& a, const DicePa
             double sums[3] = {};
             add_up(a, r, region, sums);
             const uint64_t group = divide(region, r.counted), c = region - group * r.counted + r.background();
+            __syncwarp(); // its tiles have been read, the first of them too
             if (lane < 3) r.sums(group, c, 0)[lane] = lane == 0 ? sums[0] : (lane == 1 ? sums[1] : sums[2]);
         }
         __syncthreads();
