@@ -177,12 +177,13 @@ impl<T> Plan<'_, T> {
         if self.region.activation != Activation::Sigmoid {
             return slopes.at(squared, x, t);
         }
+        // A logistic function each: shared, all of it would be computed for the region alone too, which needs half.
+        let Some((loss, scale)) = self.logits else {
+            let l = logistic(x);
+            return slopes.at(squared, l.sigmoid(), t) * l.variance();
+        };
         let l = logistic(x);
-        let grad = slopes.at(squared, l.sigmoid(), t) * l.variance();
-        match self.logits {
-            Some((loss, scale)) => loss.eval(&l, x, t).grad.mul_add(scale, grad),
-            None => grad,
-        }
+        loss.eval(&l, x, t).grad.mul_add(scale, slopes.at(squared, l.sigmoid(), t) * l.variance())
     }
 }
 
