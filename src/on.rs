@@ -355,37 +355,43 @@ macro_rules! grads {
 }
 pub(crate) use grads;
 
-/// Of an element-wise loss of three tensors.
-macro_rules! elementwise_methods_of_three {
-    ($loss:ty, $third:ident, $verb:ident($grad:ident)) => {
+/// Of a loss of three tensors.
+macro_rules! methods_of_three {
+    ($loss:ty, ($($arg:ident: $t:ty),*) => ($target:expr, $third:expr, $shape:expr), $($verb:ident($grad:ident)),+) => {
+        #[allow(clippy::too_many_arguments)]
         impl $crate::On<'_, $loss> {
             /// The value. Arguments are those of the loss's own `forward`, as buffers.
             pub fn forward<T: $crate::Element>(
                 &self,
                 input: &$crate::Buffer<T>,
-                target: &$crate::Buffer<T>,
-                $third: &$crate::Buffer<T>,
+                $($arg: $t,)*
                 reduction: $crate::Reduction,
             ) -> $crate::Result<f32> {
-                let target = $crate::BufferTarget::Dense(target);
-                self.run(input, (target, Some($third)), None, reduction, [None, None, None], None)
+                self.run(input, ($target, Some($third)), $shape, reduction, [None, None, None], None)
             }
 
-            /// The value, and its gradients for two of the tensors, in one pass.
+            /// The value, and its gradients, in one pass.
             pub fn forward_backward<T: $crate::Element>(
                 &self,
                 input: &$crate::Buffer<T>,
-                target: &$crate::Buffer<T>,
-                $third: &$crate::Buffer<T>,
+                $($arg: $t,)*
                 reduction: $crate::Reduction,
                 grad_input: &mut $crate::Buffer<T>,
-                $grad: &mut $crate::Buffer<T>,
+                $($grad: &mut $crate::Buffer<T>,)+
             ) -> $crate::Result<f32> {
-                let target = $crate::BufferTarget::Dense(target);
-                let grads = $crate::on::grads!(grad_input, $verb($grad));
-                self.run(input, (target, Some($third)), None, reduction, grads, None)
+                let grads = $crate::on::grads!(grad_input, $($verb($grad)),+);
+                self.run(input, ($target, Some($third)), $shape, reduction, grads, None)
             }
         }
+    };
+}
+pub(crate) use methods_of_three;
+
+/// Of an element-wise loss of three tensors.
+macro_rules! elementwise_methods_of_three {
+    ($loss:ty, $third:ident, $verb:ident($grad:ident)) => {
+        $crate::on::methods_of_three!($loss, (target: &$crate::Buffer<T>, $third: &$crate::Buffer<T>) =>
+            ($crate::BufferTarget::Dense(target), $third, None), $verb($grad));
     };
 }
 pub(crate) use elementwise_methods_of_three;
@@ -393,37 +399,9 @@ pub(crate) use elementwise_methods_of_three;
 /// Of a row-wise loss of three tensors.
 macro_rules! row_methods_of_three {
     ($loss:ty, $target:ident, $third:ident, $($verb:ident($grad:ident)),+) => {
-        #[allow(clippy::too_many_arguments)]
-        impl $crate::On<'_, $loss> {
-            /// The value. Arguments are those of the loss's own `forward`, as buffers.
-            pub fn forward<T: $crate::Element>(
-                &self,
-                input: &$crate::Buffer<T>,
-                $target: &$crate::Buffer<T>,
-                $third: &$crate::Buffer<T>,
-                shape: impl Into<$crate::Shape>,
-                reduction: $crate::Reduction,
-            ) -> $crate::Result<f32> {
-                let target = $crate::BufferTarget::Dense($target);
-                self.run(input, (target, Some($third)), Some(shape.into()), reduction, [None, None, None], None)
-            }
-
-            /// The value, and its gradients, in one pass.
-            pub fn forward_backward<T: $crate::Element>(
-                &self,
-                input: &$crate::Buffer<T>,
-                $target: &$crate::Buffer<T>,
-                $third: &$crate::Buffer<T>,
-                shape: impl Into<$crate::Shape>,
-                reduction: $crate::Reduction,
-                grad_input: &mut $crate::Buffer<T>,
-                $($grad: &mut $crate::Buffer<T>,)+
-            ) -> $crate::Result<f32> {
-                let target = $crate::BufferTarget::Dense($target);
-                let grads = $crate::on::grads!(grad_input, $($verb($grad)),+);
-                self.run(input, (target, Some($third)), Some(shape.into()), reduction, grads, None)
-            }
-        }
+        $crate::on::methods_of_three!($loss,
+            ($target: &$crate::Buffer<T>, $third: &$crate::Buffer<T>, shape: impl Into<$crate::Shape>) =>
+            ($crate::BufferTarget::Dense($target), $third, Some(shape.into())), $($verb($grad)),+);
     };
 }
 pub(crate) use row_methods_of_three;

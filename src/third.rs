@@ -43,9 +43,11 @@ impl<'a, T: Element> Third<'a, T> {
     }
 }
 
-/// The methods of a loss of three tensors: what a call takes besides its input, and how it is put together.
+/// The methods of a loss of three tensors: what a call takes besides its input, and how it is put together; each `$grad`, by the method
+/// `$verb` of a call, is what usually gets a gradient besides the input.
 macro_rules! methods_of_three {
-    ($loss:ty, $third:ident, ($($arg:ident: $t:ty),*) => ($target:expr, $shape:expr)) => {
+    ($loss:ty, ($($arg:ident: $t:ty),*) => ($target:expr, $third:expr, $shape:expr), $($verb:ident($grad:ident)),+) => {
+        #[allow(clippy::too_many_arguments)]
         impl $loss {
             /// The value.
             pub fn forward<'a, T: $crate::Element>(
@@ -55,6 +57,18 @@ macro_rules! methods_of_three {
                 reduction: $crate::Reduction,
             ) -> $crate::Result<f32> {
                 self.call(input, $($arg),*).forward(reduction)
+            }
+
+            /// The value, and its gradients, in one pass.
+            pub fn forward_backward<'a, T: $crate::Element>(
+                &self,
+                input: &'a [T],
+                $($arg: $t,)*
+                reduction: $crate::Reduction,
+                grad_input: &'a mut [T],
+                $($grad: &'a mut [T],)+
+            ) -> $crate::Result<f32> {
+                self.call(input, $($arg),*)$(.$verb($grad))+.forward_backward(reduction, grad_input)
             }
 
             /// The long form: weights, upstream gradient, accumulation, gradients for the other tensors, unreduced values.
@@ -80,58 +94,24 @@ macro_rules! methods_of_three {
 }
 pub(crate) use methods_of_three;
 
-/// Of an element-wise loss of three tensors; `$grad`, by the method `$verb` of a call, is what usually gets a gradient besides the input.
+/// Of an element-wise loss of three tensors.
 macro_rules! elementwise_methods_of_three {
     ($loss:ty, $third:ident, $verb:ident($grad:ident)) => {
-        $crate::third::methods_of_three!($loss, $third, (target: &'a [T], $third: &'a [T]) =>
-            ($crate::Target::Dense(target), None));
-
-        impl $loss {
-            /// The value, and its gradients for two of the tensors, in one pass.
-            pub fn forward_backward<'a, T: $crate::Element>(
-                &self,
-                input: &'a [T],
-                target: &'a [T],
-                $third: &'a [T],
-                reduction: $crate::Reduction,
-                grad_input: &'a mut [T],
-                $grad: &'a mut [T],
-            ) -> $crate::Result<f32> {
-                self.call(input, target, $third).$verb($grad).forward_backward(reduction, grad_input)
-            }
-        }
-
+        $crate::third::methods_of_three!($loss, (target: &'a [T], $third: &'a [T]) =>
+            ($crate::Target::Dense(target), $third, None), $verb($grad));
         $crate::on::elementwise_methods_of_three!($loss, $third, $verb($grad));
         $crate::cuda::methods::elementwise_methods_of_three!($loss, $third, $verb($grad));
     };
 }
 pub(crate) use elementwise_methods_of_three;
 
-/// Of a row-wise loss of three tensors; each `$grad`, by the method `$verb` of a call, is what usually gets a gradient besides the input.
+/// Of a row-wise loss of three tensors.
 macro_rules! row_methods_of_three {
     ($loss:ty, $target:ident, $third:ident, $($verb:ident($grad:ident)),+) => {
         $crate::third::methods_of_three!(
-            $loss, $third, ($target: &'a [T], $third: &'a [T], shape: impl Into<$crate::Shape>) =>
-            ($crate::Target::Dense($target), Some(shape.into()))
+            $loss, ($target: &'a [T], $third: &'a [T], shape: impl Into<$crate::Shape>) =>
+            ($crate::Target::Dense($target), $third, Some(shape.into())), $($verb($grad)),+
         );
-
-        #[allow(clippy::too_many_arguments)]
-        impl $loss {
-            /// The value, and its gradients, in one pass.
-            pub fn forward_backward<'a, T: $crate::Element>(
-                &self,
-                input: &'a [T],
-                $target: &'a [T],
-                $third: &'a [T],
-                shape: impl Into<$crate::Shape>,
-                reduction: $crate::Reduction,
-                grad_input: &'a mut [T],
-                $($grad: &'a mut [T],)+
-            ) -> $crate::Result<f32> {
-                self.call(input, $target, $third, shape)$(.$verb($grad))+.forward_backward(reduction, grad_input)
-            }
-        }
-
         $crate::on::row_methods_of_three!($loss, $target, $third, $($verb($grad)),+);
         $crate::cuda::methods::row_methods_of_three!($loss, $target, $third, $($verb($grad)),+);
     };

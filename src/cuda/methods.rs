@@ -85,9 +85,9 @@ macro_rules! elementwise_methods {
 }
 pub(crate) use elementwise_methods;
 
-/// Of an element-wise loss of three tensors.
-macro_rules! elementwise_methods_of_three {
-    ($loss:ty, $third:ident, $verb:ident($grad:ident)) => {
+/// The same of a loss of three tensors; each `$grad`, by the method `$verb` of a call, is what usually gets a gradient besides the input.
+macro_rules! methods_of_three {
+    ($loss:ty, ($($arg:ident: $t:ty),*) => ($target:expr, $third:expr, $shape:expr), $($verb:ident($grad:ident)),+) => {
         #[cfg(feature = "cuda")]
         #[allow(clippy::too_many_arguments)]
         impl<'d> $crate::cuda::OnCuda<'d, $loss> {
@@ -95,81 +95,21 @@ macro_rules! elementwise_methods_of_three {
             pub fn forward<'a, T: $crate::Element>(
                 &self,
                 input: impl Into<$crate::cuda::DeviceRef<'a, T>>,
-                target: impl Into<$crate::cuda::DeviceRef<'a, T>>,
-                $third: impl Into<$crate::cuda::DeviceRef<'a, T>>,
+                $($arg: $t,)*
                 reduction: $crate::Reduction,
                 value: impl Into<$crate::cuda::DeviceMut<'a, f32>>,
             ) -> $crate::Result<()>
             where
                 'd: 'a,
             {
-                self.call(input, target, $third).forward(reduction, value)
-            }
-
-            /// The value into `value`, and its gradients for two of the tensors, in one pass.
-            pub fn forward_backward<'a, T: $crate::Element>(
-                &self,
-                input: impl Into<$crate::cuda::DeviceRef<'a, T>>,
-                target: impl Into<$crate::cuda::DeviceRef<'a, T>>,
-                $third: impl Into<$crate::cuda::DeviceRef<'a, T>>,
-                reduction: $crate::Reduction,
-                value: impl Into<$crate::cuda::DeviceMut<'a, f32>>,
-                grad_input: impl Into<$crate::cuda::DeviceMut<'a, T>>,
-                $grad: impl Into<$crate::cuda::DeviceMut<'a, T>>,
-            ) -> $crate::Result<()>
-            where
-                'd: 'a,
-            {
-                self.call(input, target, $third).$verb($grad).forward_backward(reduction, value, grad_input)
-            }
-
-            /// The long form: weights, upstream gradient, accumulation, gradients for the other tensors, unreduced values.
-            pub fn call<'a, T: $crate::Element>(
-                &self,
-                input: impl Into<$crate::cuda::DeviceRef<'a, T>>,
-                target: impl Into<$crate::cuda::DeviceRef<'a, T>>,
-                $third: impl Into<$crate::cuda::DeviceRef<'a, T>>,
-            ) -> $crate::cuda::CudaCall<'a, $loss, T>
-            where
-                'd: 'a,
-            {
-                let target = $crate::cuda::DeviceTarget::Dense(target.into());
-                $crate::cuda::CudaCall::new(*self, input.into(), target, None).third($third)
-            }
-        }
-    };
-}
-pub(crate) use elementwise_methods_of_three;
-
-/// Of a row-wise loss of three tensors.
-macro_rules! row_methods_of_three {
-    ($loss:ty, $target:ident, $third:ident, $($verb:ident($grad:ident)),+) => {
-        #[cfg(feature = "cuda")]
-        #[allow(clippy::too_many_arguments)]
-        impl<'d> $crate::cuda::OnCuda<'d, $loss> {
-            /// The value into `value`.
-            pub fn forward<'a, T: $crate::Element>(
-                &self,
-                input: impl Into<$crate::cuda::DeviceRef<'a, T>>,
-                $target: impl Into<$crate::cuda::DeviceRef<'a, T>>,
-                $third: impl Into<$crate::cuda::DeviceRef<'a, T>>,
-                shape: impl Into<$crate::Shape>,
-                reduction: $crate::Reduction,
-                value: impl Into<$crate::cuda::DeviceMut<'a, f32>>,
-            ) -> $crate::Result<()>
-            where
-                'd: 'a,
-            {
-                self.call(input, $target, $third, shape).forward(reduction, value)
+                self.call(input, $($arg),*).forward(reduction, value)
             }
 
             /// The value into `value`, and its gradients, in one pass.
             pub fn forward_backward<'a, T: $crate::Element>(
                 &self,
                 input: impl Into<$crate::cuda::DeviceRef<'a, T>>,
-                $target: impl Into<$crate::cuda::DeviceRef<'a, T>>,
-                $third: impl Into<$crate::cuda::DeviceRef<'a, T>>,
-                shape: impl Into<$crate::Shape>,
+                $($arg: $t,)*
                 reduction: $crate::Reduction,
                 value: impl Into<$crate::cuda::DeviceMut<'a, f32>>,
                 grad_input: impl Into<$crate::cuda::DeviceMut<'a, T>>,
@@ -178,25 +118,44 @@ macro_rules! row_methods_of_three {
             where
                 'd: 'a,
             {
-                let call = self.call(input, $target, $third, shape)$(.$verb($grad))+;
-                call.forward_backward(reduction, value, grad_input)
+                self.call(input, $($arg),*)$(.$verb($grad))+.forward_backward(reduction, value, grad_input)
             }
 
             /// The long form: weights, upstream gradient, accumulation, gradients for the other tensors, unreduced values.
             pub fn call<'a, T: $crate::Element>(
                 &self,
                 input: impl Into<$crate::cuda::DeviceRef<'a, T>>,
-                $target: impl Into<$crate::cuda::DeviceRef<'a, T>>,
-                $third: impl Into<$crate::cuda::DeviceRef<'a, T>>,
-                shape: impl Into<$crate::Shape>,
+                $($arg: $t),*
             ) -> $crate::cuda::CudaCall<'a, $loss, T>
             where
                 'd: 'a,
             {
-                let target = $crate::cuda::DeviceTarget::Dense($target.into());
-                $crate::cuda::CudaCall::new(*self, input.into(), target, Some(shape.into())).third($third)
+                $crate::cuda::CudaCall::new(*self, input.into(), $target, $shape).third($third)
             }
         }
+    };
+}
+pub(crate) use methods_of_three;
+
+/// Of an element-wise loss of three tensors.
+macro_rules! elementwise_methods_of_three {
+    ($loss:ty, $third:ident, $verb:ident($grad:ident)) => {
+        $crate::cuda::methods::methods_of_three!($loss, (
+            target: impl Into<$crate::cuda::DeviceRef<'a, T>>,
+            $third: impl Into<$crate::cuda::DeviceRef<'a, T>>
+        ) => ($crate::cuda::DeviceTarget::Dense(target.into()), $third, None), $verb($grad));
+    };
+}
+pub(crate) use elementwise_methods_of_three;
+
+/// Of a row-wise loss of three tensors.
+macro_rules! row_methods_of_three {
+    ($loss:ty, $target:ident, $third:ident, $($verb:ident($grad:ident)),+) => {
+        $crate::cuda::methods::methods_of_three!($loss, (
+            $target: impl Into<$crate::cuda::DeviceRef<'a, T>>,
+            $third: impl Into<$crate::cuda::DeviceRef<'a, T>>,
+            shape: impl Into<$crate::Shape>
+        ) => ($crate::cuda::DeviceTarget::Dense($target.into()), $third, Some(shape.into())), $($verb($grad)),+);
     };
 }
 pub(crate) use row_methods_of_three;
