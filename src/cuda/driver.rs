@@ -5,7 +5,7 @@ use cudarc::driver::{CudaContext, DriverError, sys};
 use crate::error::{Error, Result};
 
 /// What this crate calls of the driver, by itself or through cudarc.
-const FUNCTIONS: [&str; 33] = [
+const FUNCTIONS: [&str; 34] = [
     "cuInit",
     "cuDriverGetVersion",
     "cuDeviceGetCount",
@@ -38,6 +38,7 @@ const FUNCTIONS: [&str; 33] = [
     "cuModuleLoadData",
     "cuModuleUnload",
     "cuModuleGetFunction",
+    "cuFuncSetAttribute",
     "cuLaunchKernel",
 ];
 
