@@ -11,7 +11,8 @@
 // computed beside it, with a sigmoid binary cross-entropy or focal loss, from the same activation, `src/loss/combine/regions.rs`.
 #include "bce.cuh"
 #include "sigmoid_focal.cuh"
-#include "skeleton/region.cuh"
+#include "skeleton/region_channels.cuh"
+#include "skeleton/region_softmax.cuh"
 
 namespace fl {
 template <class T> FL void none_sums(const LaunchArgs& a, const DiceParams& p) { channel_sums<T, false>(a, p, Alone()); }
