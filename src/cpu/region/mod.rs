@@ -7,9 +7,14 @@
 
 use rayon::prelude::*;
 
-mod kernels;
+mod channels;
+mod softmax;
+mod tile;
+mod value;
 
-use kernels::{PointwiseGrads, PointwiseSums, SoftmaxGrads, SoftmaxSums};
+use channels::{ChannelGrads, ChannelSums};
+use softmax::{SoftmaxGrads, SoftmaxSums};
+use value::{Slopes, Sums, add};
 
 use super::mem::{Dst, Mode, Src};
 use super::scan::Scan;
@@ -20,7 +25,7 @@ use crate::call::{Output, Request};
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
 use crate::loss::OfLogits;
-use crate::params::{DiceParams, WEIGH_SIMPLE, WEIGH_SQUARE};
+use crate::params::DiceParams;
 use crate::target::{Indices, Target};
 
 /// What is done to the input first.
@@ -41,67 +46,6 @@ pub(crate) struct Region {
     pub(crate) batch: bool,
     /// Channel 0 has a loss too.
     pub(crate) include_background: bool,
-}
-
-/// I, P and T of a region.
-type Sums = [f64; 3];
-
-/// The gradient of a region's loss is `overlap * t + size * p^(k - 1)` at every element.
-#[derive(Clone, Copy, Default)]
-struct Slopes {
-    overlap: f32,
-    size: f32,
-}
-
-impl Slopes {
-    fn new([overlap, size]: [f64; 2], scale: f64) -> Self {
-        Slopes { overlap: (overlap * scale) as f32, size: (size * scale) as f32 }
-    }
-}
-
-impl DiceParams {
-    /// The value of a region with these sums, and its slopes.
-    fn value(&self, [i, p, t]: Sums) -> (f64, [f64; 2]) {
-        let power = if self.squared == 0 { 1.0 } else { 2.0 };
-        let [overlap, union_i, union_p, union_t] =
-            [self.overlap, self.union_i, self.union_p, self.union_t].map(f64::from);
-        let nr = overlap * i + f64::from(self.smooth_nr);
-        let dr = union_i * i + union_p * p + union_t * t + f64::from(self.smooth_dr);
-        let (score, inv) = (nr / dr, 1.0 / dr);
-        let (value, bend) = self.focal(1.0 - score);
-        let inv = inv * bend;
-        (value, [(score * union_i - overlap) * inv, power * score * union_p * inv])
-    }
-
-    /// `miss^gamma` and its derivative, which below zero and at zero, where for `gamma < 1` it has no end, are zero.
-    fn focal(&self, miss: f64) -> (f64, f64) {
-        let gamma = f64::from(self.gamma);
-        if gamma == 1.0 {
-            return (miss, 1.0);
-        }
-        if miss <= 0.0 {
-            return (0.0, 0.0);
-        }
-        (miss.powf(gamma), gamma * miss.powf(gamma - 1.0))
-    }
-
-    /// The value of regions that have one together, and the slopes of each.
-    fn together(&self, sums: &[Sums]) -> (f64, Vec<[f64; 2]>) {
-        // A region without targets has the weight of the smallest that has some: none if there is none.
-        let least = sums.iter().map(|[_, _, t]| t.abs()).filter(|t| *t > 0.0).fold(f64::INFINITY, f64::min);
-        let weight = |&[_, _, t]: &Sums| match (self.together, if t == 0.0 { least } else { t }) {
-            (WEIGH_SIMPLE, t) => 1.0 / t,
-            (WEIGH_SQUARE, t) => 1.0 / (t * t),
-            _ => 1.0,
-        };
-        let weights: Vec<f64> = sums.iter().map(weight).collect();
-        let mut all = [0.0; 3];
-        for (s, w) in sums.iter().zip(&weights) {
-            add(&mut all, s.map(|s| s * w));
-        }
-        let (value, [overlap, size]) = self.value(all);
-        (value, weights.iter().map(|w| [overlap * w, size * w]).collect())
-    }
 }
 
 /// What is computed beside a region loss from the same activation.
@@ -341,12 +285,12 @@ pub(crate) fn run<T: Element>(
             let samples = samples_of(group, 1);
             let mut sums = vec![[0.0; 3]; channels];
             for c in background..channels {
-                (sums[c], _) = plan.pointwise_sums(samples.clone(), c, split);
+                (sums[c], _) = plan.channel_sums(samples.clone(), c, split);
             }
             let (value, slopes) = finish_together(group, &sums);
             for c in 0..channels {
                 let slopes = Some(slopes[c]).filter(|_| c >= background);
-                plan.pointwise_grads(samples.clone(), c, slopes, split);
+                plan.channel_grads(samples.clone(), c, slopes, split);
             }
             [value, 0.0]
         })
@@ -355,12 +299,12 @@ pub(crate) fn run<T: Element>(
         for_groups(groups, n / groups, &|group, split| {
             let (samples, c) = (samples_of(group, channels), group % channels);
             if c < background {
-                plan.pointwise_grads(samples, c, None, split);
+                plan.channel_grads(samples, c, None, split);
                 return [0.0; 2];
             }
-            let (sums, cost) = plan.pointwise_sums(samples.clone(), c, split);
+            let (sums, cost) = plan.channel_sums(samples.clone(), c, split);
             let (value, slopes) = finish(group / channels * counted + c - background, sums);
-            plan.pointwise_grads(samples, c, Some(slopes), split);
+            plan.channel_grads(samples, c, Some(slopes), split);
             [value, cost]
         })
     };
@@ -406,10 +350,10 @@ fn for_tiles<R: Send>(
 
 impl<T: Element> Plan<'_, T> {
     /// The sums of one region, and that of the loss of its logits.
-    fn pointwise_sums(&self, samples: std::ops::Range<usize>, c: usize, split: bool) -> (Sums, f64) {
+    fn channel_sums(&self, samples: std::ops::Range<usize>, c: usize, split: bool) -> (Sums, f64) {
         let isa = Isa::detect();
         let (mut sums, mut cost) = ([0.0; 3], 0.0);
-        let task = |n: usize, start: usize, end: usize| isa.run(PointwiseSums { plan: self, n, c, start, end });
+        let task = |n: usize, start: usize, end: usize| isa.run(ChannelSums { plan: self, n, c, start, end });
         for_tiles(samples, self.inner, tile_of(self.inner), split, &task, &mut |(tile, more)| {
             add(&mut sums, tile);
             cost += more;
@@ -418,11 +362,11 @@ impl<T: Element> Plan<'_, T> {
     }
 
     /// The gradients of one region.
-    fn pointwise_grads(&self, samples: std::ops::Range<usize>, c: usize, slopes: Option<Slopes>, split: bool) {
+    fn channel_grads(&self, samples: std::ops::Range<usize>, c: usize, slopes: Option<Slopes>, split: bool) {
         let Some(grad) = self.grad else { return };
         let isa = Isa::detect();
         let task =
-            |n: usize, start: usize, end: usize| isa.run(PointwiseGrads { plan: self, n, c, start, end, slopes, grad });
+            |n: usize, start: usize, end: usize| isa.run(ChannelGrads { plan: self, n, c, start, end, slopes, grad });
         for_tiles(samples, self.inner, tile_of(self.inner), split, &task, &mut |()| ());
     }
 
@@ -456,10 +400,4 @@ impl<T: Element> Plan<'_, T> {
 fn tile_of(inner: usize) -> usize {
     // At most 1024 partial sums a sample.
     TILE.max(inner / 1024).next_multiple_of(BLOCK)
-}
-
-fn add(sum: &mut Sums, other: Sums) {
-    for k in 0..3 {
-        sum[k] += other[k];
-    }
 }

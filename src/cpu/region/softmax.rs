@@ -1,0 +1,180 @@
+//! The two looks at a tile of positions with all their channels, with a softmax over them: sums, and gradients.
+
+use super::tile::{At, LaneSums};
+use super::value::{Slopes, Sums};
+use super::{BLOCK, CrossEntropy, Plan};
+use crate::cpu::mem::{Dst, Mode, fence};
+use crate::cpu::row::{KEEP, Kept};
+use crate::cpu::simd::{F32s, Kernel, LANES, Machine, Simd};
+use crate::cpu::softmax::BlockSum;
+use crate::element::Element;
+use crate::loss::cross_entropy::lanes::{LaneLosses, LaneSums as LossSums};
+
+/// Softmax over the channels of sixteen positions. The exponentials stay in `keep` if they fit.
+struct PositionSoftmax<'k, S: Machine> {
+    s: S,
+    keep: &'k mut Kept,
+    max: F32s<S>,
+    inv_sum: F32s<S>,
+}
+
+impl<'k, S: Machine> PositionSoftmax<'k, S> {
+    fn new(s: S, keep: &'k mut Kept) -> Self {
+        PositionSoftmax { s, keep, max: s.zero(), inv_sum: s.zero() }
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn look<T: Element>(&mut self, plan: &Plan<'_, T>, at: At) {
+        let s = self.s;
+        self.max = s.splat(f32::NEG_INFINITY);
+        for c in 0..plan.channels {
+            self.max = self.max.or_larger(plan.input(s, c, at));
+        }
+        let mut sum = s.zero();
+        let fits = fits(plan);
+        for c in 0..plan.channels {
+            let e = (plan.input(s, c, at) - self.max).exp_neg();
+            sum = sum + e;
+            if fits {
+                self.keep.put(c * LANES, e);
+            }
+        }
+        self.inv_sum = 1.0 / sum;
+    }
+
+    /// The exponentials of a channel.
+    #[cfg_attr(optimized, inline(always))]
+    fn exp<T: Element>(&self, plan: &Plan<'_, T>, c: usize, at: At) -> F32s<S> {
+        if fits(plan) {
+            // SAFETY: `look` has put them.
+            unsafe { self.keep.get(self.s, c * LANES) }
+        } else {
+            (plan.input(self.s, c, at) - self.max).exp_neg()
+        }
+    }
+
+    /// The probabilities of a channel.
+    #[cfg_attr(optimized, inline(always))]
+    fn at<T: Element>(&self, plan: &Plan<'_, T>, c: usize, at: At) -> F32s<S> {
+        self.exp(plan, c, at) * self.inv_sum
+    }
+}
+
+impl CrossEntropy<'_> {
+    /// The weight that targets put on channel `c` of `channels`.
+    #[cfg_attr(optimized, inline(always))]
+    fn weight<S: Simd>(&self, channels: usize, c: usize, t: F32s<S>) -> F32s<S> {
+        let w = self.class_weight.map_or(1.0, |w| w[c]);
+        t.mul_add(1.0 - self.smoothing, self.smoothing / channels as f32) * w
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn look<S: Machine, T: Element>(
+        &self,
+        softmax: &PositionSoftmax<'_, S>,
+        plan: &Plan<'_, T>,
+        at: At,
+    ) -> LaneLosses<S> {
+        let (s, max) = (softmax.s, softmax.max);
+        let mut sums = LossSums::new(s);
+        for block in (0..plan.channels).step_by(8) {
+            for c in block..plan.channels.min(block + 8) {
+                let a = self.weight(plan.channels, c, plan.target(s, c, at));
+                sums.add(plan.input(s, c, at) - max, softmax.exp(plan, c, at), a);
+            }
+            sums.end_block();
+        }
+        sums.losses(max, self.z_loss)
+    }
+}
+
+fn fits<T>(plan: &Plan<'_, T>) -> bool {
+    plan.channels * LANES <= KEEP
+}
+
+/// The sums of all channels over a tile.
+pub(super) struct SoftmaxSums<'p, 'a, T> {
+    pub(super) plan: &'p Plan<'a, T>,
+    pub(super) n: usize,
+    pub(super) start: usize,
+    pub(super) end: usize,
+}
+
+impl<T: Element> Kernel for SoftmaxSums<'_, '_, T> {
+    type Output = (Vec<Sums>, f64);
+
+    #[cfg_attr(optimized, inline(always))]
+    fn run<S: Machine>(self, s: S) -> (Vec<Sums>, f64) {
+        let SoftmaxSums { plan, n, start, end } = self;
+        let squared = plan.region.params.squared != 0;
+        let mut keep = Kept::new();
+        let mut softmax = PositionSoftmax::new(s, &mut keep);
+        let mut sums = vec![LaneSums::new(s); plan.channels];
+        let mut cost = BlockSum::new(s);
+        for block in (start..end).step_by(BLOCK) {
+            for i in (block..end.min(block + BLOCK)).step_by(LANES) {
+                let at = At { n, i, count: LANES.min(end - i) };
+                softmax.look(plan, at);
+                for c in 0..plan.channels {
+                    sums[c].add(squared, softmax.at(plan, c, at), plan.target(s, c, at), at.count);
+                }
+                if let Some(cross_entropy) = plan.cross_entropy {
+                    let value = cross_entropy.look(&softmax, plan, at).value;
+                    cost.add(s.first(at.count).pick(value, 0.0));
+                }
+            }
+            for sums in &mut sums {
+                sums.end_block();
+            }
+            cost.end_block();
+        }
+        let mut out = Vec::with_capacity(plan.channels);
+        for sums in sums {
+            out.push(sums.sums());
+        }
+        (out, cost.sum())
+    }
+}
+
+/// The gradients of all channels in a tile.
+pub(super) struct SoftmaxGrads<'p, 'a, T> {
+    pub(super) plan: &'p Plan<'a, T>,
+    pub(super) n: usize,
+    pub(super) start: usize,
+    pub(super) end: usize,
+    pub(super) slopes: &'p [Slopes],
+    pub(super) grad: (Dst<'a, T>, Mode),
+}
+
+impl<T: Element> Kernel for SoftmaxGrads<'_, '_, T> {
+    type Output = ();
+
+    #[cfg_attr(optimized, inline(always))]
+    fn run<S: Machine>(self, s: S) {
+        let SoftmaxGrads { plan, n, start, end, slopes, grad } = self;
+        let squared = plan.region.params.squared != 0;
+        let mut keep = Kept::new();
+        let mut softmax = PositionSoftmax::new(s, &mut keep);
+        for i in (start..end).step_by(LANES) {
+            let at = At { n, i, count: LANES.min(end - i) };
+            softmax.look(plan, at);
+            let mut mean = s.zero();
+            for c in 0..plan.channels {
+                let (p, t) = (softmax.at(plan, c, at), plan.target(s, c, at));
+                mean = mean + slopes[c].at(squared, p, t) * p;
+            }
+            let beside =
+                plan.cross_entropy.map(|cross_entropy| (cross_entropy, cross_entropy.look(&softmax, plan, at)));
+            for c in 0..plan.channels {
+                let (p, t) = (softmax.at(plan, c, at), plan.target(s, c, at));
+                let mut g = p * (slopes[c].at(squared, p, t) - mean);
+                if let Some((cross_entropy, losses)) = beside {
+                    let a = cross_entropy.weight(plan.channels, c, t);
+                    g = g + losses.grad(softmax.exp(plan, c, at), a) * cross_entropy.scale;
+                }
+                plan.store(s, grad, c, at, g);
+            }
+        }
+        fence();
+    }
+}

@@ -1,0 +1,102 @@
+//! What the looks of the region skeleton at a tile have in common.
+
+use super::value::Sums;
+use super::{Plan, RegionTarget};
+use crate::cpu::mem::{Dst, Mode};
+use crate::cpu::simd::{F32s, LANES, Machine, Pair};
+use crate::cpu::softmax::BlockSum;
+use crate::element::Element;
+
+/// Positions `i..i + count` of sample `n`, at most sixteen.
+#[derive(Clone, Copy)]
+pub(super) struct At {
+    pub(super) n: usize,
+    pub(super) i: usize,
+    pub(super) count: usize,
+}
+
+impl At {
+    /// Twice sixteen positions.
+    pub(super) fn two(n: usize, i: usize) -> [Self; 2] {
+        [At { n, i, count: LANES }, At { n, i: i + LANES, count: LANES }]
+    }
+}
+
+impl<T: Element> Plan<'_, T> {
+    /// Asks for what follows.
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn prefetch<S: Machine>(&self, s: S, c: usize, at: At) {
+        self.input.prefetch(s, self.index(c, at));
+        if let RegionTarget::Dense(t) = self.target {
+            t.prefetch(s, self.index(c, at));
+        }
+    }
+
+    /// Input of a channel, twice sixteen.
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn inputs<S: Machine>(&self, s: S, c: usize, [a, b]: [At; 2]) -> F32s<Pair<S>> {
+        Pair(s).join(self.input(s, c, a), self.input(s, c, b))
+    }
+
+    /// Input of a channel, zero past the last position.
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn input<S: Machine>(&self, s: S, c: usize, at: At) -> F32s<S> {
+        // SAFETY (here and below): tiles do not overlap, and a tile belongs to one task.
+        unsafe { self.input.load_upto(s, self.index(c, at), at.count, 0.0) }
+    }
+
+    /// Targets of a channel, zero past the last position.
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn target<S: Machine>(&self, s: S, c: usize, at: At) -> F32s<S> {
+        match self.target {
+            RegionTarget::Dense(t) => unsafe { t.load_upto(s, self.index(c, at), at.count, 0.0) },
+            RegionTarget::Index(indices) => {
+                // Checked to be channels, of which there are fewer than 2^31.
+                let (index, _) = indices.sixteen(at.n * self.inner + at.i, at.count, None);
+                s.bits_of(&index.map(|i| i as u32)).eq(c as u32).pick(1.0, 0.0)
+            }
+        }
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn store<S: Machine>(&self, s: S, (dst, mode): (Dst<'_, T>, Mode), c: usize, at: At, g: F32s<S>) {
+        let i = self.index(c, at);
+        unsafe { dst.store_upto(s, i, at.count, g, mode.at(dst, i)) }
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn index(&self, c: usize, at: At) -> usize {
+        (at.n * self.channels + c) * self.inner + at.i
+    }
+}
+
+/// I, P and T of a region.
+#[derive(Clone, Copy)]
+pub(super) struct LaneSums<S: Machine>([BlockSum<S>; 3]);
+
+impl<S: Machine> LaneSums<S> {
+    pub(super) fn new(s: S) -> Self {
+        LaneSums([BlockSum::new(s); 3])
+    }
+
+    /// Adds sixteen positions; those past the last have `t = 0`, and a `p` that is left out.
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn add(&mut self, squared: bool, p: F32s<S>, t: F32s<S>, count: usize) {
+        let p = if count == LANES { p } else { p.simd().first(count).pick(p, 0.0) };
+        self.0[0].add(p * t);
+        self.0[1].add(if squared { p * p } else { p });
+        self.0[2].add(if squared { t * t } else { t });
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn end_block(&mut self) {
+        for sum in &mut self.0 {
+            sum.end_block();
+        }
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn sums(self) -> Sums {
+        [self.0[0].sum(), self.0[1].sum(), self.0[2].sum()]
+    }
+}
