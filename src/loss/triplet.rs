@@ -78,8 +78,8 @@ impl Default for TripletMargin {
 fn differences<S: Machine, T: Element, P: Span>(s: S, row: &Row<'_, T>, k: usize, p: P, eps: f32) -> [F32s<S>; 3] {
     let (anchor, positive, negative) = (row.input(s, k, p, 0.0), row.dense(s, k, p, 0.0), row.third(s, k, p, 0.0));
     let there = s.first(p.count());
-    let of = |a: F32s<S>, b: F32s<S>| there.pick((a - b) + eps, 0.0);
-    [of(anchor, positive), of(anchor, negative), of(positive, negative)]
+    let (u, v, w) = ((anchor - positive) + eps, (anchor - negative) + eps, (positive - negative) + eps);
+    [there.pick(u, 0.0), there.pick(v, 0.0), there.pick(w, 0.0)]
 }
 
 impl Rowwise for TripletMargin {
@@ -94,7 +94,8 @@ impl Rowwise for TripletMargin {
         let TripletMarginParams { margin, eps, swap } = self.0;
         let (mut uu, mut vv, mut ww) = (s.zero_wide(), s.zero_wide(), s.zero_wide());
         for_chunks!(row, |k, p| {
-            let [u, v, w] = differences(s, row, k, p, eps).map(F32s::widen);
+            let [u, v, w] = differences(s, row, k, p, eps);
+            let (u, v, w) = (u.widen(), v.widen(), w.widen());
             uu = uu + u * u;
             vv = vv + v * v;
             ww = ww + w * w;

@@ -53,6 +53,36 @@ impl Row {
         self.put(i, low);
         self.put(i + LANES, high);
     }
+
+    /// Adds what a term has, times its weight; or begins with that of the first.
+    ///
+    /// # Safety
+    /// The first has put them.
+    #[cfg_attr(optimized, inline(always))]
+    unsafe fn add_pair<S: Machine>(&mut self, pair: Pair<S>, i: usize, x: F32s<Pair<S>>, weight: f32, first: bool) {
+        // SAFETY: the caller's promise.
+        let x = if first { x * weight } else { x.mul_add(weight, unsafe { self.get_pair(pair, i) }) };
+        self.put_pair(i, x);
+    }
+}
+
+// Functions where closures would do: a closure that LLVM does not inline is compiled for the baseline.
+
+/// Elements `i..i + count`, then zeros; none of them where there are none, for memory may end before.
+///
+/// # Safety
+/// As for [`Src::load_upto`].
+#[cfg_attr(optimized, inline(always))]
+unsafe fn load<S: Machine, T: Element>(s: S, from: Src<'_, T>, i: usize, count: usize) -> F32s<S> {
+    // SAFETY: the caller's promise.
+    if count == 0 { s.zero() } else { unsafe { from.load_upto(s, i, count, 0.0) } }
+}
+
+/// The values of vector `i` of a block of `count` elements: those beyond the last have values too.
+#[cfg_attr(optimized, inline(always))]
+fn only<S: Machine>(values: F32s<S>, i: usize, count: usize) -> F32s<S> {
+    let here = count.saturating_sub(i);
+    if here >= LANES { values } else { values.simd().first(here).pick(values, 0.0) }
 }
 
 /// The block.
@@ -142,32 +172,38 @@ impl<T: Element> Kernel for Gather<'_, '_, T> {
         stage.count = count;
         for v in (0..count.next_multiple_of(STEP)).step_by(LANES) {
             let (i, count) = (self.i + v, count.saturating_sub(v).min(LANES));
-            // SAFETY (all loads): tiles do not overlap, and a tile belongs to one task.
-            let load = |from: Src<'_, T>| match count {
-                0 => s.zero(),
-                _ => unsafe { from.load_upto(s, i, count, 0.0) },
-            };
             if plan.mode.stream && v % STEP == 0 {
                 plan.input.prefetch(s, i);
-                plan.target.inspect(|target| target.prefetch(s, i));
+                if let Some(target) = plan.target {
+                    target.prefetch(s, i);
+                }
             }
-            stage.input.put(v, load(plan.input));
-            stage.target.put(v, plan.target.map_or(s.zero(), load));
-            let aux = match (plan.third, plan.class_weight) {
-                (Some(third), _) => load(third),
-                (None, Some(w)) => s.lanes(&lanes(count, |l| w[(i + l) % w.len()])),
-                (None, None) => s.splat(1.0),
-            };
-            stage.aux.put(v, aux);
+            let mut aux = s.splat(1.0);
+            if let Some(w) = plan.class_weight {
+                aux = s.lanes(&lanes(count, |l| w[(i + l) % w.len()]));
+            }
             let weight = match plan.weight {
                 Some((w, 1)) => s.lanes(&lanes(count, |l| w[i + l])),
                 Some((w, each)) => s.lanes(&lanes(count, |l| w[(i + l) / each])),
                 None => s.splat(1.0),
             };
             let mut scale = weight * plan.scale;
-            if let (Some(g), 1..) = (plan.grad_output, count) {
-                scale = scale * unsafe { Src::new(g).load_upto(s, i, count, 0.0) };
+            // SAFETY: tiles do not overlap, and a tile belongs to one task.
+            unsafe {
+                stage.input.put(v, load(s, plan.input, i, count));
+                let mut target = s.zero();
+                if let Some(t) = plan.target {
+                    target = load(s, t, i, count);
+                }
+                stage.target.put(v, target);
+                if let Some(third) = plan.third {
+                    aux = load(s, third, i, count);
+                }
+                if let Some(g) = plan.grad_output {
+                    scale = scale * load(s, Src::new(g), i, count);
+                }
             }
+            stage.aux.put(v, aux);
             stage.weight.put(v, weight);
             stage.scale.put(v, scale);
         }
@@ -213,43 +249,35 @@ impl<F: Pointwise> Kernel for Apply<'_, F> {
     fn run<S: Machine>(self, s: S) -> [Lanes; 2] {
         let Apply { stage, loss, weight, first } = self;
         let (pair, count, wants) = (Pair(s), stage.count, stage.wants);
-        let put = |row: &mut Row, i: usize, x: F32s<Pair<S>>| {
-            // SAFETY: the first loss has put it.
-            let x = if first { x * weight } else { x.mul_add(weight, unsafe { row.get_pair(pair, i) }) };
-            row.put_pair(i, x);
-        };
         let mut sums = [s.zero(); 2];
         for i in (0..count).step_by(STEP) {
-            // SAFETY: `Gather` has put them.
-            let of = |row: &Row| unsafe { row.get_pair(pair, i) };
-            let (x, t, aux) = (of(&stage.input), of(&stage.target), of(&stage.aux));
-            let Point { value, grad } = if F::LOGISTIC {
-                // `LogisticOfInput` has put the rest.
-                let l = Logistic { positive: x.gt(0.0), abs: x.abs(), tail: of(&stage.tail), soft: of(&stage.soft) };
-                loss.eval_with(&l, x, t, aux)
-            } else {
-                loss.eval(x, t, aux)
-            };
-            let value = value * of(&stage.weight);
-            if wants.losses {
-                put(&mut stage.losses, i, value);
+            // SAFETY (all of it): `Gather` has put what is staged, `LogisticOfInput` its two rows where the loss asks for them, and the
+            // first loss what the others add to.
+            unsafe {
+                let x = stage.input.get_pair(pair, i);
+                let (t, aux) = (stage.target.get_pair(pair, i), stage.aux.get_pair(pair, i));
+                let Point { value, grad } = if F::LOGISTIC {
+                    let (tail, soft) = (stage.tail.get_pair(pair, i), stage.soft.get_pair(pair, i));
+                    loss.eval_with(&Logistic { positive: x.gt(0.0), abs: x.abs(), tail, soft }, x, t, aux)
+                } else {
+                    loss.eval(x, t, aux)
+                };
+                let value = value * stage.weight.get_pair(pair, i);
+                if wants.losses {
+                    stage.losses.add_pair(pair, i, value, weight, first);
+                }
+                if wants.grad_input {
+                    stage.grad_input.add_pair(pair, i, grad, weight, first);
+                }
+                if F::GRAD_TARGET && wants.grad_target {
+                    stage.grad_target.add_pair(pair, i, loss.grad_target(x, t, aux), weight, first);
+                }
+                if F::GRAD_THIRD && wants.grad_third {
+                    stage.grad_third.add_pair(pair, i, loss.grad_third(x, t, aux), weight, first);
+                }
+                let (low, high) = pair.split(value);
+                sums = [sums[0] + only(low, i, count), sums[1] + only(high, i + LANES, count)];
             }
-            if wants.grad_input {
-                put(&mut stage.grad_input, i, grad);
-            }
-            if F::GRAD_TARGET && wants.grad_target {
-                put(&mut stage.grad_target, i, loss.grad_target(x, t, aux));
-            }
-            if F::GRAD_THIRD && wants.grad_third {
-                put(&mut stage.grad_third, i, loss.grad_third(x, t, aux));
-            }
-            let (low, high) = pair.split(value);
-            // What is beyond the elements has values too.
-            let only = |value: F32s<S>, i: usize| match count.saturating_sub(i) {
-                LANES.. => value,
-                some => s.first(some).pick(value, 0.0),
-            };
-            sums = [sums[0] + only(low, i), sums[1] + only(high, i + LANES)];
         }
         [sums[0].to_array(), sums[1].to_array()]
     }
