@@ -146,7 +146,7 @@ impl<'a, T: Element> CudaLinearCall<'a, T> {
 
     /// Says that no more than so many tokens count: are of a class that is not ignored. Which ones they are only the GPU knows, and to
     /// ask it would be to wait; so ignored tokens save products only where this says how many there are. If more count, the value is
-    /// NaN, gradients are those of the first so many, and [`Cuda::check`] fails with [`Error::TooManyOnDevice`].
+    /// NaN, gradients are those of the first so many, and [`Cuda::check`] fails with [`TooManyOnDevice`](crate::Error::TooManyOnDevice).
     pub fn counted(mut self, tokens: usize) -> Self {
         self.counted = tokens;
         self
