@@ -343,6 +343,9 @@ pub(crate) use elementwise_methods;
 
 /// Which of three.
 macro_rules! grads {
+    ($input:ident,) => {
+        [Some($input), None, None]
+    };
     ($input:ident, grad_target($grad:ident)) => {
         [Some($input), Some($grad), None]
     };
@@ -357,11 +360,11 @@ pub(crate) use grads;
 
 /// Of a loss of three tensors.
 macro_rules! methods_of_three {
-    ($loss:ty, ($($arg:ident: $t:ty),*) => ($target:expr, $third:expr, $shape:expr), $($verb:ident($grad:ident)),+) => {
-        #[allow(clippy::too_many_arguments)]
+    ($loss:ty, ($($arg:ident: $t:ty),*) => ($target:expr, $third:expr, $shape:expr), $($verb:ident($grad:ident)),*) => {
+        #[allow(clippy::too_many_arguments, clippy::extra_unused_lifetimes)] // not all kinds need them
         impl $crate::On<'_, $loss> {
             /// The value. Arguments are those of the loss's own `forward`, as buffers.
-            pub fn forward<T: $crate::Element>(
+            pub fn forward<'a, T: $crate::Element>(
                 &self,
                 input: &$crate::Buffer<T>,
                 $($arg: $t,)*
@@ -371,15 +374,15 @@ macro_rules! methods_of_three {
             }
 
             /// The value, and its gradients, in one pass.
-            pub fn forward_backward<T: $crate::Element>(
+            pub fn forward_backward<'a, T: $crate::Element>(
                 &self,
                 input: &$crate::Buffer<T>,
                 $($arg: $t,)*
                 reduction: $crate::Reduction,
                 grad_input: &mut $crate::Buffer<T>,
-                $($grad: &mut $crate::Buffer<T>,)+
+                $($grad: &mut $crate::Buffer<T>,)*
             ) -> $crate::Result<f32> {
-                let grads = $crate::on::grads!(grad_input, $($verb($grad)),+);
+                let grads = $crate::on::grads!(grad_input, $($verb($grad)),*);
                 self.run(input, ($target, Some($third)), $shape, reduction, grads, None)
             }
         }

@@ -421,6 +421,20 @@ params! {
         softcap: f32,
     }
 
+    /// Cross-entropy and a distillation of the same rows.
+    struct CombinedRowsParams {
+        /// What the two are multiplied by.
+        weights: [f32; 2],
+        /// Of cross-entropy: mass taken from the target and spread over all classes.
+        smoothing: f32,
+        /// Of cross-entropy: factor of the squared log-sum-exp.
+        z_loss: f32,
+        /// `1 / temperature`.
+        inv_temperature: f32,
+        /// Of the distillation: `temperature^2`, or 1.
+        factor: f32,
+    }
+
     /// Cross-entropy on probabilities.
     struct CrossEntropyProbsParams {
         /// Clip after the normalisation.

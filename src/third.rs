@@ -46,7 +46,7 @@ impl<'a, T: Element> Third<'a, T> {
 /// The methods of a loss of three tensors: what a call takes besides its input, and how it is put together; each `$grad`, by the method
 /// `$verb` of a call, is what usually gets a gradient besides the input.
 macro_rules! methods_of_three {
-    ($loss:ty, ($($arg:ident: $t:ty),*) => ($target:expr, $third:expr, $shape:expr), $($verb:ident($grad:ident)),+) => {
+    ($loss:ty, ($($arg:ident: $t:ty),*) => ($target:expr, $third:expr, $shape:expr), $($verb:ident($grad:ident)),*) => {
         #[allow(clippy::too_many_arguments)]
         impl $loss {
             /// The value.
@@ -66,9 +66,9 @@ macro_rules! methods_of_three {
                 $($arg: $t,)*
                 reduction: $crate::Reduction,
                 grad_input: &'a mut [T],
-                $($grad: &'a mut [T],)+
+                $($grad: &'a mut [T],)*
             ) -> $crate::Result<f32> {
-                self.call(input, $($arg),*)$(.$verb($grad))+.forward_backward(reduction, grad_input)
+                self.call(input, $($arg),*)$(.$verb($grad))*.forward_backward(reduction, grad_input)
             }
 
             /// The long form: weights, upstream gradient, accumulation, gradients for the other tensors, unreduced values.

@@ -194,4 +194,17 @@ FL void finish(const LaunchArgs& a, double total) {
     if (has_shared_work(a)) clear_shared_work(a);
 }
 
+// The same of a sum of losses: the value, and behind it those of its terms.
+template <int N> FL void finish_terms(const LaunchArgs& a, double (&total)[N]) {
+    if (a.value == 0 && a.terms == 0 && !has_shared_work(a)) return;
+    if (!sum_over_blocks(a, at<double>(a.scratch), total) || thread_index() != 0) return;
+    const double denominator = denominator_of(a);
+    if (a.value) *at<float>(a.value) = float(total[0] / denominator);
+#pragma unroll
+    for (int i = 1; i < N; ++i) {
+        if (a.terms) at<float>(a.terms)[i - 1] = float(total[i] / denominator);
+    }
+    if (has_shared_work(a)) clear_shared_work(a);
+}
+
 } // namespace fl

@@ -36,19 +36,19 @@ template <class T, class G = T> struct ColumnRow : RowBase<T> {
     // Hands `count` classes from `first` on to body(k, x, q, t).
     template <int COUNT, bool INPUT, bool DENSE, bool THIRD, bool KEPT, bool KEEP, class Body>
     FL void some_classes(int first, const T* input, const T* dense, const T* third, T* kept, Body body) {
-        const int beside = KEPT || KEEP ? this->classes * int(blockDim.x) : 0;
+        const int beside = KEPT || KEEP ? this->classes * int(blockDim.x) : 0, before_third = DENSE ? 2 * beside : beside;
         T x[COUNT], q[COUNT], t[COUNT];
 #pragma unroll
         for (int u = 0; u < COUNT; ++u) {
             if (INPUT) x[u] = KEPT ? kept[u * int(blockDim.x)] : input[u * stride];
             if (DENSE) q[u] = KEPT ? kept[beside + u * int(blockDim.x)] : dense[u * stride];
-            if (THIRD) t[u] = KEPT ? kept[2 * beside + u * int(blockDim.x)] : third[u * stride];
+            if (THIRD) t[u] = KEPT ? kept[before_third + u * int(blockDim.x)] : third[u * stride];
         }
 #pragma unroll
         for (int u = 0; u < COUNT; ++u) {
             if (INPUT && KEEP) kept[u * int(blockDim.x)] = x[u];
             if (DENSE && KEEP) kept[beside + u * int(blockDim.x)] = q[u];
-            if (THIRD && KEEP) kept[2 * beside + u * int(blockDim.x)] = t[u];
+            if (THIRD && KEEP) kept[before_third + u * int(blockDim.x)] = t[u];
             body(first + u, INPUT ? to_f32(x[u]) : 0.0f, DENSE ? to_f32(q[u]) : 0.0f, THIRD ? to_f32(t[u]) : 0.0f);
         }
     }

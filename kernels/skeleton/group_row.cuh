@@ -20,7 +20,7 @@ template <class T, class G = T> struct GroupRow : RowBase<T> {
         cached = a.flags & FL_CACHED;
         room = int((a.classes * sizeof(T) + 31) / 16); // as in plan.rs
         room = (room + ranks - 1) / ranks;
-        const int tensors = (this->is_dense() ? 2 : 1) + (of_three ? 1 : 0);
+        const int tensors = (this->is_dense() ? 2 : 1) + (of_three ? 1 : 0); // as in marshal.rs
         slot = int(threadIdx.y) * room * tensors;
     }
 
@@ -168,7 +168,7 @@ template <class T, class G = T> struct GroupRow : RowBase<T> {
     // bound by the instructions that they issue, of which the loop over kept packs has as few as can be.
     template <bool INPUT, bool DENSE, bool THIRD, class Body, class Flush> FL void packs(float pad, Body body, Flush flush) {
         if (!cached) return packs_of_memory<INPUT, DENSE, THIRD>(pad, body, flush);
-        constexpr int U = DENSE ? 1 : 2;
+        constexpr int U = DENSE || THIRD ? 1 : 2, BEFORE_THIRD = DENSE ? 2 : 1;
         const int step = int(width);
         const Pack<T>* from = kept() + lane;
         int j = lane, k = first_of(lane);
@@ -179,7 +179,7 @@ template <class T, class G = T> struct GroupRow : RowBase<T> {
             for (int u = 0; u < U; ++u) {
                 if (INPUT) x[u] = load_kept(from + u * step);
                 if (DENSE) q[u] = load_kept(from + room + u * step);
-                if (THIRD) t[u] = load_kept(from + 2 * room + u * step);
+                if (THIRD) t[u] = load_kept(from + BEFORE_THIRD * room + u * step);
             }
 #pragma unroll
             for (int u = 0; u < U; ++u) hand<INPUT, DENSE, THIRD>(k + u * step * V, x[u], q[u], t[u], body);
@@ -189,14 +189,14 @@ template <class T, class G = T> struct GroupRow : RowBase<T> {
             Pack<T> x, q, t;
             if (INPUT) x = load_kept(from);
             if (DENSE) q = load_kept(from + room);
-            if (THIRD) t = load_kept(from + 2 * room);
+            if (THIRD) t = load_kept(from + BEFORE_THIRD * room);
             hand<INPUT, DENSE, THIRD>(k, x, q, t, body);
             flush();
         }
     }
 
     template <bool INPUT, bool DENSE, bool THIRD, class Body, class Flush> FL void packs_of_memory(float pad, Body body, Flush flush) {
-        constexpr int U = THIRD ? (IN_FLIGHT + 2) / 3 : (DENSE ? (IN_FLIGHT + 1) / 2 : IN_FLIGHT);
+        constexpr int TENSORS = (DENSE ? 2 : 1) + (THIRD ? 1 : 0), U = (IN_FLIGHT + TENSORS - 1) / TENSORS;
         const int step = int(width) * U, steps = (mine + step - 1) / step;
 #pragma unroll 1
         for (int s = 0; s < steps; ++s) {
@@ -227,7 +227,7 @@ template <class T, class G = T> struct GroupRow : RowBase<T> {
         if (FIRST && cached) {
             keep(kept(), input(), pad);
             if (DENSE) keep(kept() + room, dense(), pad);
-            if (THIRD) keep(kept() + 2 * room, third(), pad);
+            if (THIRD) keep(kept() + (DENSE ? 2 : 1) * room, third(), pad);
             wait_for_copies();
         }
         packs<true, DENSE, THIRD>(pad, [&](int k, const float(&x)[V], const float(&q)[V], const float(&t)[V]) {

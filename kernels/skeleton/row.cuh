@@ -19,6 +19,10 @@ template <class F> FL constexpr bool reports(long) { return false; }
 template <class F> FL constexpr auto of_three(int) -> decltype(F::THIRD) { return F::THIRD; }
 template <class F> FL constexpr bool of_three(long) { return false; }
 
+// How many terms a functor has that is a sum of losses, likewise.
+template <class F> FL constexpr auto terms_of(int) -> decltype(F::TERMS) { return F::TERMS; }
+template <class F> FL constexpr int terms_of(long) { return 0; }
+
 // Hands an element to a body, with that of the third tensor if it takes one.
 template <bool THIRD, class Body> FL auto hand_element(Body& body, int k, float x, float q, float t) {
     if constexpr (THIRD) return body(k, x, q, t);
@@ -42,6 +46,7 @@ template <class T> struct RowBase {
     uint64_t number; // which row it is
     float scale;   // what every gradient is multiplied by
     Reported reported; // of a functor that reports
+    float terms[3];    // of one that is a sum
 
     FL explicit RowBase(const LaunchArgs& a) : a(a), classes(int(a.classes)), index(-1), number(0), scale(0.0f) {}
 

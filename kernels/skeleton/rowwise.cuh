@@ -51,6 +51,17 @@ template <class Row, class T, class Body> FL void put_of_three(Row& row, T* out,
     row.template write<true, true, true>(out, 0.0f, -1, Zero(), body);
 }
 
+// Looks at the input and a third tensor beside a class, at body(k, x, q, t); `pad` is what lies beyond the ends of both.
+template <class Row, class Body> FL void first_of_two(Row& row, float pad, Body body) {
+    row.template look<true, false, true>(pad, body, [] {});
+}
+template <class Row, class Body, class Flush> FL void again_of_two(Row& row, float pad, Body body, Flush flush) {
+    row.template look<false, false, true>(pad, body, flush);
+}
+template <class Row, class Body> FL void put_of_two(Row& row, float pad, Body body) {
+    row.template write<true, false, true>(row.grad(), pad, -1, Zero(), body);
+}
+
 struct Add {
     template <class X> FL X operator()(X a, X b) const { return a + b; }
 };
@@ -92,7 +103,9 @@ template <class F, class T, class Row> FL void rows(const LaunchArgs& a, const F
         ? scale_of(a) / float(denominator<8>(a, a.losses, [&](uint64_t r) { return ignored(a, index_of(a, r)) ? 0.0 : 1.0; }))
         : scale_of(a, a.losses, [&](uint64_t r) { return share_of(a, r); });
     const uint64_t start = tile * a.tile, end = start + a.tile < a.losses ? start + a.tile : a.losses;
-    double total = 0.0;
+    // The value, and behind it those of the terms of a sum.
+    constexpr int TERMS = terms_of<F>(0);
+    double total[1 + TERMS] = {};
     Row row(a, of_three<F>(0));
     // The index of the next row is fetched while a row is at work.
     const bool indexed = has_index(a);
@@ -115,19 +128,24 @@ template <class F, class T, class Row> FL void rows(const LaunchArgs& a, const F
             if (row.wants_grad()) put_blindly(row, [](int) { return 0.0f; });
             if (bad) {
                 value = nan();
+#pragma unroll
+                for (int i = 0; i < TERMS; ++i) total[1 + i] = double(value);
                 if (row.leads()) report_row(a, r);
             }
         } else {
             value = f.row(row) * weight;
+#pragma unroll
+            for (int i = 0; i < TERMS; ++i) total[1 + i] += row.leads() ? double(row.terms[i] * weight) : 0.0;
         }
         if (row.leads()) {
             if (reports<F>(0)) put_report(a, r, row.reported, row.index);
-            total += double(value);
+            total[0] += double(value);
             if (a.values) at<float>(a.values)[r] = value;
         }
     }
     row.end();
-    finish(a, total);
+    if constexpr (TERMS == 0) finish(a, total[0]);
+    else finish_terms(a, total);
 }
 
 template <class F, class T, class G = T> FL void group_rows(const LaunchArgs& a, const F& f) {

@@ -9,6 +9,9 @@ use crate::element::Element;
 use crate::element::storage::Storage;
 use crate::report::Reported;
 
+/// Terms of a sum of row-wise losses.
+pub(crate) const ROW_TERMS: usize = 3;
+
 /// Classes up to which a row stays in the buffer: 32 KiB of f32.
 pub(crate) const KEEP: usize = 8192;
 
@@ -30,10 +33,12 @@ pub(crate) struct Row<'a, T> {
     pub(super) grad_input: Option<(Dst<'a, T>, Mode)>,
     pub(super) grad_target: Option<(Dst<'a, T>, Mode)>,
     pub(super) grad_third: Option<(Dst<'a, T>, Mode)>,
-    /// Room for two rows.
-    pub(crate) keep: &'a mut [Kept; 2],
+    /// Room for three rows.
+    pub(crate) keep: &'a mut [Kept; 3],
     /// What else the row tells, of a loss that reports.
     pub(crate) report: Reported,
+    /// The values of its terms, of a sum.
+    pub(crate) terms: [f64; ROW_TERMS],
 }
 
 /// A row between two looks at it. Not zeroed: for short rows that would take longer than the loss.

@@ -5,7 +5,7 @@
 //! and where an exponential was computed it is kept there too.
 
 use super::mem::{Dst, Mode, Src, fence};
-use super::row::{Block, Kept, Row, RowTarget, Rows, Strided, for_chunks};
+use super::row::{Block, Kept, ROW_TERMS, Row, RowTarget, Rows, Strided, for_chunks};
 use super::scan::Scan;
 use super::simd::{F32s, Isa, Kernel, LANES, Lanes, Machine};
 use super::tiles::{Tiles, sum_weights};
@@ -41,6 +41,8 @@ pub(crate) trait Rowwise: Copy + Send + Sync {
     const THIRD: Option<ThirdOf> = None;
     /// It has a gradient for it.
     const GRAD_THIRD: bool = false;
+    /// It is a sum, and fills in the row's terms.
+    const TERMS: bool = false;
 
     /// Rows with this index are left out.
     fn ignore_index(&self) -> Option<i64> {
@@ -136,12 +138,18 @@ pub(crate) fn run<T: Element, F: Rowwise>(loss: F, request: Request<'_, T>) -> R
         }
         None => rows,
     };
+    if let Some(terms) = &extras.terms {
+        check_len("terms", if F::TERMS { ROW_TERMS } else { 0 }, terms.len())?;
+    }
     let (mut losses, mut grad_output, mut denominator) = (None, None, 1.0);
     match request.output {
         Output::Reduced(reduction) => {
             reduction.check(rows)?;
             let rows = Counted { scan: scan.as_ref(), counted, class_weight, weight };
             denominator = rows.denominator(reduction, F::MEAN_BY_CLASS_WEIGHT);
+        }
+        Output::Unreduced { .. } if extras.terms.is_some() => {
+            return Err(unsupported("asking for terms without a reduction"));
         }
         Output::Unreduced { losses: l, grad_output: g } => {
             if let Some(l) = l {
@@ -171,8 +179,18 @@ pub(crate) fn run<T: Element, F: Rowwise>(loss: F, request: Request<'_, T>) -> R
         report: extras.report,
     };
     let isa = Isa::detect();
-    let task = |start: usize, end: usize| isa.run(Tile { loss, plan: &plan, start, end });
-    let total = Tiles::rows(rows, shape.classes).sum_weighing(rows, n, &task);
+    let tiles = Tiles::rows(rows, shape.classes);
+    let total = if F::TERMS {
+        let task = |start: usize, end: usize| isa.run(Tile { loss, plan: &plan, start, end });
+        let [total, terms @ ..] = tiles.sums(rows, n, &task);
+        if let Some(out) = extras.terms {
+            // SAFETY: there are so many; nobody else writes them.
+            (0..ROW_TERMS).for_each(|j| unsafe { out.set(j, (terms[j] / denominator) as f32) });
+        }
+        total
+    } else {
+        tiles.sum_weighing(rows, n, &|start, end| isa.run(Tile { loss, plan: &plan, start, end })[0])
+    };
     Ok((total / denominator) as f32)
 }
 
@@ -214,11 +232,13 @@ struct Tile<'p, 'a, T, F> {
 }
 
 impl<T: Element, F: Rowwise> Kernel for Tile<'_, '_, T, F> {
-    type Output = f64;
+    /// The value, and its terms.
+    type Output = [f64; 1 + ROW_TERMS];
 
     #[cfg_attr(optimized, inline(always))]
-    fn run<S: Machine>(self, s: S) -> f64 {
-        let total = if F::side_by_side(self.plan.shape) { self.side_by_side(s) } else { self.one_by_one(s) };
+    fn run<S: Machine>(self, s: S) -> Self::Output {
+        let total =
+            if F::side_by_side(self.plan.shape) { [self.side_by_side(s), 0.0, 0.0, 0.0] } else { self.one_by_one(s) };
         fence();
         total
     }
@@ -226,11 +246,11 @@ impl<T: Element, F: Rowwise> Kernel for Tile<'_, '_, T, F> {
 
 impl<T: Element, F: Rowwise> Tile<'_, '_, T, F> {
     #[cfg_attr(optimized, inline(always))]
-    fn one_by_one<S: Machine>(&self, s: S) -> f64 {
+    fn one_by_one<S: Machine>(&self, s: S) -> [f64; 1 + ROW_TERMS] {
         let &Tile { loss, plan, start, end } = self;
-        let mut keep = [Kept::new(), Kept::new()];
+        let mut keep = [Kept::new(), Kept::new(), Kept::new()];
         let shape = plan.shape;
-        let mut total = 0.0;
+        let mut total = [0.0; 1 + ROW_TERMS];
         for r in start..end {
             let (weight, scale) = plan.weight_and_scale(r);
             let mut row = Row {
@@ -250,6 +270,7 @@ impl<T: Element, F: Rowwise> Tile<'_, '_, T, F> {
                 grad_third: plan.grad_third.map(|(grad, mode)| (grad, mode.at(grad, plan.base(r)))),
                 keep: &mut keep,
                 report: Reported::NOTHING,
+                terms: [0.0; ROW_TERMS],
             };
             let mut value = 0.0;
             let index = plan.indices.map(|i| i.get(r));
@@ -262,7 +283,10 @@ impl<T: Element, F: Rowwise> Tile<'_, '_, T, F> {
                 }
                 value = loss.row(s, &mut row) * f64::from(weight);
             }
-            total += value;
+            total[0] += value;
+            if F::TERMS {
+                (0..ROW_TERMS).for_each(|j| total[1 + j] += row.terms[j] * f64::from(weight));
+            }
             if F::REPORTS {
                 // SAFETY: row `r` belongs to this task; the lengths have been checked.
                 unsafe { plan.report.put(r, &row.report) };

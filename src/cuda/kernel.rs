@@ -109,7 +109,7 @@ macro_rules! words {
 words! {
     NoParams MseParams HuberParams SmoothL1Params QuantileParams PoissonNllParams GaussianNllParams MarginRankingParams DpoParams
     JsdParams BoxIouParams CosineEmbeddingParams TripletMarginParams BceParams BceWithLogitsParams HingeParams KlDivProbsParams
-    SigmoidFocalParams GanTermParams CrossEntropyParams CrossEntropyProbsParams SoftmaxFocalParams
+    SigmoidFocalParams GanTermParams CrossEntropyParams CombinedRowsParams CrossEntropyProbsParams SoftmaxFocalParams
     DistillationParams MultiMarginParams GradientPenaltyParams DiceParams TermsParams DiceCrossEntropyParams DiceLogitsParams HeadParams
 }
 
@@ -214,6 +214,11 @@ impl Kernel {
     /// This kernel reports.
     pub(crate) fn with_report(self, name: &'static str) -> Self {
         Kernel { takes: Takes { report: Some(name), ..self.takes }, ..self }
+    }
+
+    /// This kernel has terms.
+    pub(crate) fn with_terms(self, terms: Terms) -> Self {
+        Kernel { terms: Some(terms), ..self }
     }
 
     /// Of a region loss.

@@ -42,7 +42,10 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
     let plan = match kernel.family {
         Family::Elements if kernel.terms.is_some() => plan::combined(input.len as u64, dtype.bytes),
         Family::Elements => plan::elementwise(input.len as u64),
-        Family::Rows => plan::rowwise(sizes.losses as u64, classes, inner, dtype.bytes, tensors, launcher.limits()),
+        Family::Rows => {
+            let plan = plan::rowwise(sizes.losses as u64, classes, inner, dtype.bytes, tensors, launcher.limits());
+            kernel.terms.map_or(plan, |terms| plan::combined_rows(plan, terms.count as u64))
+        }
         Family::Regions { softmax, .. } => {
             let segments = if softmax { outer } else { outer.saturating_mul(classes) };
             let blocks = if inner == 0 { 0 } else { segments.saturating_mul(inner.div_ceil(u64::from(BLOCK))) };

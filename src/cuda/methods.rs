@@ -87,7 +87,7 @@ pub(crate) use elementwise_methods;
 
 /// The same of a loss of three tensors; each `$grad`, by the method `$verb` of a call, is what usually gets a gradient besides the input.
 macro_rules! methods_of_three {
-    ($loss:ty, ($($arg:ident: $t:ty),*) => ($target:expr, $third:expr, $shape:expr), $($verb:ident($grad:ident)),+) => {
+    ($loss:ty, ($($arg:ident: $t:ty),*) => ($target:expr, $third:expr, $shape:expr), $($verb:ident($grad:ident)),*) => {
         #[cfg(feature = "cuda")]
         #[allow(clippy::too_many_arguments)]
         impl<'d> $crate::cuda::OnCuda<'d, $loss> {
@@ -113,12 +113,12 @@ macro_rules! methods_of_three {
                 reduction: $crate::Reduction,
                 value: impl Into<$crate::cuda::DeviceMut<'a, f32>>,
                 grad_input: impl Into<$crate::cuda::DeviceMut<'a, T>>,
-                $($grad: impl Into<$crate::cuda::DeviceMut<'a, T>>,)+
+                $($grad: impl Into<$crate::cuda::DeviceMut<'a, T>>,)*
             ) -> $crate::Result<()>
             where
                 'd: 'a,
             {
-                self.call(input, $($arg),*)$(.$verb($grad))+.forward_backward(reduction, value, grad_input)
+                self.call(input, $($arg),*)$(.$verb($grad))*.forward_backward(reduction, value, grad_input)
             }
 
             /// The long form: weights, upstream gradient, accumulation, gradients for the other tensors, unreduced values.

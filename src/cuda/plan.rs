@@ -57,6 +57,11 @@ pub fn combined(n: u64, bytes: u64) -> Plan {
     Plan { scratch: u64::from(plan.grid * MAX_TERMS) * 8, shared: shared as u32, ..plan }
 }
 
+/// A sum of losses of rows: what the row-wise loss has, and partial sums of the value and of each term in every block.
+pub fn combined_rows(plan: Plan, terms: u64) -> Plan {
+    Plan { scratch: u64::from(plan.grid) * (1 + terms) * 8, ..plan }
+}
+
 /// Row-wise losses of `rows` rows; `tensors` is 2 where targets are dense, else 1, and one more where there is a third.
 pub fn rowwise(rows: u64, classes: u64, inner: u64, bytes: u64, tensors: u64, limits: Limits) -> Plan {
     // How many rows each of `at_once` groups does one after another, so that there are not too many partial sums.

@@ -226,7 +226,7 @@ impl Request {
             Output::Unreduced { .. } if self.terms.is_some() => {
                 return Err(unsupported("asking for terms without a reduction"));
             }
-            Output::Unreduced { .. } if kernel.terms.is_some() && kernel.family != Family::Elements => {
+            Output::Unreduced { .. } if kernel.terms.is_some() && matches!(kernel.family, Family::Regions { .. }) => {
                 return Err(unsupported("a call without a reduction, for its terms are of regions and of rows,"));
             }
             Output::Reduced(reduction, value) => {

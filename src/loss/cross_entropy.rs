@@ -265,7 +265,7 @@ class_methods!(CrossEntropy);
 /// Where p is near 1 that is the difference of two close numbers, and the same as
 /// `(sum a - a) - sum a (1 - p) + 2 z_loss lse p`. That is of one class at most; where none leads, this form would be
 /// the one that cancels.
-struct Slopes {
+pub(super) struct Slopes {
     mass: f32,
     scale: f32,
     slope: f32,
@@ -276,7 +276,7 @@ struct Slopes {
 
 impl Slopes {
     #[cfg_attr(optimized, inline(always))]
-    fn new(softmax: &Softmax, mass: f64, z_loss: f32, scale: f32) -> Self {
+    pub(super) fn new(softmax: &Softmax, mass: f64, z_loss: f32, scale: f32) -> Self {
         let pull = 2.0 * f64::from(z_loss) * softmax.lse();
         let miss = softmax.miss(1.0);
         Slopes {
@@ -290,7 +290,7 @@ impl Slopes {
 
     /// The gradient of classes with these exponentials and weights.
     #[cfg_attr(optimized, inline(always))]
-    fn at<S: Machine>(&self, e: F32s<S>, a: F32s<S>) -> F32s<S> {
+    pub(super) fn at<S: Machine>(&self, e: F32s<S>, a: F32s<S>) -> F32s<S> {
         e.eq(self.top_e).pick((self.mass - a) * self.scale + self.top, e * self.slope - a * self.scale)
     }
 }
@@ -394,10 +394,10 @@ impl CrossEntropy {
         let CrossEntropyParams { smoothing, z_loss, .. } = self.params;
         let logits = Capped::new(self.params.softcap);
         let weights = TargetWeights::new(row, smoothing);
-        let mut both = (TargetSums { weights, mass: BlockSum::new(s), cost: BlockSum::new(s) }, visitor);
+        let mut both = (TargetSums::new(s, weights), visitor);
         let softmax = Softmax::new(s, row, 0, logits, &mut both);
         let (sums, visitor) = both;
-        let (mass, cost) = (sums.mass.sum(), sums.cost.sum());
+        let (mass, cost) = sums.mass_and_cost();
         // Before the gradient of the input, which in place overwrites the logits.
         if row.wants_grad_target() {
             let (ln_sum, max) = (softmax.ln_sum() as f32, softmax.max);
@@ -428,10 +428,22 @@ impl CrossEntropy {
 }
 
 /// `sum a` and `sum a (max - z)`.
-struct TargetSums<'a, S: Machine, T> {
+pub(super) struct TargetSums<'a, S: Machine, T> {
     weights: TargetWeights<'a, T>,
     mass: BlockSum<S>,
     cost: BlockSum<S>,
+}
+
+impl<'a, S: Machine, T> TargetSums<'a, S, T> {
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn new(s: S, weights: TargetWeights<'a, T>) -> Self {
+        TargetSums { weights, mass: BlockSum::new(s), cost: BlockSum::new(s) }
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn mass_and_cost(&self) -> (f64, f64) {
+        (self.mass.sum(), self.cost.sum())
+    }
 }
 
 impl<S: Machine, T: Element> Visit<S, T> for TargetSums<'_, S, T> {

@@ -37,7 +37,7 @@ mod uncertainty;
 
 pub use bce::{Bce, BceWithLogits};
 pub use boxes::BoxIou;
-pub use combine::{Combination, Combined, CombinedRegions, Weighted};
+pub use combine::{Combination, Combined, CombinedRegions, CombinedRows, Weighted};
 pub(crate) use combine::{OfLogits, Refused};
 pub use cosine::CosineEmbedding;
 pub use cross_entropy::CrossEntropy;

@@ -167,6 +167,7 @@ fn no_option_that_was_taken_makes_a_call_panic() {
                 CrossEntropyProbs::new().epsilon(a) => |l| l.call(&x, dense, shape);
                 CrossEntropyProbs::new().label_smoothing(a) => |l| l.call(&x, indices, shape);
                 Distillation::new().temperature(a) => |l| l.call(&x, dense, shape);
+                Distillation::new().temperature(a) => |l| (b * CrossEntropy::new() + c * l).call(&x, indices, &t, shape);
                 MultiMargin::new().margin(a) => |l| l.call(&x, indices, shape);
                 GradientPenalty::wgan_gp(a) => |l| l.call(&x, shape);
                 GradientPenalty::r1(a) => |l| l.call(&x, shape);

@@ -50,6 +50,36 @@ fn a_negative_is_as_long_as_its_anchor() {
 }
 
 #[test]
+fn a_teacher_is_as_long_as_its_student_and_gets_no_gradient() {
+    let (x, index, mut grad, mut grad_third) = ([0.5f32; 6], [0u8, 2], [100.0; 6], [100.0; 6]);
+    let loss = CrossEntropy::new() + Distillation::new();
+    let third = loss.forward(&x, &index, &x[..5], (2, 3), Mean);
+    assert_eq!(third, Err(Error::Length { what: "third", expected: 6, got: 5 }));
+    let error = |result: Result<f32>| result.unwrap_err().to_string();
+    let call = loss.call(&x, &index, &x, (2, 3)).grad_third(&mut grad_third);
+    let refused = error(call.forward_backward(Mean, &mut grad));
+    assert_eq!(refused, "combined row loss: a gradient for the third tensor is not supported");
+    let refused = error(loss.forward(&x, &x, &x, (2, 3), Mean));
+    assert_eq!(refused, "combined row loss: a target of this kind is not supported");
+    let weighed = loss.call(&x, &index, &x, (2, 3)).class_weight(&[1.0; 3]).forward_backward(Mean, &mut grad);
+    assert_eq!(error(weighed), "combined row loss: a class weight is not supported");
+    let bent = CrossEntropy::new().softcap(30.0).unwrap() + Distillation::new();
+    let refused = error(bent.forward_backward(&x, &index, &x, (2, 3), Mean, &mut grad));
+    assert_eq!(refused, "combined row loss: a soft-cap beside a distillation is not supported");
+    let infinite = f32::INFINITY * loss;
+    let refused = error(infinite.forward_backward(&x, &index, &x, (2, 3), Mean, &mut grad));
+    assert_eq!(refused, "weight of a term: expected a finite number, got inf");
+    let mut terms = [100.0; 2];
+    let call = loss.call(&x, &index, &x, (2, 3)).terms(&mut terms);
+    let short = call.forward_backward(Mean, &mut grad);
+    assert_eq!(short, Err(Error::Length { what: "terms", expected: 3, got: 2 }));
+    let call = loss.call(&x, &index, &x, (2, 3)).terms(&mut terms);
+    let refused = call.forward_unreduced(&mut [0.0; 2]).unwrap_err().to_string();
+    assert!(refused.contains("terms: expected 3"), "{refused}");
+    assert_eq!((grad, grad_third, terms), ([100.0; 6], [100.0; 6], [100.0; 2]));
+}
+
+#[test]
 fn a_box_has_four_numbers() {
     let (x, mut grad) = ([0.5f32; 6], [100.0; 6]);
     let error = BoxIou::giou().forward_backward(&x, &x, (2, 3), Mean, &mut grad).unwrap_err();

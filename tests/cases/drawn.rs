@@ -207,6 +207,21 @@ fn row(rng: &mut Rng) -> Case {
             let name = format!("jsd[beta={beta}+T={temperature}]");
             case(name, loss.into(), Targets::Dense(Dense::Logits), rows(logit), Box::new(value)).grad_target(STEP)
         }
+        6 => {
+            let (temperature, smoothing) = (scale(rng, 1.0, 10.0), rng.uniform(0.0, 0.5) as f32);
+            let z_loss = if flag(rng) { scale(rng, 1e-4, 1e-1) } else { 0.0 };
+            let cross_entropy = CrossEntropy::new().label_smoothing(smoothing).unwrap().z_loss(z_loss).unwrap();
+            let weights = [(); 2].map(|()| rng.uniform(0.1, 2.0) as f32);
+            let distillation = Distillation::new().temperature(temperature).unwrap();
+            let loss = weights[0] * cross_entropy.ignore_index(ignore_index) + weights[1] * distillation;
+            let o = CrossEntropyOptions { smoothing: smoothing.into(), z_loss: z_loss.into(), softcap: None };
+            let (weights, t) = (weights.map(f64::from), f64::from(temperature));
+            let value = move |z: &[f64], q: &[f64], y: &[f64]| book::combined_rows(z, q, y, weights, o, (t, t * t));
+            let name = format!("combined_rows[drawn T={temperature}+{smoothing}+{z_loss}]");
+            let case = case(name, loss.into(), Targets::Index, rows(logit), Box::new(value));
+            let case = case.with_third_rows(|rng, round, z, _| z.iter().map(|_| round(logit(rng))).collect());
+            Case { ignore_index, ..case.without_third_gradient() }
+        }
         _ => {
             let lambda = scale(rng, 0.1, 20.0);
             let draw = rows(|rng| signed_label(rng) * rng.uniform(0.1, 2.0));

@@ -134,7 +134,7 @@ pub trait Apply {
 
 /// Declares [`AnyLoss`].
 macro_rules! any_loss {
-    (elementwise: $($e:ident)*; of_three: $($e3:ident)*; classes: $($c:ident)*; rows_of_three: $($c3:ident)*;) => {
+    (elementwise: $($e:ident)*; of_three: $($e3:ident)*; classes: $($c:ident)*; rows_of_three: $($c3:ident)*; classes_and_third: $($ct:ident)*;) => {
         /// A loss of the crate with its options.
         #[derive(Clone, Copy, Debug)]
         pub enum AnyLoss {
@@ -142,6 +142,7 @@ macro_rules! any_loss {
             $($e3($e3),)*
             $($c($c),)*
             $($c3($c3),)*
+            $($ct($ct),)*
             GanTerm(GanTerm),
             GradientPenalty(GradientPenalty),
         }
@@ -167,6 +168,10 @@ macro_rules! any_loss {
                         |x, t, s| l.call(x, dense(t), &[], shaped(s)),
                         |x, t, s| l.call_in_place(x, dense(t), &[], shaped(s)),
                     ),)*
+                    $(AnyLoss::$ct(l) => job.run(
+                        |x, t, s| l.call(x, t, &[], shaped(s)),
+                        |x, t, s| l.call_in_place(x, t, &[], shaped(s)),
+                    ),)*
                     AnyLoss::GanTerm(l) => job.run(|x, _, _| l.call(x), |x, _, _| l.call_in_place(x)),
                     AnyLoss::GradientPenalty(l) => {
                         job.run(|x, _, s| l.call(x, shaped(s)), |x, _, s| l.call_in_place(x, shaped(s)))
@@ -175,7 +180,7 @@ macro_rules! any_loss {
             }
         }
 
-        any_loss!(from: $($e)* $($e3)* $($c)* $($c3)* GanTerm GradientPenalty);
+        any_loss!(from: $($e)* $($e3)* $($c)* $($c3)* $($ct)* GanTerm GradientPenalty);
     };
     (from: $($l:ident)*) => {
         impl AnyLoss {
@@ -199,4 +204,5 @@ any_loss! {
     classes: CrossEntropy CrossEntropyProbs Nll SoftmaxFocal CategoricalHinge MultiMargin Distillation DiceLoss
         TverskyLoss GeneralizedDiceLoss Jsd BoxIou;
     rows_of_three: CosineEmbedding TripletMargin;
+    classes_and_third: CombinedRows;
 }

@@ -189,6 +189,11 @@ impl Case {
         self
     }
 
+    fn without_third_gradient(mut self) -> Self {
+        self.third.iter_mut().for_each(|third| third.step = None);
+        self
+    }
+
     fn with_class_weight(mut self, class_weight: bool) -> Self {
         self.class_weight = class_weight;
         self

@@ -24,6 +24,7 @@ pub fn cases() -> Vec<Case> {
     focals(&mut cases);
     margins(&mut cases);
     distillations(&mut cases);
+    combined(&mut cases);
     jensen_shannons(&mut cases);
     penalties(&mut cases);
     boxes(&mut cases);
@@ -199,6 +200,24 @@ fn distillations(cases: &mut Vec<Case>) {
         let by = if by_t2 { "" } else { "+not by T^2" };
         let name = format!("distillation[T={temperature}{by}]");
         cases.push(case(name, loss, Targets::Dense(Dense::Logits), rows(logit), value).grad_target(STEP));
+    }
+}
+
+fn combined(cases: &mut Vec<Case>) {
+    let options = [(1.0f32, 0.0f32, 0.0f32), (2.0, 0.1, 0.0), (4.0, 0.0, 1e-2), (0.5, 0.2, 1e-3)];
+    for ((temperature, smoothing, z_loss), (kind, ignore_index)) in options.into_iter().zip(IGNORED.into_iter().cycle())
+    {
+        let cross_entropy = CrossEntropy::new().label_smoothing(smoothing).unwrap().z_loss(z_loss).unwrap();
+        let cross_entropy = cross_entropy.ignore_index(ignore_index);
+        let loss = 0.25 * cross_entropy + 0.75 * Distillation::new().temperature(temperature).unwrap();
+        let o = CrossEntropyOptions { smoothing: smoothing.into(), z_loss: z_loss.into(), softcap: None };
+        let softened = (f64::from(temperature), f64::from(temperature).powi(2));
+        let value = move |z: &[f64], q: &[f64], y: &[f64]| book::combined_rows(z, q, y, [0.25, 0.75], o, softened);
+        let name = format!("combined_rows[T={temperature}+smoothing={smoothing}+z_loss={z_loss}]");
+        let name = if kind.is_empty() { name } else { format!("{name}[{kind}]") };
+        let case = case(name, loss, Targets::Index, rows(logit), value);
+        let case = case.with_third_rows(|rng, round, z, _| z.iter().map(|_| round(logit(rng))).collect());
+        cases.push(Case { ignore_index, ..case.without_third_gradient() });
     }
 }
 

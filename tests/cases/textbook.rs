@@ -287,6 +287,19 @@ pub fn distillation(student: &[f64], teacher: &[f64], temperature: f64, factor: 
     factor * p.iter().zip(&q).map(|(p, q)| (-q).exp() * (p - q)).sum::<f64>()
 }
 
+/// `w0 (cross-entropy + z-loss) + w1 distillation`, of one student.
+pub fn combined_rows(
+    student: &[f64],
+    q: &[f64],
+    teacher: &[f64],
+    weights: [f64; 2],
+    o: CrossEntropyOptions,
+    (temperature, factor): (f64, f64),
+) -> f64 {
+    let of_target = cross_entropy(student, q, &vec![1.0; q.len()], o);
+    weights[0] * of_target + weights[1] * distillation(student, teacher, temperature, factor)
+}
+
 /// `beta KL(q || m) + (1 - beta) KL(p || m)` of the softmaxes, q the teacher's, with the mixture `m = beta q + (1 - beta) p`; at
 /// `beta = 1` TRL's, which is one divergence.
 pub fn jsd(student: &[f64], teacher: &[f64], beta: f64, temperature: f64) -> f64 {

@@ -41,6 +41,8 @@ exceptions! { DRAWN:
         "likewise: m^gamma |ln m| gamma is 0.4 at most, of which f32 knows seven digits";
     "distillation" with "+true": value 30.0, gradient 30.0,
         "as those of the table, times T^2 of up to 100 for logits that T has divided";
+    "combined_rows" with "drawn": value 30.0, gradient 30.0,
+        "as distillation";
     "dice" with "smooth ": value 0.5, gradient 2.0,
         "as those of the table, of a few pixels, where the roundings of products do not average out";
 }
@@ -48,6 +50,8 @@ exceptions! { DRAWN:
 exceptions! { EXCEPTIONS:
     "kl_div" with "": value 0.25, gradient 0.25,
         "ln t - x, a difference of numbers up to 8 that may be almost equal";
+    "combined_rows" with "": value 3.0, gradient 4.0,
+        "as distillation and cross-entropy";
     "combined" with "kl": value 0.25, gradient 0.25,
         "as KL divergence";
     "combined" with "four distances": value 1.0, gradient 1.0,

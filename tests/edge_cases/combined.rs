@@ -417,6 +417,66 @@ fn what_regions_and_rows_cannot_do_together_is_an_error() {
 }
 
 #[test]
+fn the_terms_of_rows_are_those_losses_of_their_own() {
+    fn check<T: Element>(shape: impl Into<Shape>, temperature: f32, smoothing: f32, reduction: Reduction) {
+        let shape = shape.into();
+        let (n, rows, classes) = (shape.elements(), shape.rows(), shape.classes());
+        let mut random = Random(n as u64);
+        let mut logits = || random.floats(n, -20.0, 20.0).into_iter().map(T::from_f32).collect::<Vec<T>>();
+        let (x, y) = (logits(), logits());
+        let t: Vec<i64> = (0..rows).map(|_| random.below(classes) as i64).collect();
+        let cross_entropy = CrossEntropy::new().label_smoothing(smoothing).unwrap();
+        let distillation = Distillation::new().temperature(temperature).unwrap();
+        let sum = 0.5 * distillation + 2.0 * cross_entropy.z_loss(1e-2).unwrap();
+        let (mut terms, mut grad) = ([f32::NAN; 3], vec![T::default(); n]);
+        let value = sum.call(&x, &t, &y, shape).terms(&mut terms).forward_backward(reduction, &mut grad).unwrap();
+        let hard = cross_entropy.forward(&x, &t, shape, reduction).unwrap();
+        let with_z = cross_entropy.z_loss(1e-2).unwrap().forward(&x, &t, shape, reduction).unwrap();
+        let own = [hard, with_z - hard, distillation.forward(&x, &y, shape, reduction).unwrap()];
+        for (term, own) in terms.iter().zip(own) {
+            let near = (term - own).abs() <= 1e-5 * with_z.abs().max(own.abs());
+            assert!(near || term.is_nan() && own.is_nan(), "{shape:?} {reduction:?}: {terms:?}, {own:?}");
+        }
+        let want = 2.0 * (terms[0] + terms[1]) + 0.5 * terms[2];
+        assert!((value - want).abs() <= 1e-6 * want.abs() || value.is_nan() && want.is_nan(), "{value} {want}");
+        // With and without terms and gradient, the same bits; in place too.
+        let forward = sum.forward(&x, &t, &y, shape, reduction).unwrap();
+        assert_eq!(forward.to_bits(), value.to_bits());
+        let mut buffer = x.clone();
+        let in_place = sum.call_in_place(&mut buffer, &t, &y, shape).forward_backward(reduction).unwrap();
+        let bits = |x: &[T]| x.iter().map(|x| x.to_f32().to_bits()).collect::<Vec<u32>>();
+        assert_eq!((in_place.to_bits(), bits(&buffer)), (value.to_bits(), bits(&grad)));
+    }
+    for (temperature, smoothing) in [(1.0, 0.0), (1.0, 0.1), (3.0, 0.0), (0.5, 0.3)] {
+        for shape in [[0, 3, 1], [1, 1, 1], [5, 7, 1], [2, 33, 3], [40, 1000, 1], [2, 9001, 1]] {
+            check::<f32>(shape, temperature, smoothing, Reduction::Mean);
+            check::<half::f16>(shape, temperature, smoothing, Reduction::Sum);
+            check::<half::bf16>(shape, temperature, smoothing, Reduction::SumOver(3.5));
+        }
+    }
+}
+
+#[test]
+fn an_ignored_row_is_left_out_of_both_terms() {
+    let nan = f32::NAN;
+    let (x, y) = ([1.0f32, 2.0, -1.0, nan, 0.5, nan], [0.5f32, 1.0, 0.0, 0.0, nan, 1.0]);
+    let (loss, t) = (CrossEntropy::new() + Distillation::new(), [1i64, -100]);
+    let (mut grad, mut terms) = ([7.0; 6], [7.0; 3]);
+    let call = loss.call(&x, &t, &y, (2, 3)).terms(&mut terms);
+    let value = call.forward_backward(Reduction::Mean, &mut grad).unwrap();
+    let alone = loss.forward(&x[..3], &t[..1], &y[..3], (1, 3), Reduction::Mean).unwrap();
+    assert_eq!((value, &grad[3..]), (alone, &[0.0; 3][..]));
+    assert_eq!((terms[1], terms[0] + terms[2]), (0.0, value));
+    // Values of their own, and each with its own gradient from above.
+    let (mut losses, mut grad) = ([7.0; 2], [7.0; 6]);
+    let call = loss.call(&x, &t, &y, (2, 3));
+    call.forward_backward_unreduced(&[2.0, 3.0], &mut losses, &mut grad).unwrap();
+    assert_eq!((losses, &grad[3..]), ([alone, 0.0], &[0.0; 3][..]));
+    let bad = loss.forward(&x, &[1i64, 3], &y, (2, 3), Reduction::Mean);
+    assert_eq!(bad, Err(Error::ClassIndex { row: 1, index: 3, classes: 3 }));
+}
+
+#[test]
 fn a_device_gives_the_terms_too() {
     let device = Device::auto();
     let (x, t) = ([0.5f32, -2.0, 3.0, 1.0, 0.25, -1.0], [0.0f32, 1.0, 1.0, 0.0, 1.0, 0.5]);
@@ -439,6 +499,18 @@ fn a_device_gives_the_terms_too() {
     let whole = sum.call(&x, &t, shape).terms(&mut of_terms).forward_backward(Reduction::Sum, &mut want).unwrap();
     assert!(
         near(&[value], &[whole]) && near(&terms.to_vec().unwrap(), &of_terms) && near(&grad.to_vec().unwrap(), &want)
+    );
+    let sum = CrossEntropy::new() + 2.0 * Distillation::new();
+    let index = [1i64, 0];
+    let (classes, mut three) = (device.buffer(&index).unwrap(), device.zeros(3).unwrap());
+    let call = sum.on(&device);
+    let value =
+        call.forward_backward_terms(&input, &classes, &target, (2, 3), Reduction::Mean, &mut grad, &mut three).unwrap();
+    let mut of_rows = [0.0; 3];
+    let host = sum.call(&x, &index, &t, (2, 3)).terms(&mut of_rows);
+    let whole = host.forward_backward(Reduction::Mean, &mut want).unwrap();
+    assert!(
+        near(&[value], &[whole]) && near(&three.to_vec().unwrap(), &of_rows) && near(&grad.to_vec().unwrap(), &want)
     );
     let mut short = device.zeros(1).unwrap();
     let refused = on.forward_backward_terms(&input, &target, shape, Reduction::Sum, &mut grad, &mut short);

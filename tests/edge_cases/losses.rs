@@ -116,6 +116,26 @@ pub fn losses<T: Element>() -> Vec<AnyLoss<T>> {
             }
         };
     }
+    /// Cross-entropy and distillation; the teacher is constant.
+    macro_rules! row_with_teacher {
+        ($name:literal, $loss:expr) => {
+            AnyLoss {
+                name: $name,
+                form: Form::Row,
+                input: Real,
+                target: Index,
+                class_weight: false,
+                grad_target: false,
+                run: |job| {
+                    let teacher = vec![T::from_f32(0.5); job.shape.elements().min(1 << 19)];
+                    job.run(
+                        |j| $loss.call(j.input, j.target, &teacher, j.shape),
+                        |j, x| $loss.call_in_place(x, j.target, &teacher, j.shape),
+                    )
+                },
+            }
+        };
+    }
     macro_rules! term {
         ($name:literal, $input:ident, $loss:expr) => {
             AnyLoss {
@@ -252,6 +272,12 @@ pub fn losses<T: Element>() -> Vec<AnyLoss<T>> {
         element_of_three!("DPO, squared", Real, Real, 0.5, true, Dpo::default().variant(DpoVariant::Ipo)),
         row!("JSD", Real, Real, Jsd::new().beta(0.3).unwrap(), false, true),
         row!("JSD, reverse", Real, Real, Jsd::new().beta(1.0).unwrap(), false, true),
+        row_with_teacher!("cross-entropy and distillation", CrossEntropy::new() + 0.5 * Distillation::new()),
+        row_with_teacher!(
+            "cross-entropy and distillation, every option",
+            0.5 * CrossEntropy::new().label_smoothing(0.1).unwrap().z_loss(1e-2).unwrap()
+                + 2.0 * Distillation::new().temperature(2.0).unwrap().scale_by_t2(false)
+        ),
         row_of_three!("cosine embedding", 1.0, rows, CosineEmbedding::default()),
         row_of_three!("cosine embedding, apart", -1.0, rows, CosineEmbedding::new(-1.0).unwrap()),
         row_of_three!("triplet margin", 0.5, elements, TripletMargin::new().margin(4.0).unwrap()),

@@ -9,11 +9,13 @@ use crate::params::MAX_TERMS;
 
 mod elements;
 mod regions;
+mod rows;
 
 pub use elements::Combined;
 pub(super) use elements::{Element, term};
 pub use regions::CombinedRegions;
 pub(crate) use regions::OfLogits;
+pub use rows::CombinedRows;
 
 /// Most terms of a sum.
 pub(crate) const MOST: usize = MAX_TERMS as usize;
@@ -87,7 +89,7 @@ macro_rules! operators {
 }
 pub(crate) use operators;
 
-/// A loss with its weight, which is no sum yet: what [`CombinedRegions`] is made of.
+/// A loss with its weight, which is no sum yet: what [`CombinedRegions`] and [`CombinedRows`] are made of.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Weighted<L> {
     loss: L,

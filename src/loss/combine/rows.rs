@@ -1,0 +1,207 @@
+use super::{Combination, IntoSum, Join, Refused, Scaled, Weighted, operators, weighted};
+use crate::call::{AnyRequest, Loss, Run, for_request};
+use crate::cpu::row::{Row, for_chunks};
+use crate::cpu::rowwise::{self, Rowwise};
+use crate::cpu::simd::{F32s, Machine, Span};
+use crate::cpu::softmax::{Input, Logits, Softmax};
+use crate::cuda::kernel::{self, HasKernel, Kernel};
+use crate::device::Buffer;
+use crate::element::Element;
+use crate::error::Result;
+use crate::loss::cross_entropy::{Slopes, TargetSums};
+use crate::loss::kl::{Divergence, Student};
+use crate::loss::target_weights::TargetWeights;
+use crate::loss::{CrossEntropy, Distillation};
+use crate::on::{BufferTarget, On};
+use crate::params::{CombinedRowsParams, CrossEntropyParams, DistillationParams};
+use crate::reduction::Reduction;
+use crate::shape::Shape;
+use crate::third::{ThirdOf, methods_of_three};
+
+/// Cross-entropy and distillation of the same logits: what students are trained with who have labels and a teacher.
+///
+/// It is made by operators, and called with the teacher's logits beside the classes:
+///
+/// ```
+/// use fused_loss::{CrossEntropy, Distillation, Reduction};
+/// # fn main() -> fused_loss::Result<()> {
+/// let loss = 0.3 * CrossEntropy::new().z_loss(1e-4)? + 0.7 * Distillation::new().temperature(2.0)?;
+/// let (student, classes, teacher) = ([0.5, 1.0, -1.0, 2.0, 0.0, 0.1], [1u32, 0], [0.0, 2.0, -2.0, 3.0, 1.0, -1.0]);
+/// let (mut grad, mut terms) = ([0.0; 6], [0.0; 3]);
+/// let call = loss.call(&student, &classes, &teacher, (2, 3)).terms(&mut terms);
+/// let value = call.forward_backward(Reduction::Mean, &mut grad)?;
+/// let [cross_entropy, z_loss, distillation] = terms;
+/// assert!((value - (0.3 * (cross_entropy + z_loss) + 0.7 * distillation)).abs() < 1e-6);
+/// assert!((cross_entropy - CrossEntropy::new().forward(&student, &classes, (2, 3), Reduction::Mean)?).abs() < 1e-6);
+/// # Ok(()) }
+/// ```
+///
+/// | | |
+/// |---|---|
+/// | terms | one [`CrossEntropy`], with label smoothing, z-loss and an ignored index; one [`Distillation`], with any option |
+/// | value | `w_0 (cross-entropy + z-loss) + w_1 distillation` (weights are 1 where none is written) |
+/// | gradient | for the student's logits, the same of the gradients |
+/// | [`Call::terms`](crate::Call::terms) | three: cross-entropy, its z-loss (0 where it has none), distillation, whichever was written first, without their weights |
+/// | shapes | logits of student and teacher of one [`Shape`]; one index a row |
+/// | ignored rows | are left out of all terms, and get a gradient of exactly 0, even if they hold NaN |
+/// | mean | divides all terms by the rows that are not ignored. [`Distillation`] alone, which has no index, divides by all |
+/// | PyTorch | `w0 * F.cross_entropy(s, y) + w1 * T**2 * F.kl_div(log_softmax(s / T), log_softmax(t / T), log_target=True)`, masked |
+///
+/// Source of the sum: Hinton et al., "Distilling the Knowledge in a Neural Network" (2015). One pass: both tensors are read once and one
+/// gradient is written, in one launch on a GPU. With `T = 1` both terms share the student's softmax.
+///
+/// Errors: operators cannot fail, so that what they cannot do is an error of the calls: a soft-cap (is the student's softmax that of
+/// bent logits in both terms?), and a weight that is not finite. Class weights, dense targets beside a teacher, and a gradient for the
+/// teacher are not supported. A term that is infinite or NaN makes the sum so, even if its weight is 0.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CombinedRows {
+    cross_entropy: CrossEntropy,
+    distillation: Distillation,
+    /// In this order.
+    weights: [f32; 2],
+}
+
+impl CombinedRows {
+    /// Why it cannot be computed.
+    fn refused(&self) -> Option<Refused> {
+        if self.cross_entropy.params().softcap != 0.0 {
+            return Some(Refused::Unsupported("a soft-cap beside a distillation"));
+        }
+        self.weights.into_iter().find(|w| !w.is_finite()).map(Refused::Weight)
+    }
+
+    fn params(&self) -> CombinedRowsParams {
+        let CrossEntropyParams { smoothing, z_loss, .. } = self.cross_entropy.params();
+        let DistillationParams { inv_temperature, factor } = self.distillation.params();
+        CombinedRowsParams { weights: self.weights, smoothing, z_loss, inv_temperature, factor }
+    }
+}
+
+impl Scaled for CombinedRows {
+    fn scaled(self, by: f32) -> Self {
+        CombinedRows { weights: self.weights.map(|w| w * by), ..self }
+    }
+}
+
+impl IntoSum for CombinedRows {
+    type Sum = CombinedRows;
+    fn into_sum(self) -> CombinedRows {
+        self
+    }
+}
+operators!(CombinedRows);
+weighted!(Distillation);
+
+impl Join<Weighted<Distillation>> for Weighted<CrossEntropy> {
+    type Sum = CombinedRows;
+    fn join(self, other: Weighted<Distillation>) -> CombinedRows {
+        CombinedRows { cross_entropy: self.loss, distillation: other.loss, weights: [self.weight, other.weight] }
+    }
+}
+impl Join<Weighted<CrossEntropy>> for Weighted<Distillation> {
+    type Sum = CombinedRows;
+    fn join(self, other: Weighted<CrossEntropy>) -> CombinedRows {
+        other.join(self)
+    }
+}
+
+methods_of_three!(CombinedRows, (target: impl Into<crate::Target<'a, T>>, teacher: &'a [T], shape: impl Into<Shape>) =>
+    (target.into(), teacher, Some(shape.into())),);
+crate::on::methods_of_three!(CombinedRows, (target: impl Into<BufferTarget<'a, T>>, teacher: &'a Buffer<T>, shape: impl Into<Shape>) =>
+    (target.into(), teacher, Some(shape.into())),);
+crate::cuda::methods::methods_of_three!(CombinedRows, (
+    target: impl Into<crate::cuda::DeviceTarget<'a, T>>,
+    teacher: impl Into<crate::cuda::DeviceRef<'a, T>>,
+    shape: impl Into<Shape>
+) => (target.into(), teacher, Some(shape.into())),);
+
+impl On<'_, CombinedRows> {
+    /// The value, and its gradient for the input into `grad_input`, and the values of the terms into `terms`; see
+    /// [`Call::terms`](crate::Call::terms).
+    #[allow(clippy::too_many_arguments)]
+    pub fn forward_backward_terms<'a, T: Element>(
+        &self,
+        input: &Buffer<T>,
+        target: impl Into<BufferTarget<'a, T>>,
+        teacher: &Buffer<T>,
+        shape: impl Into<Shape>,
+        reduction: Reduction,
+        grad_input: &mut Buffer<T>,
+        terms: &mut Buffer<f32>,
+    ) -> Result<f32> {
+        let (targets, shape) = ((target.into(), Some(teacher)), Some(shape.into()));
+        self.run(input, targets, shape, reduction, [Some(grad_input), None, None], Some(terms))
+    }
+}
+
+impl Combination for CombinedRows {}
+impl Loss for CombinedRows {
+    const NAME: &'static str = <Self as Rowwise>::NAME;
+}
+impl Run for CombinedRows {
+    fn run(&self, request: AnyRequest<'_>) -> Result<f32> {
+        if let Some(refused) = self.refused() {
+            return Err(refused.error(<Self as Loss>::NAME));
+        }
+        for_request!(request, |r| rowwise::run(*self, r))
+    }
+}
+
+/// The logits of the teacher, which is the third tensor.
+#[derive(Clone, Copy)]
+struct Teacher {
+    inv_temperature: f32,
+}
+
+impl Logits for Teacher {
+    #[cfg_attr(optimized, inline(always))]
+    fn at<S: Machine, T: Element, P: Span>(self, s: S, row: &Row<'_, T>, k: usize, p: P) -> F32s<S> {
+        row.third(s, k, p, f32::NEG_INFINITY) * self.inv_temperature
+    }
+}
+
+impl Rowwise for CombinedRows {
+    const NAME: &'static str = "combined row loss";
+    const DENSE: bool = false;
+    const THIRD: Option<ThirdOf> = Some(ThirdOf::Elements);
+    const TERMS: bool = true;
+
+    fn ignore_index(&self) -> Option<i64> {
+        Rowwise::ignore_index(&self.cross_entropy)
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
+        let CombinedRowsParams { weights, smoothing, z_loss, inv_temperature, factor } = self.params();
+        let on_classes = TargetWeights::new(row, smoothing);
+        let mut sums = TargetSums::new(s, on_classes);
+        let softmax = Softmax::new(s, row, 0, Input, &mut sums);
+        let (mass, cost) = sums.mass_and_cost();
+
+        let (student_logits, teacher_logits) = (Student { inv_temperature }, Teacher { inv_temperature });
+        let (student, slot) =
+            if inv_temperature == 1.0 { (softmax, 0) } else { (Softmax::new(s, row, 1, student_logits, &mut ()), 1) };
+        let both = Divergence::new(s, row, student, [slot, 2], student_logits, teacher_logits);
+        if row.wants_grad() {
+            let slopes = Slopes::new(&softmax, mass, z_loss, row.scale * weights[0]);
+            let scale = row.scale * weights[1] * factor * inv_temperature;
+            for_chunks!(row, |k, p| {
+                let e = softmax.exp(s, row, 0, (k, p), Input);
+                let of_target = slopes.at(e, on_classes.at(s, row, k, p));
+                row.put(s, k, p, both.slope(s, row, k, p).mul_add(scale, of_target));
+            });
+        }
+        let lse = softmax.lse();
+        let of_lse = if z_loss == 0.0 { 0.0 } else { f64::from(z_loss) * lse * lse };
+        row.terms = [mass * softmax.ln_sum() + cost, of_lse, f64::from(factor) * both.kl];
+        let [of_target, of_lse, of_teacher] = row.terms;
+        f64::from(weights[0]) * (of_target + of_lse) + f64::from(weights[1]) * of_teacher
+    }
+}
+
+impl HasKernel for CombinedRows {
+    fn kernel(&self) -> Kernel {
+        let terms = kernel::Terms { count: 3, refused: self.refused() };
+        Kernel::rows(self, "combined_rows", "combined_rows", self.params()).with_terms(terms)
+    }
+}
