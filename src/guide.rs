@@ -103,7 +103,8 @@
 //! # Distributions
 //!
 //! [`KlDiv`](crate::KlDiv) takes log-probabilities and then the target; Keras has them the other way round. From two sets of logits
-//! [`Distillation`](crate::Distillation) is exact where `kl_div(log_softmax(..), softmax(..))` is not.
+//! [`Distillation`](crate::Distillation) is exact where `kl_div(log_softmax(..), softmax(..))` is not. With labels beside the teacher,
+//! `0.3 * CrossEntropy::new() + 0.7 * Distillation::new()` is one pass ([`CombinedRows`](crate::CombinedRows)).
 //!
 //! # Adversaries
 //!

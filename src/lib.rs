@@ -25,7 +25,7 @@
 //! | embeddings | [`CosineEmbedding`], [`TripletMargin`] |
 //! | rankings and preferences | [`MarginRanking`], [`Dpo`] |
 //! | focal | [`SigmoidFocal`], [`SoftmaxFocal`] |
-//! | sums of losses | [`Combined`], [`CombinedRegions`]; of several tasks [`TaskUncertainty`] |
+//! | sums of losses | [`Combined`], [`CombinedRegions`], [`CombinedRows`]; of several tasks [`TaskUncertainty`] |
 //! | likelihoods | [`GaussianNll`], [`PoissonNll`] |
 //! | adversarial | [`GanLoss`], [`RelativisticAverage`], [`RelativisticPair`], [`GradientPenalty`] |
 //! | your own | [`Custom`] |

@@ -349,6 +349,15 @@ fn every_loss_agrees_with_the_framework_that_defines_it() {
                 let loss = CosineEmbedding::new(or("margin", 0.0)).unwrap();
                 c.dense(|x, t, shape| loss.call(x, t, &[], shape));
             }
+            "combined_rows" => {
+                let weights = c.0["options"]["weights"].as_array().unwrap();
+                let [hard, soft] = [0, 1].map(|i| number(&weights[i]) as f32);
+                let cross_entropy = CrossEntropy::new().label_smoothing(or("label_smoothing", 0.0)).unwrap();
+                let cross_entropy = cross_entropy.z_loss(or("z_loss", 0.0)).unwrap().ignore_index(c.ignore_index());
+                let loss =
+                    hard * cross_entropy + soft * Distillation::new().temperature(or("temperature", 1.0)).unwrap();
+                c.classes(|x, t, shape| loss.call(x, t, &[], shape));
+            }
             "dpo" => {
                 let variant = match c.word("variant") {
                     "hinge" => DpoVariant::Hinge,

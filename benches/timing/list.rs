@@ -40,7 +40,7 @@ pub const ELEMENTWISE: [&str; 31] = [
 pub const SIZES: [usize; 4] = [1 << 12, 1 << 16, 1 << 20, 1 << 24];
 
 /// ... and those with classes, at these shapes.
-pub const SHAPED: [(&str, &[OuterClassesInner]); 19] = [
+pub const SHAPED: [(&str, &[OuterClassesInner]); 20] = [
     (
         "cross_entropy",
         &[
@@ -61,6 +61,7 @@ pub const SHAPED: [(&str, &[OuterClassesInner]); 19] = [
     ("gradient_penalty[wgan-gp", &[(256, 65536, 1)]),
     ("gradient_penalty[r1", &[(256, 65536, 1)]),
     ("distillation[T=4", &[(2048, 8192, 1)]),
+    ("combined_rows[T=2", &[(2048, 8192, 1)]),
     ("box_iou[iou]", &[(1 << 20, 4, 1)]),
     ("jsd[beta=0.5", &[(2048, 8192, 1)]),
     ("cosine_embedding[margin=0]", &[(16384, 1000, 1)]),

@@ -148,6 +148,38 @@ typedef enum {
   FL_PENALTY_R1 = 1,
 } fl_penalty;
 
+// How generalised Dice weighs a channel, by what its target adds up to.
+typedef enum {
+  // The inverse of its square.
+  FL_DICE_WEIGHT_SQUARE = 0,
+  // Its inverse.
+  FL_DICE_WEIGHT_SIMPLE = 1,
+  // 1.
+  FL_DICE_WEIGHT_UNIFORM = 2,
+} fl_dice_weight;
+
+// What DPO makes of a preference.
+typedef enum {
+  // The logistic loss of the paper.
+  FL_DPO_SIGMOID = 0,
+  // A margin, as in SLiC.
+  FL_DPO_HINGE = 1,
+  // A square, as in IPO.
+  FL_DPO_IPO = 2,
+} fl_dpo_variant;
+
+// What is taken from an overlap.
+typedef enum {
+  // Nothing: the intersection over the union.
+  FL_BOX_IOU = 0,
+  // The empty part of the box around both.
+  FL_BOX_GIOU = 1,
+  // The distance of the centres.
+  FL_BOX_DIOU = 2,
+  // That, and how far proportions differ.
+  FL_BOX_CIOU = 3,
+} fl_box_iou_kind;
+
 // Where losses are computed: the CPU, or a stream of a GPU with the kernels and the little memory that they need between
 // themselves.
 //
@@ -221,6 +253,12 @@ typedef struct {
   fl_out grad_input;
   // Null if it is not wanted; else as long as the target, for losses that have a gradient there.
   fl_out grad_target;
+  // The third tensor of losses of three, of the input's type: as long as the input, or one number a row, as the loss says.
+  fl_in third;
+  // Null if it is not wanted; else as long as `third`, for losses that have a gradient there.
+  fl_out grad_third;
+  // f32: null if it is not wanted; else the value of each term of a sum of losses, without its weight. Not with `FL_NONE`.
+  fl_out terms;
 } fl_call;
 
 // Options of `fl_cross_entropy`.
@@ -294,6 +332,38 @@ typedef struct {
   // 1: the value is multiplied by `temperature^2`; 0.
   int32_t scale_by_t2;
 } fl_distillation_options;
+
+// Options of `fl_jsd`.
+typedef struct {
+  // Set by `fl_jsd_options_init`.
+  size_t size;
+  // The mixture has this share of the teacher; in (0, 1]. 0.5.
+  float beta;
+  // Divides both logits; above zero. 1.
+  float temperature;
+} fl_jsd_options;
+
+// Options of `fl_cross_entropy_distillation`.
+typedef struct {
+  // Set by `fl_cross_entropy_distillation_options_init`.
+  size_t size;
+  // What cross-entropy is multiplied by. 1.
+  float cross_entropy;
+  // What distillation is multiplied by. 1.
+  float distillation;
+  // Of cross-entropy: spreads this part of the target over all classes. 0.
+  float label_smoothing;
+  // Of cross-entropy: adds `z_loss * lse^2`. 0.
+  float z_loss;
+  // Rows with this index are left out of both, if `has_ignore_index`; it may be a class. -100.
+  int64_t ignore_index;
+  // 1; 0: no row is left out.
+  int32_t has_ignore_index;
+  // Of distillation: divides both logits; above zero. 1.
+  float temperature;
+  // Of distillation: 1: its value is multiplied by `temperature^2`; 0.
+  int32_t scale_by_t2;
+} fl_cross_entropy_distillation_options;
 
 // Options of `fl_mse`.
 typedef struct {
@@ -381,6 +451,44 @@ typedef struct {
   float gamma;
 } fl_sigmoid_focal_options;
 
+// Options of `fl_quantile`.
+typedef struct {
+  // Set by `fl_quantile_options_init`.
+  size_t size;
+  // The quantile that is predicted; in (0, 1). 0.5.
+  float quantile;
+} fl_quantile_options;
+
+// Options of `fl_cosine_embedding`.
+typedef struct {
+  // Set by `fl_cosine_embedding_options_init`.
+  size_t size;
+  // The cosine up to which pairs that do not belong together cost nothing; in [-1, 1]. 0.
+  float margin;
+} fl_cosine_embedding_options;
+
+// Options of `fl_triplet_margin`.
+typedef struct {
+  // Set by `fl_triplet_margin_options_init`.
+  size_t size;
+  // By how much further away the negative has to be; above zero. 1.
+  float margin;
+  // Added to differences; zero or above. 1e-6.
+  float eps;
+  // 1: the negative is as far as it is from the anchor or the positive, whichever is nearer; 0.
+  int32_t swap;
+} fl_triplet_margin_options;
+
+// Options of `fl_box_iou`.
+typedef struct {
+  // Set by `fl_box_iou_options_init`.
+  size_t size;
+  // An `fl_box_iou_kind`. `FL_BOX_IOU`.
+  int32_t kind;
+  // Added to areas that are divided by; above zero. 1e-7.
+  float eps;
+} fl_box_iou_options;
+
 // Options of `fl_gan`.
 typedef struct {
   // Set by `fl_gan_options_init`.
@@ -410,6 +518,48 @@ typedef struct {
   // lambda of WGAN-GP, gamma of R1; zero or above. 10.
   float weight;
 } fl_gradient_penalty_options;
+
+// Options of `fl_poisson_nll`.
+typedef struct {
+  // Set by `fl_poisson_nll_options_init`.
+  size_t size;
+  // 1: the input is the logarithm of the rate; 0: the rate. 1.
+  int32_t log_input;
+  // 1: with Stirling's approximation of the term of the target alone; 0.
+  int32_t full;
+  // Added to a rate before its logarithm; zero or above. 1e-8.
+  float eps;
+} fl_poisson_nll_options;
+
+// Options of `fl_gaussian_nll`.
+typedef struct {
+  // Set by `fl_gaussian_nll_options_init`.
+  size_t size;
+  // 1: with the constant `ln(2 pi) / 2`; 0.
+  int32_t full;
+  // The least variance; above zero. 1e-6.
+  float eps;
+} fl_gaussian_nll_options;
+
+// Options of `fl_margin_ranking`.
+typedef struct {
+  // Set by `fl_margin_ranking_options_init`.
+  size_t size;
+  // By how much the one must be above the other; finite. 0.
+  float margin;
+} fl_margin_ranking_options;
+
+// Options of `fl_dpo`.
+typedef struct {
+  // Set by `fl_dpo_options_init`.
+  size_t size;
+  // How strongly the policy is held to the reference; above zero. 0.1.
+  float beta;
+  // The share of preferences that are the wrong way round; in [0, 0.5). 0.
+  float label_smoothing;
+  // An `fl_dpo_variant`. `FL_DPO_SIGMOID`.
+  int32_t variant;
+} fl_dpo_options;
 
 // Options of `fl_dice`.
 typedef struct {
@@ -449,7 +599,27 @@ typedef struct {
   int32_t batch;
   // 1; 0: channel 0 has no loss.
   int32_t include_background;
+  // The exponent of focal Tversky; above zero. 1.
+  float focal;
 } fl_tversky_options;
+
+// Options of `fl_generalized_dice`.
+typedef struct {
+  // Set by `fl_generalized_dice_options_init`.
+  size_t size;
+  // An `fl_activation`. `FL_ACTIVATION_NONE`.
+  int32_t activation;
+  // An `fl_dice_weight`. `FL_DICE_WEIGHT_SQUARE`.
+  int32_t weight;
+  // Added to the numerator; zero or above. 1e-5.
+  float smooth_nr;
+  // Added to the denominator; zero or above. 1e-5.
+  float smooth_dr;
+  // 1: one overlap of the whole batch; 0: of each sample.
+  int32_t batch;
+  // 1; 0: channel 0 is left out.
+  int32_t include_background;
+} fl_generalized_dice_options;
 
 #ifdef __cplusplus
 extern "C" {
@@ -533,6 +703,24 @@ void fl_distillation_options_init(fl_distillation_options *options);
 fl_status fl_distillation(const fl_handle *handle, const fl_distillation_options *options, const fl_call *call);
 
 // Fills in the defaults.
+void fl_jsd_options_init(fl_jsd_options *options);
+
+// Generalised Jensen-Shannon divergence of the softmaxes of two logits, the input a student's and the target a teacher's: TRL's.
+// Gradients for input and target.
+fl_status fl_jsd(const fl_handle *handle,
+                 const fl_jsd_options *options,
+                 const fl_call *call);
+
+// Fills in the defaults.
+void fl_cross_entropy_distillation_options_init(fl_cross_entropy_distillation_options *options);
+
+// Cross-entropy of class indices and distillation from a teacher, whose logits are `third` of the call, of the same logits in one
+// pass. `terms` of the call has room for three: cross-entropy, its z-loss, distillation.
+fl_status fl_cross_entropy_distillation(const fl_handle *handle,
+                                        const fl_cross_entropy_distillation_options *options,
+                                        const fl_call *call);
+
+// Fills in the defaults.
 void fl_mse_options_init(fl_mse_options *options);
 
 // Squared error, `(x - t)^2`. Gradients for input and target.
@@ -596,6 +784,48 @@ void fl_sigmoid_focal_options_init(fl_sigmoid_focal_options *options);
 // Focal loss of logits with a sigmoid each: torchvision's `sigmoid_focal_loss`.
 fl_status fl_sigmoid_focal(const fl_handle *handle, const fl_sigmoid_focal_options *options, const fl_call *call);
 
+// Log-cosh, `ln(cosh(x - t))`: Keras's `LogCosh`. Gradients for input and target.
+fl_status fl_log_cosh(const fl_handle *handle, const fl_call *call);
+
+// Fills in the defaults.
+void fl_quantile_options_init(fl_quantile_options *options);
+
+// Quantile (pinball): the error times `quantile` where the input is too low, times the rest of 1 where it is too high. Gradients for
+// input and target.
+fl_status fl_quantile(const fl_handle *handle,
+                      const fl_quantile_options *options,
+                      const fl_call *call);
+
+// Soft margin, `ln(1 + exp(-y x))` of labels y = -1 or 1: PyTorch's `soft_margin_loss`.
+fl_status fl_soft_margin(const fl_handle *handle, const fl_call *call);
+
+// Fills in the defaults.
+void fl_cosine_embedding_options_init(fl_cosine_embedding_options *options);
+
+// Cosine embedding of rows (`classes` are the features): `third` of the call has 1 for each pair that belongs together and -1 for
+// each that does not. PyTorch's `cosine_embedding_loss`. Gradients for input and target.
+fl_status fl_cosine_embedding(const fl_handle *handle,
+                              const fl_cosine_embedding_options *options,
+                              const fl_call *call);
+
+// Fills in the defaults.
+void fl_triplet_margin_options_init(fl_triplet_margin_options *options);
+
+// Triplet margin of rows: anchors are the input, positives the target, negatives `third` of the call, each with a gradient.
+// PyTorch's `triplet_margin_loss` of p = 2.
+fl_status fl_triplet_margin(const fl_handle *handle,
+                            const fl_triplet_margin_options *options,
+                            const fl_call *call);
+
+// Fills in the defaults.
+void fl_box_iou_options_init(fl_box_iou_options *options);
+
+// One minus the overlap of boxes, rows of x1, y1, x2, y2 (`classes` is 4): torchvision's `generalized_box_iou_loss` and its kin.
+// Gradients for input and target.
+fl_status fl_box_iou(const fl_handle *handle,
+                     const fl_box_iou_options *options,
+                     const fl_call *call);
+
 // Fills in the defaults.
 void fl_gan_options_init(fl_gan_options *options);
 
@@ -629,6 +859,39 @@ fl_status fl_gradient_penalty(const fl_handle *handle,
                               const fl_call *call);
 
 // Fills in the defaults.
+void fl_poisson_nll_options_init(fl_poisson_nll_options *options);
+
+// Negative log-likelihood of a Poisson distribution whose (logarithm of the) rate is the input: PyTorch's `poisson_nll_loss`.
+fl_status fl_poisson_nll(const fl_handle *handle,
+                         const fl_poisson_nll_options *options,
+                         const fl_call *call);
+
+// Fills in the defaults.
+void fl_gaussian_nll_options_init(fl_gaussian_nll_options *options);
+
+// Negative log-likelihood of a normal distribution: PyTorch's `gaussian_nll_loss`. The input is the mean, `third` of the call the
+// variance, for which there is a gradient too.
+fl_status fl_gaussian_nll(const fl_handle *handle,
+                          const fl_gaussian_nll_options *options,
+                          const fl_call *call);
+
+// Fills in the defaults.
+void fl_margin_ranking_options_init(fl_margin_ranking_options *options);
+
+// Margin ranking, `max(0, margin - y (x - t))` of input and target; `third` of the call is y, 1 or -1: PyTorch's
+// `margin_ranking_loss`. Gradients for input and target.
+fl_status fl_margin_ranking(const fl_handle *handle, const fl_margin_ranking_options *options, const fl_call *call);
+
+// Fills in the defaults.
+void fl_dpo_options_init(fl_dpo_options *options);
+
+// Direct preference optimisation: input and target are the policy's log-probabilities of the chosen and the rejected answer,
+// `third` of the call the reference's log-ratio of the two. Gradients for input and target.
+fl_status fl_dpo(const fl_handle *handle,
+                 const fl_dpo_options *options,
+                 const fl_call *call);
+
+// Fills in the defaults.
 void fl_dice_options_init(fl_dice_options *options);
 
 // Dice loss of regions: a channel of a sample each, or of the batch. Targets are masks of the input's shape, or class indices.
@@ -641,6 +904,14 @@ void fl_tversky_options_init(fl_tversky_options *options);
 
 // Tversky loss: Dice with a price each for false positives and false negatives.
 fl_status fl_tversky(const fl_handle *handle, const fl_tversky_options *options, const fl_call *call);
+
+// Fills in the defaults.
+void fl_generalized_dice_options_init(fl_generalized_dice_options *options);
+
+// Generalised Dice loss: one overlap of all channels of a sample, in which rare channels weigh more. MONAI's. No class weights.
+fl_status fl_generalized_dice(const fl_handle *handle,
+                              const fl_generalized_dice_options *options,
+                              const fl_call *call);
 
 // What was wrong with the last call that failed on this thread: one line, which is this thread's and holds until its next
 // failure. Never null; empty if none has failed.

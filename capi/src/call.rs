@@ -127,6 +127,12 @@ pub struct fl_call {
     pub grad_input: fl_out,
     /// Null if it is not wanted; else as long as the target, for losses that have a gradient there.
     pub grad_target: fl_out,
+    /// The third tensor of losses of three, of the input's type: as long as the input, or one number a row, as the loss says.
+    pub third: fl_in,
+    /// Null if it is not wanted; else as long as `third`, for losses that have a gradient there.
+    pub grad_third: fl_out,
+    /// f32: null if it is not wanted; else the value of each term of a sum of losses, without its weight. Not with `FL_NONE`.
+    pub terms: fl_out,
 }
 
 const NO_IN: fl_in = fl_in { data: std::ptr::null(), len: 0 };
@@ -160,6 +166,9 @@ unsafe impl Versioned for fl_call {
             value: NO_OUT,
             grad_input: NO_OUT,
             grad_target: NO_OUT,
+            third: NO_IN,
+            grad_third: NO_OUT,
+            terms: NO_OUT,
         }
     }
 }
@@ -194,8 +203,9 @@ fn request(call: &fl_call) -> Outcome<Request> {
     let shape =
         (call.classes != 0).then(|| Shape::channels_first(&[call.outer, call.classes, call.inner])).transpose()?;
     let mut request = Request::of(dtype, input("input", call.input, dtype.bytes)?, targets, shape);
-    request.class_weight = some_input("class_weight", call.class_weight)?;
-    request.weight = match (some_input("weight", call.weight)?, some_input("sample_weight", call.sample_weight)?) {
+    request.class_weight = some_input("class_weight", call.class_weight, 4)?;
+    request.weight = match (some_input("weight", call.weight, 4)?, some_input("sample_weight", call.sample_weight, 4)?)
+    {
         (None, None) => None,
         (Some(weight), None) => Some(Weight::PerElement(weight)),
         (None, Some(weight)) => Some(Weight::PerSample(weight)),
@@ -205,9 +215,12 @@ fn request(call: &fl_call) -> Outcome<Request> {
     request.grad_output = upstream(call)?;
     request.grad_input = some_output("grad_input", call.grad_input, dtype.bytes)?;
     request.grad_target = some_output("grad_target", call.grad_target, dtype.bytes)?;
+    request.third = some_input("third", call.third, dtype.bytes)?;
+    request.grad_third = some_output("grad_third", call.grad_third, dtype.bytes)?;
+    request.terms = some_output("terms", call.terms, 4)?;
     request.in_place = request.grad_input.is_some_and(|grad| grad.len != 0 && grad == request.input);
     let value = some_output("value", call.value, 4)?;
-    let grad_outputs = some_input("grad_outputs", call.grad_outputs)?;
+    let grad_outputs = some_input("grad_outputs", call.grad_outputs, 4)?;
     request.output = match reduction(call)? {
         None => Output::Unreduced { losses: value, grad_output: grad_outputs },
         Some(_) if grad_outputs.is_some() => return Err(option("grad_outputs: only with FL_NONE")),
@@ -270,7 +283,7 @@ fn upstream(call: &fl_call) -> Outcome<Scalar> {
 }
 
 fn scalar_at(what: &str, at: *const f32) -> Outcome<Option<u64>> {
-    some_input(what, fl_in { data: at.cast(), len: 1 }).map(|memory| memory.map(|m| m.address))
+    some_input(what, fl_in { data: at.cast(), len: 1 }, 4).map(|memory| memory.map(|m| m.address))
 }
 
 /// 0 or 1.
@@ -303,12 +316,12 @@ fn input(what: &str, buffer: fl_in, bytes: u64) -> Outcome<Memory> {
     Ok(Memory { address, len: buffer.len })
 }
 
-/// A buffer of f32 that may be missing.
-fn some_input(what: &str, buffer: fl_in) -> Outcome<Option<Memory>> {
+/// A buffer that may be missing.
+fn some_input(what: &str, buffer: fl_in, bytes: u64) -> Outcome<Option<Memory>> {
     if buffer.data.is_null() && (buffer.len == 0 || what.ends_with("_at")) {
         return Ok(None);
     }
-    input(what, buffer, 4).map(Some)
+    input(what, buffer, bytes).map(Some)
 }
 
 fn some_output(what: &str, buffer: fl_out, bytes: u64) -> Outcome<Option<Memory>> {
@@ -325,10 +338,13 @@ fn no_overlap(call: &fl_call, request: &Request) -> Outcome {
         ("value", call.value.data, call.value.len, 4),
         ("grad_input", call.grad_input.data, call.grad_input.len, wide),
         ("grad_target", call.grad_target.data, call.grad_target.len, wide),
+        ("grad_third", call.grad_third.data, call.grad_third.len, wide),
+        ("terms", call.terms.data, call.terms.len, 4),
     ];
     let read = [
         ("input", call.input.data, call.input.len, wide),
         ("target", call.target.data, call.target.len, target_bytes),
+        ("third", call.third.data, call.third.len, wide),
         ("weight", call.weight.data, call.weight.len, 4),
         ("sample_weight", call.sample_weight.data, call.sample_weight.len, 4),
         ("class_weight", call.class_weight.data, call.class_weight.len, 4),
@@ -382,6 +398,9 @@ pub(crate) unsafe fn run_average(handle: *const fl_handle, generator: bool, call
     let Targets::Dense(fake) = request.targets else { return unsupported("a target of this kind") };
     if request.weight.is_some() || request.class_weight.is_some() || request.shape.is_some() {
         return unsupported("a weight, or a class axis,");
+    }
+    if request.third.is_some() || request.grad_third.is_some() || request.terms.is_some() {
+        return unsupported("a third tensor, or terms,");
     }
     if request.in_place {
         return unsupported("a gradient in place");

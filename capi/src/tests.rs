@@ -7,7 +7,7 @@ use half::{bf16, f16};
 
 use crate::call::*;
 use crate::handle::*;
-use crate::losses::{classes::*, elementwise::*, gan::*, regions::*};
+use crate::losses::{classes::*, elementwise::*, embeddings::*, gan::*, likelihoods::*, preferences::*, regions::*};
 use crate::status::{fl_status::*, *};
 
 /// A CPU handle that is freed.
@@ -68,7 +68,7 @@ fn compare<L: Loss, T: Element>(
     what: &str,
     loss: L,
     c: &dyn Fn(*const fl_handle, *const fl_call) -> fl_status,
-    (input, target): (&[f32], Given<'_>),
+    (input, target, third): (&[f32], Given<'_>, Option<&[f32]>),
     shape: Option<Shape>,
     losses: usize,
 ) {
@@ -92,9 +92,13 @@ fn compare<L: Loss, T: Element>(
             Target::I64(index)
         }
     };
+    let third: Option<Vec<T>> = third.map(|third| third.iter().map(|&x| T::from_f32(x)).collect());
+    if let Some(third) = &third {
+        call.third = read(third);
+    }
     if let Some(shape) = shape {
-        (call.classes, call.outer) =
-            (shape.classes(), if losses == 6 && shape.rows() == 10 { 2 } else { shape.rows() });
+        // Regions, and the samples of generalised Dice.
+        (call.classes, call.outer) = (shape.classes(), if shape.rows() == 10 { 2 } else { shape.rows() });
         call.inner = shape.rows() / call.outer;
     }
     let weight = numbers(losses, 9);
@@ -115,6 +119,9 @@ fn compare<L: Loss, T: Element>(
             let mut rust = launch_call(loss, &input, of, shape).grad_output(128.0);
             if weighted {
                 rust = rust.weight(&weight);
+            }
+            if let Some(third) = &third {
+                rust = rust.third(third);
             }
             let (mut expected, mut slopes) = (vec![f32::NAN; count], vec![T::from_f32(f32::NAN); input.len()]);
             let ones = vec![1.0; losses];
@@ -140,6 +147,21 @@ enum Given<'a> {
     Index(&'a [i64]),
 }
 
+/// Input, target, and a third tensor, if there is one.
+struct Of<'a>((&'a [f32], Given<'a>, Option<&'a [f32]>));
+
+impl<'a> From<(&'a Vec<f32>, Given<'a>)> for Of<'a> {
+    fn from((input, target): (&'a Vec<f32>, Given<'a>)) -> Self {
+        Of((input, target, None))
+    }
+}
+
+impl<'a> From<(&'a Vec<f32>, Given<'a>, &'a [f32])> for Of<'a> {
+    fn from((input, target, third): (&'a Vec<f32>, Given<'a>, &'a [f32])) -> Self {
+        Of((input, target, Some(third)))
+    }
+}
+
 /// A call of a loss of any kind.
 fn launch_call<'a, L: Loss, T: Element>(
     loss: L,
@@ -162,9 +184,10 @@ macro_rules! check {
         check!(@ stringify!($function), $loss, |h, c| unsafe { $function(h, &raw const options, c) }, $given, $shape, $losses)
     }};
     (@ $name:expr, $loss:expr, $c:expr, $given:expr, $shape:expr, $losses:expr) => {{
-        compare::<_, f32>($name, $loss, &$c, $given, $shape, $losses);
-        compare::<_, f16>($name, $loss, &$c, $given, $shape, $losses);
-        compare::<_, bf16>($name, $loss, &$c, $given, $shape, $losses);
+        let given = Of::from($given).0;
+        compare::<_, f32>($name, $loss, &$c, given, $shape, $losses);
+        compare::<_, f16>($name, $loss, &$c, given, $shape, $losses);
+        compare::<_, bf16>($name, $loss, &$c, given, $shape, $losses);
     }};
 }
 
@@ -304,6 +327,147 @@ fn every_loss_is_the_one_it_says() {
     check!(fl_gradient_penalty(fl_gradient_penalty_options { kind: 1, weight: 3.0 }), penalty, (&x, fake), rows, ROWS);
     let penalty = GradientPenalty::wgan_gp(10.0).unwrap();
     check!(fl_gradient_penalty(fl_gradient_penalty_options {}), penalty, (&x, fake), rows, ROWS);
+}
+
+#[test]
+fn every_loss_beyond_the_ten_families_is_the_one_it_says() {
+    let (x, t, y) = (numbers(N, 1), numbers(N, 2), numbers(N, 3));
+    let signs: Vec<f32> = t.iter().map(|t| t.signum()).collect();
+    let (p, variance): (Vec<f32>, Vec<f32>) =
+        (x.iter().map(|x| 1.0 / (1.0 + x.exp())).collect(), y.iter().map(|y| y * y).collect());
+    let hard: Vec<f32> = t.iter().map(|&t| f32::from(t > 0.0)).collect();
+    let (real, known) = (Given::Dense(&t), Given::Index(&[0, 4, 2, -100, 1, 3]));
+    check!(fl_log_cosh, LogCosh::new(), (&x, real), None, N);
+    check!(fl_quantile(fl_quantile_options { quantile: 0.9 }), Quantile::new(0.9).unwrap(), (&x, real), None, N);
+    check!(fl_soft_margin, SoftMargin::new(), (&x, Given::Dense(&signs)), None, N);
+    check!(fl_poisson_nll(fl_poisson_nll_options {}), PoissonNll::new(), (&x, Given::Dense(&hard)), None, N);
+    let poisson = PoissonNll::new().log_input(false).full(true).eps(1e-3).unwrap();
+    let options = (&p, Given::Dense(&variance));
+    check!(fl_poisson_nll(fl_poisson_nll_options { log_input: 0, full: 1, eps: 1e-3 }), poisson, options, None, N);
+    let gaussian = GaussianNll::new().full(true).eps(0.1).unwrap();
+    check!(
+        fl_gaussian_nll(fl_gaussian_nll_options { full: 1, eps: 0.1 }),
+        gaussian,
+        (&x, real, &variance[..]),
+        None,
+        N
+    );
+    let ranking = MarginRanking::new(0.5).unwrap();
+    check!(fl_margin_ranking(fl_margin_ranking_options { margin: 0.5 }), ranking, (&x, real, &signs[..]), None, N);
+    for (code, variant) in [DpoVariant::Sigmoid, DpoVariant::Hinge, DpoVariant::Ipo].into_iter().enumerate() {
+        let loss = Dpo::new(0.5).unwrap().label_smoothing(if code == 0 { 0.1 } else { 0.0 }).unwrap().variant(variant);
+        let smoothing = if code == 0 { 0.1 } else { 0.0 };
+        check!(
+            fl_dpo(fl_dpo_options { beta: 0.5, label_smoothing: smoothing, variant: code as i32 }),
+            loss,
+            (&x, real, &y[..]),
+            None,
+            N
+        );
+    }
+    let rows = Some(Shape::from((ROWS, CLASSES)));
+    let cosine = CosineEmbedding::new(0.25).unwrap();
+    let labels = &signs[..ROWS];
+    check!(fl_cosine_embedding(fl_cosine_embedding_options { margin: 0.25 }), cosine, (&x, real, labels), rows, ROWS);
+    let triplet = TripletMargin::new().margin(0.5).unwrap().eps(1e-3).unwrap().swap(true);
+    check!(
+        fl_triplet_margin(fl_triplet_margin_options { margin: 0.5, eps: 1e-3, swap: 1 }),
+        triplet,
+        (&x, real, &y[..]),
+        rows,
+        ROWS
+    );
+    let jsd = Jsd::new().beta(0.25).unwrap().temperature(2.0).unwrap();
+    check!(fl_jsd(fl_jsd_options { beta: 0.25, temperature: 2.0 }), jsd, (&x, real), rows, ROWS);
+    let cross_entropy = CrossEntropy::new().label_smoothing(0.1).unwrap().z_loss(0.01).unwrap();
+    let sum = 0.25 * cross_entropy + 0.75 * Distillation::new().temperature(2.0).unwrap().scale_by_t2(false);
+    check!(
+        fl_cross_entropy_distillation(fl_cross_entropy_distillation_options {
+            cross_entropy: 0.25,
+            distillation: 0.75,
+            label_smoothing: 0.1,
+            z_loss: 0.01,
+            temperature: 2.0,
+            scale_by_t2: 0
+        }),
+        sum,
+        (&x, known, &y[..]),
+        rows,
+        ROWS
+    );
+    let boxes: Vec<f32> = (0..7 * 4).map(|i| [0.1, 0.2, 1.1, 1.3][i % 4] + 0.1 * (i / 4) as f32).collect();
+    let others: Vec<f32> = boxes.iter().rev().map(|x| 2.0 - x).collect();
+    let (of_boxes, shape) = ((&boxes, Given::Dense(&others)), Some(Shape::from((7, 4))));
+    for (code, loss) in [BoxIou::iou(), BoxIou::giou(), BoxIou::diou(), BoxIou::ciou()].into_iter().enumerate() {
+        let loss = loss.eps(1e-3).unwrap();
+        check!(fl_box_iou(fl_box_iou_options { kind: code as i32, eps: 1e-3 }), loss, of_boxes, shape, 7);
+    }
+    let regions = Some(Shape::from(REGIONS));
+    for (code, weight) in [DiceWeight::Square, DiceWeight::Simple, DiceWeight::Uniform].into_iter().enumerate() {
+        let dice = GeneralizedDiceLoss::new().softmax().smooth(0.5).unwrap().weight(weight);
+        check!(
+            fl_generalized_dice(fl_generalized_dice_options {
+                activation: 2,
+                weight: code as i32,
+                smooth_nr: 0.5,
+                smooth_dr: 0.5
+            }),
+            dice,
+            (&x, Given::Dense(&hard)),
+            regions,
+            2
+        );
+    }
+    let focal = TverskyLoss::new(0.3, 0.8).unwrap().focal(0.75).unwrap().sigmoid();
+    check!(
+        fl_tversky(fl_tversky_options { activation: 1, alpha: 0.3, beta: 0.8, focal: 0.75 }),
+        focal,
+        (&x, Given::Dense(&hard)),
+        regions,
+        6
+    );
+}
+
+#[test]
+fn a_third_tensor_its_gradient_and_terms() {
+    let (cpu, x, t) = (Cpu::new(), numbers(N, 1), numbers(N, 2));
+    let variance: Vec<f32> = numbers(N, 3).iter().map(|y| 0.5 + y * y).collect();
+    let (mut value, mut grad, mut grad_third) = ([f32::NAN], vec![f32::NAN; N], vec![f32::NAN; N]);
+    let mut call = new_call();
+    (call.input, call.target, call.third) = (read(&x), read(&t), read(&variance));
+    (call.value, call.grad_input, call.grad_third) = (write(&mut value), write(&mut grad), write(&mut grad_third));
+    assert_eq!(unsafe { fl_gaussian_nll(cpu.0, std::ptr::null(), &raw const call) }, FL_OK, "{}", message());
+    let (mut slopes, mut others) = (vec![f32::NAN; N], vec![f32::NAN; N]);
+    let own = GaussianNll::new().forward_backward(&x, &t, &variance, Reduction::Mean, &mut slopes, &mut others);
+    assert_eq!((value[0], &grad, &grad_third), (own.unwrap(), &slopes, &others));
+    // Without it, with one that is too short, with one where there is none to have, with one that overlaps.
+    let run = |call: &fl_call| unsafe { fl_gaussian_nll(cpu.0, std::ptr::null(), call) };
+    assert_eq!(run(&fl_call { third: fl_in { data: std::ptr::null(), len: 0 }, ..call }), FL_ERROR_UNSUPPORTED);
+    assert_eq!(run(&fl_call { third: read(&variance[..7]), ..call }), FL_ERROR_LENGTH);
+    assert_eq!(run(&fl_call { grad_third: fl_out { data: call.grad_third.data, len: 7 }, ..call }), FL_ERROR_LENGTH);
+    assert_eq!(run(&fl_call { grad_third: call.grad_input, ..call }), FL_ERROR_MEMORY);
+    assert_eq!(message(), "grad_input overlaps grad_third");
+    assert_eq!(unsafe { fl_mse(cpu.0, std::ptr::null(), &raw const call) }, FL_ERROR_UNSUPPORTED);
+
+    let (index, mut terms) = ([0i64, 4, 2, -100, 1, 3], [f32::NAN; 3]);
+    let mut call = new_call();
+    (call.input, call.target, call.third) = (read(&x), read(&index), read(&t));
+    call.target_kind = fl_target::FL_TARGET_I64 as i32;
+    (call.outer, call.classes) = (ROWS, CLASSES);
+    (call.value, call.terms) = (write(&mut value), write(&mut terms));
+    assert_eq!(
+        unsafe { fl_cross_entropy_distillation(cpu.0, std::ptr::null(), &raw const call) },
+        FL_OK,
+        "{}",
+        message()
+    );
+    let sum = CrossEntropy::new() + Distillation::new();
+    let mut own = [f32::NAN; 3];
+    let whole = sum.call(&x, &index, &t, (ROWS, CLASSES)).terms(&mut own).forward(Reduction::Mean);
+    assert_eq!((value[0], terms), (whole.unwrap(), own));
+    call.terms.len = 2;
+    let short = unsafe { fl_cross_entropy_distillation(cpu.0, std::ptr::null(), &raw const call) };
+    assert_eq!((short, message()), (FL_ERROR_LENGTH, "terms: expected 3 elements, got 2".into()));
 }
 
 #[test]

@@ -92,6 +92,19 @@ losses! {
     fl_distillation true (fl_distillation_options fl_distillation_options_init);
     fl_dice true (fl_dice_options fl_dice_options_init);
     fl_tversky true (fl_tversky_options fl_tversky_options_init);
+    fl_log_cosh false;
+    fl_quantile false (fl_quantile_options fl_quantile_options_init);
+    fl_soft_margin false;
+    fl_poisson_nll false (fl_poisson_nll_options fl_poisson_nll_options_init);
+    fl_gaussian_nll false (fl_gaussian_nll_options fl_gaussian_nll_options_init);
+    fl_margin_ranking false (fl_margin_ranking_options fl_margin_ranking_options_init);
+    fl_dpo false (fl_dpo_options fl_dpo_options_init);
+    fl_cosine_embedding true (fl_cosine_embedding_options fl_cosine_embedding_options_init);
+    fl_triplet_margin true (fl_triplet_margin_options fl_triplet_margin_options_init);
+    fl_jsd true (fl_jsd_options fl_jsd_options_init);
+    fl_cross_entropy_distillation true (fl_cross_entropy_distillation_options fl_cross_entropy_distillation_options_init);
+    fl_box_iou true (fl_box_iou_options fl_box_iou_options_init);
+    fl_generalized_dice true (fl_generalized_dice_options fl_generalized_dice_options_init);
 }
 
 /// Every function of the header that takes a call is above.
@@ -167,10 +180,12 @@ fn draft(seed: u64) -> Draft {
 
     let axis = |rng: &mut Rng| rng.pick(&[0, 1, 1, 2, 3, 4, 5]);
     let (outer, classes, inner) = (axis(rng), 1 + rng.below(18), axis(rng));
+    let classes = if loss.name == "fl_box_iou" { 4 } else { classes };
     let n = if loss.rows { outer * classes * inner } else { rng.pick(&[0, 1, 2, 15, 16, 17, 33, 60]) };
     let (rows, regions) = (outer * inner, outer * classes);
     let losses = match loss.name {
         "fl_dice" | "fl_tversky" => regions,
+        "fl_generalized_dice" => outer,
         _ if loss.rows => rows,
         _ => n,
     };
@@ -223,8 +238,9 @@ fn draft(seed: u64) -> Draft {
     read!(input, n, wide);
     let kinds = match loss.name {
         "fl_gan" | "fl_gradient_penalty" => [0; 8],
-        "fl_nll" | "fl_softmax_focal" | "fl_multi_margin" => [2, 2, 3, 3, 4, 4, 5, 5],
-        _ if loss.rows && loss.name != "fl_distillation" => [1, 1, 1, 2, 3, 4, 5, 5],
+        "fl_nll" | "fl_softmax_focal" | "fl_multi_margin" | "fl_cross_entropy_distillation" => [2, 2, 3, 3, 4, 4, 5, 5],
+        "fl_distillation" | "fl_jsd" | "fl_box_iou" | "fl_cosine_embedding" | "fl_triplet_margin" => [1; 8],
+        _ if loss.rows => [1, 1, 1, 2, 3, 4, 5, 5],
         _ => [1; 8],
     };
     call.target_kind = if rng.once_in(30) { code(rng, 6) } else { rng.pick(&kinds) };
@@ -242,6 +258,16 @@ fn draft(seed: u64) -> Draft {
         }
         1 => read!(target, n, wide),
         _ => read!(target, rows, bytes),
+    }
+    let third = match loss.name {
+        "fl_gaussian_nll" | "fl_margin_ranking" | "fl_dpo" | "fl_triplet_margin" | "fl_cross_entropy_distillation" => {
+            Some(n)
+        }
+        "fl_cosine_embedding" => Some(rows),
+        _ => None,
+    };
+    if third.is_some() != rng.once_in(30) {
+        read!(third, third.unwrap_or(n), wide);
     }
     if rng.once_in(4) {
         read!(weight, losses, 4);
@@ -286,6 +312,12 @@ fn draft(seed: u64) -> Draft {
     }
     if rng.once_in(4) || loss.name == "fl_relativistic_average" {
         write!(grad_target, call.target.len.min(100), wide);
+    }
+    if matches!(loss.name, "fl_gaussian_nll" | "fl_triplet_margin") && rng.once_in(2) || rng.once_in(60) {
+        write!(grad_third, call.third.len.min(100), wide);
+    }
+    if loss.name == "fl_cross_entropy_distillation" && rng.once_in(2) || rng.once_in(60) {
+        write!(terms, 3, 4);
     }
     // Indices that are classes, or nearly all of them.
     if call.target_kind >= 2 && !call.target.data.is_null() && call.target.len < 1 << 20 {

@@ -45,7 +45,7 @@ class Spec:
         self.both = both
         self.weights = {name: weight for name, weight in weights.items() if weight is not None}
 
-    def __call__(self, input, target, value=None, grads=(None, None), upstream=None):
+    def __call__(self, input, target, third, value=None, grads=(None, None, None), upstream=None):
         call = ffi.new("fl_call*")
         lib.fl_call_init(call)
         call.dtype, call.reduction, call.batch = DTYPES[input.dtype], self.reduction, self.batch
@@ -58,11 +58,13 @@ class Spec:
         else:
             fill(memory, "target", target)
             call.target_kind = INDICES.get(target.dtype, lib.FL_TARGET_DENSE)
+        if third is not None:
+            fill(memory, "third", third)
         for name, weight in self.weights.items():
             fill(memory, name, weight)
         if value is not None:
             fill(memory, "value", value)
-        for name, grad in zip(("grad_input", "grad_target"), grads):
+        for name, grad in zip(("grad_input", "grad_target", "grad_third"), grads):
             if grad is not None:
                 fill(memory, name, grad)
         if upstream is not None and self.reduction == lib.FL_NONE:
@@ -86,38 +88,39 @@ class Loss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, spec, input, target):
+    def forward(ctx, spec, input, target, third=None):
         value = torch.empty(spec.losses if spec.reduction == lib.FL_NONE else (), dtype=torch.float32, device=input.device)
         ctx.spec, ctx.grads = spec, None
         needed = ctx.needs_input_grad[1:]
         if any(needed):
-            ctx.save_for_backward(input, target)
+            ctx.save_for_backward(input, target, third)
         at_once = input.dtype == torch.float32 or (input.dtype == torch.bfloat16 and not input.is_cuda)
         if any(needed) and at_once and spec.reduction != lib.FL_NONE:
-            ctx.grads = new_grads(spec, input, target, needed)
-            spec(input, target, value, ctx.grads)
+            ctx.grads = new_grads(spec, needed, input, target, third)
+            spec(input, target, third, value, ctx.grads)
         else:
-            spec(input, target, value)
+            spec(input, target, third, value)
         return value
 
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream):
-        input, target = ctx.saved_tensors
+        tensors = ctx.saved_tensors
         needed = ctx.needs_input_grad[1:]
         grads, ctx.grads = ctx.grads, None
         if grads is None:
-            grads = new_grads(ctx.spec, input, target, needed)
-            ctx.spec(input, target, None, grads, upstream.contiguous())
+            grads = new_grads(ctx.spec, needed, *tensors)
+            ctx.spec(*tensors, None, grads, upstream.contiguous())
         elif upstream.is_cuda:
             for grad in grads:
                 grad is None or grad.mul_(upstream)
         elif (factor := upstream.item()) != 1.0:
             for grad in grads:
                 grad is None or grad.mul_(factor)
-        return None, grads[0] if needed[0] else None, grads[1] if needed[1] else None
+        return None, *(grad if need else None for grad, need in zip(grads, needed))
 
 
-def new_grads(spec, input, target, needed):
-    """Where the gradients go; no loss has one for its target alone."""
-    return torch.empty_like(input), torch.empty_like(target) if needed[1] or spec.both else None
+def new_grads(spec, needed, input, *others):
+    """Where the gradients go; no loss has one without that for its input."""
+    wanted = zip(others, needed[1:])
+    return torch.empty_like(input), *(torch.empty_like(x) if x is not None and (need or spec.both) else None for x, need in wanted)

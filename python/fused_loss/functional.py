@@ -20,27 +20,43 @@ from .library import lib
 __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "box_iou_loss",
     "categorical_hinge_loss",
+    "complete_box_iou_loss",
+    "cosine_embedding_loss",
     "cross_entropy",
+    "cross_entropy_distillation",
     "cross_entropy_probs",
     "dice_loss",
+    "distance_box_iou_loss",
     "distillation_loss",
+    "dpo_loss",
     "gan_loss",
+    "gaussian_nll_loss",
+    "generalized_box_iou_loss",
+    "generalized_dice_loss",
     "gradient_penalty",
     "hinge_loss",
     "huber_loss",
+    "jsd_loss",
     "kl_div",
     "kl_div_probs",
     "l1_loss",
+    "log_cosh_loss",
+    "margin_ranking_loss",
     "mse_loss",
     "multi_margin_loss",
     "nll_loss",
+    "poisson_nll_loss",
+    "quantile_loss",
     "relativistic_average_loss",
     "relativistic_pair_loss",
     "sigmoid_focal_loss",
     "smooth_l1_loss",
+    "soft_margin_loss",
     "softmax_focal_loss",
     "squared_hinge_loss",
+    "triplet_margin_loss",
     "tversky_loss",
 ]
 
@@ -84,11 +100,30 @@ def _weight(name, weight, shape, like):
         raise ValueError(f"{name}: expected shape {tuple(shape)}, got {tuple(weight.shape)}") from None
 
 
+def _alike(**tensors):
+    """All of one shape, in one type, contiguous."""
+    first, *others = tensors
+    input = _tensor(first, tensors[first])
+    dtype = _dtype(first, input.dtype)
+    for name in others:
+        tensor = _tensor(name, tensors[name], input)
+        dtype = torch.promote_types(dtype, _dtype(name, tensor.dtype))
+        if tensor.shape != input.shape:
+            raise ValueError(f"{name}: expected shape {tuple(input.shape)}, got {tuple(tensor.shape)}")
+    return [tensor.to(dtype).contiguous() for tensor in tensors.values()]
+
+
 def _elementwise(name, options, input, target, reduction, weight=None, **weights):
     input, target = _pair(input, target)
     batch = input.shape[0] if input.dim() else 1
     weight = _weight("weight", weight, input.shape, input)
     return Loss.apply(Spec(name, options, reduction, input.shape, batch=batch, weight=weight, **weights), input, target)
+
+
+def _elementwise_of_three(name, options, reduction, **tensors):
+    input, target, third = _alike(**tensors)
+    batch = input.shape[0] if input.dim() else 1
+    return Loss.apply(Spec(name, options, reduction, input.shape, batch=batch), input, target, third)
 
 
 def mse_loss(input, target, *, reduction="mean", weight=None):
@@ -168,7 +203,52 @@ def sigmoid_focal_loss(inputs, targets, alpha=0.25, gamma=2.0, reduction="none")
     return _elementwise("sigmoid_focal", {"alpha": alpha, "gamma": gamma}, inputs, targets, reduction)
 
 
-def _classes(name, options, input, target, reduction, weight=None, index_only=False):
+def log_cosh_loss(input, target, *, reduction="mean"):
+    """Log-cosh, `ln(cosh(input - target))`: Keras's."""
+    return _elementwise("log_cosh", None, input, target, reduction)
+
+
+def quantile_loss(input, target, *, quantile=0.5, reduction="mean"):
+    """Quantile (pinball): what is too low costs `quantile` of the error, what is too high the rest of 1."""
+    return _elementwise("quantile", {"quantile": quantile}, input, target, reduction)
+
+
+def soft_margin_loss(input, target, *, reduction="mean"):
+    """Soft margin, `ln(1 + exp(-target * input))` of labels -1 and 1."""
+    return _elementwise("soft_margin", None, input, target, reduction)
+
+
+def poisson_nll_loss(input, target, log_input=True, full=False, eps=1e-8, *, reduction="mean"):
+    """Negative log-likelihood of a Poisson distribution."""
+    options = {"log_input": int(log_input), "full": int(full), "eps": eps}
+    return _elementwise("poisson_nll", options, input, target, reduction)
+
+
+def gaussian_nll_loss(input, target, var, full=False, eps=1e-6, *, reduction="mean"):
+    """Negative log-likelihood of a normal distribution; variances have the input's shape, and a gradient."""
+    options = {"full": int(full), "eps": eps}
+    return _elementwise_of_three("gaussian_nll", options, reduction, input=input, target=target, var=var)
+
+
+def margin_ranking_loss(input1, input2, target, margin=0.0, *, reduction="mean"):
+    """Margin ranking; `target` is 1 where the first should be above the second, -1 where it should be below."""
+    target = _tensor("target", target).detach()
+    label = target if target.is_floating_point() else target.to(_tensor("input1", input1).dtype)
+    tensors = {"input1": input1, "input2": input2, "target": label}
+    return _elementwise_of_three("margin_ranking", {"margin": margin}, reduction, **tensors)
+
+
+VARIANTS = {"sigmoid": lib.FL_DPO_SIGMOID, "hinge": lib.FL_DPO_HINGE, "ipo": lib.FL_DPO_IPO}
+
+
+def dpo_loss(chosen, rejected, reference, *, beta=0.1, label_smoothing=0.0, variant="sigmoid", reduction="mean"):
+    """Direct preference optimisation of the policy's log-probabilities; `reference` is the reference's log-ratio of both answers."""
+    options = {"beta": beta, "label_smoothing": label_smoothing, "variant": _one_of("variant", variant, VARIANTS)}
+    tensors = {"chosen": chosen, "rejected": rejected, "reference": _tensor("reference", reference).detach()}
+    return _elementwise_of_three("dpo", options, reduction, **tensors)
+
+
+def _classes(name, options, input, target, reduction, weight=None, index_only=False, third=None):
     """A loss of rows: classes on axis 1, or on the only one."""
     _tensor("input", input)
     _tensor("target", target, input)
@@ -192,7 +272,7 @@ def _classes(name, options, input, target, reduction, weight=None, index_only=Fa
     dims = (math.prod(input.shape[:axis]), classes, math.prod(input.shape[axis + 1 :]))
     batch = input.shape[0] if axis else 1
     spec = Spec(name, options, reduction, rows, dims=dims, batch=batch, class_weight=weight)
-    return Loss.apply(spec, input, target)
+    return Loss.apply(spec, input, target, third)
 
 
 def _ignore(index):
@@ -249,10 +329,101 @@ def distillation_loss(input, target, *, temperature=1.0, scale_by_t2=True, reduc
     return _classes("distillation", options, input, target, reduction)
 
 
+def cross_entropy_distillation(
+    input,
+    target,
+    teacher,
+    *,
+    weights=(1.0, 1.0),
+    label_smoothing=0.0,
+    z_loss=0.0,
+    ignore_index=-100,
+    temperature=1.0,
+    scale_by_t2=True,
+    reduction="mean",
+):
+    """`weights[0] * cross_entropy(input, target) + weights[1] * distillation_loss(input, teacher)` in one pass.
+
+    Rows whose index is ignored are left out of both. The teacher has no gradient.
+    """
+    input, teacher = _pair(input, _tensor("teacher", teacher).detach())
+    options = {
+        "cross_entropy": weights[0],
+        "distillation": weights[1],
+        "label_smoothing": label_smoothing,
+        "z_loss": z_loss,
+        "temperature": temperature,
+        "scale_by_t2": int(scale_by_t2),
+    } | _ignore(ignore_index)
+    return _classes("cross_entropy_distillation", options, input, target, reduction, index_only=True, third=teacher)
+
+
+def jsd_loss(input, target, *, beta=0.5, temperature=1.0, reduction="mean"):
+    """Generalised Jensen-Shannon divergence of the softmaxes of a student's logits and a teacher's: TRL's."""
+    return _classes("jsd", {"beta": beta, "temperature": temperature}, input, target, reduction)
+
+
+def _vectors(name, options, losses, reduction, third=None, **tensors):
+    """A loss of rows, the vectors of the last axis."""
+    tensors = _alike(**tensors)
+    rows, length = losses, tensors[0].shape[-1]
+    dims = (math.prod(rows), length, 1)
+    spec = Spec(name, options, reduction, rows, dims=dims, batch=rows[0] if rows else 1)
+    return Loss.apply(spec, *tensors, *(() if third is None else (third,)))
+
+
+def cosine_embedding_loss(input1, input2, target, margin=0.0, *, reduction="mean"):
+    """Cosine embedding of rows, the last axis; `target` has 1 or -1 for each row."""
+    rows = _tensor("input1", input1).shape[:-1]
+    _tensor("target", target, input1)
+    if input1.dim() == 0 or target.shape != rows:
+        raise ValueError(f"target: expected shape {tuple(rows)}, got {tuple(target.shape)}")
+    dtype = torch.promote_types(_dtype("input1", input1.dtype), _dtype("input2", _tensor("input2", input2).dtype))
+    label = target.detach().to(dtype).contiguous()
+    return _vectors("cosine_embedding", {"margin": margin}, rows, reduction, label, input1=input1, input2=input2)
+
+
+def triplet_margin_loss(anchor, positive, negative, margin=1.0, p=2, eps=1e-6, swap=False, *, reduction="mean"):
+    """Triplet margin of rows, the last axis; of Euclidean distances alone (`p=2`)."""
+    if p != 2:
+        raise ValueError(f"p: expected 2, got {p}")
+    if _tensor("anchor", anchor).dim() == 0:
+        raise ValueError("anchor: expected at least one axis, the features")
+    options = {"margin": margin, "eps": eps, "swap": int(swap)}
+    tensors = {"anchor": anchor, "positive": positive, "negative": negative}
+    return _vectors("triplet_margin", options, anchor.shape[:-1], reduction, **tensors)
+
+
+BOXES = {"iou": lib.FL_BOX_IOU, "giou": lib.FL_BOX_GIOU, "diou": lib.FL_BOX_DIOU, "ciou": lib.FL_BOX_CIOU}
+
+
+def box_iou_loss(boxes1, boxes2, reduction="none", eps=1e-7, *, kind="iou"):
+    """One minus the overlap of boxes (x1, y1, x2, y2) on the last axis, of the kind "iou", "giou", "diou" or "ciou"."""
+    if _tensor("boxes1", boxes1).dim() == 0 or boxes1.shape[-1] != 4:
+        raise ValueError(f"boxes1: expected (..., 4), got shape {tuple(boxes1.shape)}")
+    options = {"kind": _one_of("kind", kind, BOXES), "eps": eps}
+    return _vectors("box_iou", options, boxes1.shape[:-1], reduction, boxes1=boxes1, boxes2=boxes2)
+
+
+def generalized_box_iou_loss(boxes1, boxes2, reduction="none", eps=1e-7):
+    """torchvision.ops.generalized_box_iou_loss."""
+    return box_iou_loss(boxes1, boxes2, reduction, eps, kind="giou")
+
+
+def distance_box_iou_loss(boxes1, boxes2, reduction="none", eps=1e-7):
+    """torchvision.ops.distance_box_iou_loss."""
+    return box_iou_loss(boxes1, boxes2, reduction, eps, kind="diou")
+
+
+def complete_box_iou_loss(boxes1, boxes2, reduction="none", eps=1e-7):
+    """torchvision.ops.complete_box_iou_loss."""
+    return box_iou_loss(boxes1, boxes2, reduction, eps, kind="ciou")
+
+
 ACTIVATIONS = {None: lib.FL_ACTIVATION_NONE, "sigmoid": lib.FL_ACTIVATION_SIGMOID, "softmax": lib.FL_ACTIVATION_SOFTMAX}
 
 
-def _regions(name, options, input, target, reduction, weight, activation, batch, include_background):
+def _regions(name, options, input, target, reduction, weight, activation, batch, include_background, together=False):
     _tensor("input", input)
     _tensor("target", target, input)
     if input.dim() < 2:
@@ -275,9 +446,10 @@ def _regions(name, options, input, target, reduction, weight, activation, batch,
     }
     counted = channels if include_background else channels - 1
     weight = _weight("weight", weight, (counted,), input)
-    losses = (counted,) if batch else (samples, counted)
+    losses = (() if batch else (samples,)) + (() if together else (counted,))
     dims = (samples, channels, math.prod(input.shape[2:]))
-    spec = Spec(name, options, reduction, losses, dims=dims, batch=losses[0], class_weight=weight)
+    batch = losses[0] if losses else 1
+    spec = Spec(name, options, reduction, losses, dims=dims, batch=batch, class_weight=weight)
     return Loss.apply(spec, input, target)
 
 
@@ -306,6 +478,7 @@ def tversky_loss(
     *,
     alpha=0.5,
     beta=0.5,
+    focal=1.0,
     activation=None,
     smooth_nr=1.0,
     smooth_dr=1.0,
@@ -314,9 +487,34 @@ def tversky_loss(
     weight=None,
     reduction="mean",
 ):
-    """Tversky loss: Dice with a price each for false positives (alpha) and false negatives (beta)."""
-    options = {"alpha": alpha, "beta": beta, "smooth_nr": smooth_nr, "smooth_dr": smooth_dr}
+    """Tversky loss: Dice with a price each for false positives (alpha) and false negatives (beta), to the power of `focal`."""
+    options = {"alpha": alpha, "beta": beta, "focal": focal, "smooth_nr": smooth_nr, "smooth_dr": smooth_dr}
     return _regions("tversky", options, input, target, reduction, weight, activation, batch, include_background)
+
+
+DICE_WEIGHTS = {
+    "square": lib.FL_DICE_WEIGHT_SQUARE,
+    "simple": lib.FL_DICE_WEIGHT_SIMPLE,
+    "uniform": lib.FL_DICE_WEIGHT_UNIFORM,
+}
+
+
+def generalized_dice_loss(
+    input,
+    target,
+    *,
+    activation=None,
+    w_type="square",
+    smooth_nr=1e-5,
+    smooth_dr=1e-5,
+    batch=False,
+    include_background=True,
+    reduction="mean",
+):
+    """Generalised Dice loss, one of all channels of a sample: MONAI's."""
+    options = {"weight": _one_of("w_type", w_type, DICE_WEIGHTS), "smooth_nr": smooth_nr, "smooth_dr": smooth_dr}
+    regions = (activation, batch, include_background)
+    return _regions("generalized_dice", options, input, target, reduction, None, *regions, together=True)
 
 
 MODES = {

@@ -181,6 +181,127 @@ class Classes(Compare):
         self.same(ours, lambda p, t: P.nll_loss((p / p.sum(1, keepdim=True)).log(), t), p, known)
 
 
+class Beyond(Compare):
+    """Losses beyond the ten families."""
+
+    x, t, y = rand(7, 5, seed=21), rand(7, 5, seed=22), rand(7, 5, seed=23)
+
+    def test_likelihoods(self):
+        for full in (False, True):
+            for log_input in (False, True):
+                both = lambda f: lambda x, t, reduction: f(x, t, log_input, full, reduction=reduction)
+                counts = torch.floor(self.t.abs() * 3)
+                rate = self.x if log_input else self.x.abs() + 0.1
+                self.reductions(both(F.poisson_nll_loss), both(P.poisson_nll_loss), rate, counts, both=False)
+            both = lambda f: lambda x, t, v, reduction: f(x, t, v, full, 0.1, reduction=reduction)
+            self.reductions(both(F.gaussian_nll_loss), both(P.gaussian_nll_loss), self.x, self.t, self.y**2 + 0.2)
+
+    def test_margins(self):
+        signs = torch.sign(self.y)
+        self.reductions(F.soft_margin_loss, P.soft_margin_loss, self.x, signs, both=False)
+        for margin in (0.0, 0.5):
+            # PyTorch has a gradient for the labels, in which nobody is interested.
+            both = lambda f: lambda x, t, y, reduction: f(x, t, y.detach(), margin, reduction=reduction)
+            self.reductions(both(F.margin_ranking_loss), both(P.margin_ranking_loss), self.x, self.t, signs)
+
+    def test_embeddings(self):
+        label = torch.tensor([1, -1, 1, -1, -1, 1, 1.0])
+        both = lambda f: lambda x, t, y, reduction: f(x, t, y.detach(), 0.2, reduction=reduction)
+        self.reductions(both(F.cosine_embedding_loss), both(P.cosine_embedding_loss), self.x, self.t, label)
+        whole = lambda x, t: F.cosine_embedding_loss(x, t, label.long(), 0.2)
+        self.same(whole, lambda x, t: P.cosine_embedding_loss(x, t, label.double(), 0.2), self.x, self.t)
+        for swap in (False, True):
+            both = lambda f: lambda a, p, n, reduction: f(a, p, n, 0.5, swap=swap, reduction=reduction)
+            self.reductions(both(F.triplet_margin_loss), both(P.triplet_margin_loss), self.x, self.t, self.y)
+        with self.assertRaisesRegex(ValueError, "p: expected 2, got 1"):
+            F.triplet_margin_loss(self.x, self.t, self.y, p=1)
+        with self.assertRaisesRegex(ValueError, r"target: expected shape \(7,\), got \(5,\)"):
+            F.cosine_embedding_loss(self.x, self.t, label[:5])
+
+    def test_definitions(self):
+        self.same(F.log_cosh_loss, lambda x, t: torch.log(torch.cosh(x - t)).mean(), self.x, self.t)
+        quantile = lambda x, t: torch.maximum(0.9 * (t - x), -0.1 * (t - x)).mean()
+        self.same(lambda x, t: F.quantile_loss(x, t, quantile=0.9), quantile, self.x, self.t)
+        dpo = lambda x, t, r: -(0.9 * P.logsigmoid(0.5 * (x - t - r)) + 0.1 * P.logsigmoid(-0.5 * (x - t - r))).mean()
+        ours = lambda x, t, r: F.dpo_loss(x, t, r, beta=0.5, label_smoothing=0.1)
+        self.same(ours, lambda x, t, r: dpo(x, t, r.detach()), self.x, self.t, self.y)
+
+        def jsd(x, t):
+            p, q = (z.softmax(1) for z in (x, t))
+            m = 0.5 * (p + q)
+            return 0.5 * ((q * (q / m).log()).sum(1) + (p * (p / m).log()).sum(1)).mean()
+
+        self.same(F.jsd_loss, jsd, self.x, self.t)
+
+    def test_cross_entropy_beside_a_teacher(self):
+        index = torch.tensor([0, 4, 2, -100, 1, 3, 3])
+
+        def theirs(x, y):
+            hard = P.cross_entropy(x, index, reduction="none", label_smoothing=0.1) + 0.01 * torch.logsumexp(x, 1) ** 2
+            soft = 4 * P.kl_div((x / 2).log_softmax(1), (y / 2).softmax(1), reduction="none").sum(1)
+            valid = index != -100
+            return torch.where(valid, 0.3 * hard + 0.7 * soft, 0.0).sum() / valid.sum()
+
+        options = {"weights": (0.3, 0.7), "label_smoothing": 0.1, "z_loss": 0.01, "temperature": 2.0}
+        ours = lambda x, y: F.cross_entropy_distillation(x, index, y, **options)
+        self.same(ours, lambda x, y: theirs(x, y.detach()), self.x, self.y)
+
+    def test_boxes(self):
+        corner, size = rand(6, 2, seed=24), rand(6, 2, seed=25).abs() + 0.5
+        first = torch.cat([corner, corner + size], 1)
+        second = first + 0.3 * rand(6, 4, seed=26).abs() * torch.tensor([-1, -1, 1, 1])
+
+        def parts(a, b):
+            low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
+            area = lambda x: (x[:, 2:] - x[:, :2]).prod(1)
+            overlap = (high - low).clamp(min=0).prod(1)
+            union = area(a) + area(b) - overlap
+            hull = torch.cat([torch.minimum(a[:, :2], b[:, :2]), torch.maximum(a[:, 2:], b[:, 2:])], 1)
+            return overlap / (union + 1e-7), union, hull, area
+
+        def giou(a, b):
+            iou, union, hull, area = parts(a, b)
+            return 1 - iou + (area(hull) - union) / (area(hull) + 1e-7)
+
+        def diou(a, b):
+            iou, _, hull, _ = parts(a, b)
+            gap = ((a[:, :2] + a[:, 2:] - b[:, :2] - b[:, 2:]) / 2).square().sum(1)
+            return 1 - iou + gap / ((hull[:, 2:] - hull[:, :2]).square().sum(1) + 1e-7)
+
+        self.same(F.box_iou_loss, lambda a, b: 1 - parts(a, b)[0], first, second, dtypes=(torch.float32,))
+        self.same(F.generalized_box_iou_loss, giou, first, second, dtypes=(torch.float32,))
+        self.same(F.distance_box_iou_loss, diou, first, second, dtypes=(torch.float32,))
+        # Of equal proportions nothing is added.
+        complete = F.complete_box_iou_loss(first, first + 0.25)
+        torch.testing.assert_close(complete, F.distance_box_iou_loss(first, first + 0.25))
+        with self.assertRaisesRegex(ValueError, r"boxes1: expected \(..., 4\), got shape \(7, 5\)"):
+            F.box_iou_loss(self.x, self.t)
+
+    def test_generalised_dice(self):
+        x, mask = rand(2, 3, 4, 5, seed=10), (rand(2, 3, 4, 5, seed=11) > 0).float()
+
+        def theirs(x, t):
+            p = torch.softmax(x, 1)
+            i, p, m = (p * t).sum((2, 3)), p.sum((2, 3)), t.sum((2, 3))
+            w = 1 / m
+            return (1 - (2 * (w * i).sum(1) + 0.5) / ((w * (p + m)).sum(1) + 0.5)).mean()
+
+        options = {"activation": "softmax", "w_type": "simple", "smooth_nr": 0.5, "smooth_dr": 0.5}
+        self.same(lambda x, t: F.generalized_dice_loss(x, t, **options), theirs, x, mask, both=False)
+        ours = F.generalized_dice_loss(x, mask, reduction="none", activation="softmax")
+        self.assertEqual(ours.shape, (2,))
+
+    def test_third_tensors_are_like_the_first(self):
+        with self.assertRaisesRegex(ValueError, r"var: expected shape \(7, 5\), got \(7, 4\)"):
+            F.gaussian_nll_loss(self.x, self.t, self.y[:, :4])
+        with self.assertRaisesRegex(TypeError, "reference: expected float32, float16 or bfloat16, got torch.float64"):
+            F.dpo_loss(self.x, self.t, self.y.double())
+        whole = F.margin_ranking_loss(self.x, self.t, torch.sign(self.y).long())
+        torch.testing.assert_close(whole, P.margin_ranking_loss(self.x, self.t, torch.sign(self.y)))
+        wide = F.gaussian_nll_loss(self.x.bfloat16(), self.t, self.y**2 + 1)
+        torch.testing.assert_close(wide, P.gaussian_nll_loss(self.x.bfloat16().float(), self.t, self.y**2 + 1))
+
+
 class Regions(Compare):
     def test_dice_and_tversky(self):
         x, mask = rand(2, 3, 4, 5, seed=10), (rand(2, 3, 4, 5, seed=11) > 0).float()
@@ -202,6 +323,9 @@ class Regions(Compare):
             self.same(lambda x, t: F.dice_loss(x, t, activation=activation), dice, x, mask, both=False)
             ours = lambda x, t: F.tversky_loss(x, t, alpha=0.3, beta=0.8, activation=activation)
             self.same(ours, tversky, x, mask, both=False)
+            ours = lambda x, t: F.tversky_loss(x, t, alpha=0.3, beta=0.8, focal=2.0, activation=activation, reduction="none")
+            each = lambda x, t: F.tversky_loss(x, t, alpha=0.3, beta=0.8, activation=activation, reduction="none") ** 2
+            torch.testing.assert_close(ours(x, mask), each(x, mask))
         index = classes(3, 2, 4, 5, seed=12)
         hot = P.one_hot(index, 3).permute(0, 3, 1, 2).float()
         ours = lambda t: F.dice_loss(x, t, activation="softmax", include_background=False, batch=True, reduction="none")

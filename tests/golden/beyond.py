@@ -51,6 +51,17 @@ def triplet_margin(x, t, o):
     return F.triplet_margin_loss(x, t, o.third, margin=o.margin, eps=o.eps, swap=o.swap, reduction=o.reduction)
 
 
+@source("w0 cross_entropy + w0 z_loss lse^2 + w1 T^2 kl_div, of rows that are not ignored")
+def combined_rows(x, t, o):
+    hard = F.cross_entropy(x, t, ignore_index=o.ignore_index, label_smoothing=o.label_smoothing, reduction="none")
+    student, teacher = (torch.log_softmax(z / o.temperature, 1) for z in (x, o.third))
+    soft = o.temperature**2 * F.kl_div(student, teacher, log_target=True, reduction="none").sum(1)
+    valid = t != o.ignore_index
+    pull = o.z_loss * torch.logsumexp(x, 1) ** 2
+    rows = torch.where(valid, o.weights[0] * (hard + pull) + o.weights[1] * soft, 0)
+    return reduce(rows, o.reduction, valid.sum())
+
+
 @source("trl.DPOTrainer.dpo_loss, its formulas")
 def dpo(x, t, o):
     logits = (x - t) - o.third
@@ -114,6 +125,19 @@ def preferences():
                  grad_target=True, beta=beta, temperature=t, class_axis=1)
 
 
+def distillations():
+    d, loss = Draw("combined_rows"), "combined_rows"
+    for r, temperature, smoothing, z_loss, weights in zip(
+        REDUCTIONS, (1.0, 2.0, 4.0), (0.0, 0.125, 0.0), (0.0, 0.0, 0.0625), ([1.0, 1.0], [0.25, 0.75], [0.5, 2.0])
+    ):
+        case(f"combined_rows_{r}", combined_rows, loss, d.logits(6, 7), d.labels(7, 6, ignore=-100), reduction=r,
+             third=d.logits(6, 7), ignore_index=-100, temperature=temperature, label_smoothing=smoothing, z_loss=z_loss,
+             weights=weights, class_axis=1)
+    case("combined_rows_33_classes_f32", combined_rows, loss, d.full(3, 33, scale=4), d.labels(33, 3),
+         third=d.full(3, 33, scale=4), ignore_index=-100, temperature=2.0, label_smoothing=0.0, z_loss=0.0,
+         weights=[0.5, 0.5], class_axis=1)
+
+
 def embeddings():
     d, loss = Draw("cosine_embedding"), "cosine_embedding"
     for r, margin in zip(REDUCTIONS, (0.0, 0.25, -0.5)):
@@ -166,5 +190,6 @@ def likelihoods():
 def cases():
     likelihoods()
     preferences()
+    distillations()
     embeddings()
     boxes()

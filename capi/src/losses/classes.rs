@@ -1,7 +1,7 @@
 //! Losses of rows: the call says where the classes are, by `outer`, `classes` and `inner`. A row is what has one distribution over
 //! the classes; there are `outer * inner`, in the order of class-index targets.
 
-use fl::{CategoricalHinge, CrossEntropy, CrossEntropyProbs, Distillation, MultiMargin, Nll, SoftmaxFocal};
+use fl::{CategoricalHinge, CrossEntropy, CrossEntropyProbs, Distillation, Jsd, MultiMargin, Nll, SoftmaxFocal};
 
 use crate::call::{fl_call, flag, run};
 use crate::handle::fl_handle;
@@ -251,5 +251,103 @@ pub unsafe extern "C" fn fl_distillation(
             &Distillation::new().temperature(o.temperature)?.scale_by_t2(flag("scale_by_t2", o.scale_by_t2)?),
             call,
         )
+    })
+}
+
+/// Options of `fl_jsd`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fl_jsd_options {
+    /// Set by `fl_jsd_options_init`.
+    pub size: usize,
+    /// The mixture has this share of the teacher; in (0, 1]. 0.5.
+    pub beta: f32,
+    /// Divides both logits; above zero. 1.
+    pub temperature: f32,
+}
+options!(fl_jsd_options { beta: 0.5, temperature: 1.0 });
+
+/// Fills in the defaults.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fl_jsd_options_init(options: *mut fl_jsd_options) {
+    // SAFETY: the caller's promise.
+    guarded(|| unsafe { init(options) });
+}
+
+/// Generalised Jensen-Shannon divergence of the softmaxes of two logits, the input a student's and the target a teacher's: TRL's.
+/// Gradients for input and target.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fl_jsd(
+    handle: *const fl_handle,
+    options: *const fl_jsd_options,
+    call: *const fl_call,
+) -> fl_status {
+    // SAFETY: the caller's promise.
+    guarded(|| unsafe {
+        let o = read_or_default(options)?;
+        run(handle, &Jsd::new().beta(o.beta)?.temperature(o.temperature)?, call)
+    })
+}
+
+/// Options of `fl_cross_entropy_distillation`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fl_cross_entropy_distillation_options {
+    /// Set by `fl_cross_entropy_distillation_options_init`.
+    pub size: usize,
+    /// What cross-entropy is multiplied by. 1.
+    pub cross_entropy: f32,
+    /// What distillation is multiplied by. 1.
+    pub distillation: f32,
+    /// Of cross-entropy: spreads this part of the target over all classes. 0.
+    pub label_smoothing: f32,
+    /// Of cross-entropy: adds `z_loss * lse^2`. 0.
+    pub z_loss: f32,
+    /// Rows with this index are left out of both, if `has_ignore_index`; it may be a class. -100.
+    pub ignore_index: i64,
+    /// 1; 0: no row is left out.
+    pub has_ignore_index: i32,
+    /// Of distillation: divides both logits; above zero. 1.
+    pub temperature: f32,
+    /// Of distillation: 1: its value is multiplied by `temperature^2`; 0.
+    pub scale_by_t2: i32,
+}
+options!(fl_cross_entropy_distillation_options {
+    cross_entropy: 1.0,
+    distillation: 1.0,
+    label_smoothing: 0.0,
+    z_loss: 0.0,
+    ignore_index: -100,
+    has_ignore_index: 1,
+    temperature: 1.0,
+    scale_by_t2: 1
+});
+
+/// Fills in the defaults.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fl_cross_entropy_distillation_options_init(
+    options: *mut fl_cross_entropy_distillation_options,
+) {
+    // SAFETY: the caller's promise.
+    guarded(|| unsafe { init(options) });
+}
+
+/// Cross-entropy of class indices and distillation from a teacher, whose logits are `third` of the call, of the same logits in one
+/// pass. `terms` of the call has room for three: cross-entropy, its z-loss, distillation.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fl_cross_entropy_distillation(
+    handle: *const fl_handle,
+    options: *const fl_cross_entropy_distillation_options,
+    call: *const fl_call,
+) -> fl_status {
+    // SAFETY: the caller's promise.
+    guarded(|| unsafe {
+        let o = read_or_default(options)?;
+        let ignored = flag("has_ignore_index", o.has_ignore_index)?.then_some(o.ignore_index);
+        let cross_entropy =
+            CrossEntropy::new().label_smoothing(o.label_smoothing)?.z_loss(o.z_loss)?.ignore_index(ignored);
+        let distillation =
+            Distillation::new().temperature(o.temperature)?.scale_by_t2(flag("scale_by_t2", o.scale_by_t2)?);
+        run(handle, &(o.cross_entropy * cross_entropy + o.distillation * distillation), call)
     })
 }

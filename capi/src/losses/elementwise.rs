@@ -1,7 +1,8 @@
 //! Losses of elements. Their target is as long as the input; they have no class axis.
 
 use fl::{
-    Bce, BceWithLogits, Hinge, HingeLabels, Huber, KlDiv, KlDivProbs, Mae, Mse, SigmoidFocal, SmoothL1, SquaredHinge,
+    Bce, BceWithLogits, Hinge, HingeLabels, Huber, KlDiv, KlDivProbs, LogCosh, Mae, Mse, Quantile, SigmoidFocal,
+    SmoothL1, SoftMargin, SquaredHinge,
 };
 
 use crate::call::{fl_call, flag, option, run};
@@ -365,4 +366,51 @@ pub unsafe extern "C" fn fl_sigmoid_focal(
         let alpha = (o.alpha != -1.0).then_some(o.alpha);
         run(handle, &SigmoidFocal::new().alpha(alpha)?.gamma(o.gamma)?, call)
     })
+}
+
+/// Log-cosh, `ln(cosh(x - t))`: Keras's `LogCosh`. Gradients for input and target.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fl_log_cosh(handle: *const fl_handle, call: *const fl_call) -> fl_status {
+    // SAFETY: the caller's promise.
+    guarded(|| unsafe { run(handle, &LogCosh::new(), call) })
+}
+
+/// Options of `fl_quantile`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fl_quantile_options {
+    /// Set by `fl_quantile_options_init`.
+    pub size: usize,
+    /// The quantile that is predicted; in (0, 1). 0.5.
+    pub quantile: f32,
+}
+options!(fl_quantile_options { quantile: 0.5 });
+
+/// Fills in the defaults.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fl_quantile_options_init(options: *mut fl_quantile_options) {
+    // SAFETY: the caller's promise.
+    guarded(|| unsafe { init(options) });
+}
+
+/// Quantile (pinball): the error times `quantile` where the input is too low, times the rest of 1 where it is too high. Gradients for
+/// input and target.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fl_quantile(
+    handle: *const fl_handle,
+    options: *const fl_quantile_options,
+    call: *const fl_call,
+) -> fl_status {
+    // SAFETY: the caller's promise.
+    guarded(|| unsafe {
+        let o = read_or_default(options)?;
+        run(handle, &Quantile::new(o.quantile)?, call)
+    })
+}
+
+/// Soft margin, `ln(1 + exp(-y x))` of labels y = -1 or 1: PyTorch's `soft_margin_loss`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fl_soft_margin(handle: *const fl_handle, call: *const fl_call) -> fl_status {
+    // SAFETY: the caller's promise.
+    guarded(|| unsafe { run(handle, &SoftMargin::new(), call) })
 }

@@ -2,7 +2,10 @@
 
 pub(crate) mod classes;
 pub(crate) mod elementwise;
+pub(crate) mod embeddings;
 pub(crate) mod gan;
+pub(crate) mod likelihoods;
+pub(crate) mod preferences;
 pub(crate) mod regions;
 
 /// What every option struct of C needs: that it can grow, and its init function's body.

@@ -1,6 +1,6 @@
 //! Losses of regions: the call says where the channels are, by `outer` (samples), `classes` (channels) and `inner` (positions).
 
-use fl::{DiceLoss, TverskyLoss};
+use fl::{DiceLoss, DiceWeight, GeneralizedDiceLoss, TverskyLoss};
 
 use crate::call::{fl_call, flag, option, run};
 use crate::handle::fl_handle;
@@ -110,6 +110,8 @@ pub struct fl_tversky_options {
     pub batch: i32,
     /// 1; 0: channel 0 has no loss.
     pub include_background: i32,
+    /// The exponent of focal Tversky; above zero. 1.
+    pub focal: f32,
 }
 options!(fl_tversky_options {
     alpha: 0.5,
@@ -119,6 +121,7 @@ options!(fl_tversky_options {
     smooth_dr: 1.0,
     batch: 0,
     include_background: 1,
+    focal: 1.0,
 });
 
 /// Fills in the defaults.
@@ -138,7 +141,83 @@ pub unsafe extern "C" fn fl_tversky(
     // SAFETY: the caller's promise.
     guarded(|| unsafe {
         let o = read_or_default(options)?;
-        let loss = TverskyLoss::new(o.alpha, o.beta)?.smooth_nr(o.smooth_nr)?.smooth_dr(o.smooth_dr)?;
+        let loss = TverskyLoss::new(o.alpha, o.beta)?.focal(o.focal)?.smooth_nr(o.smooth_nr)?.smooth_dr(o.smooth_dr)?;
+        let loss =
+            loss.batch(flag("batch", o.batch)?).include_background(flag("include_background", o.include_background)?);
+        match activation(o.activation)? {
+            fl_activation::FL_ACTIVATION_NONE => run(handle, &loss, call),
+            fl_activation::FL_ACTIVATION_SIGMOID => run(handle, &loss.sigmoid(), call),
+            fl_activation::FL_ACTIVATION_SOFTMAX => run(handle, &loss.softmax(), call),
+        }
+    })
+}
+
+/// How generalised Dice weighs a channel, by what its target adds up to.
+#[repr(C)]
+pub enum fl_dice_weight {
+    /// The inverse of its square.
+    FL_DICE_WEIGHT_SQUARE = 0,
+    /// Its inverse.
+    FL_DICE_WEIGHT_SIMPLE = 1,
+    /// 1.
+    FL_DICE_WEIGHT_UNIFORM = 2,
+}
+
+fn weight(code: i32) -> Outcome<DiceWeight> {
+    match code {
+        x if x == fl_dice_weight::FL_DICE_WEIGHT_SQUARE as i32 => Ok(DiceWeight::Square),
+        x if x == fl_dice_weight::FL_DICE_WEIGHT_SIMPLE as i32 => Ok(DiceWeight::Simple),
+        x if x == fl_dice_weight::FL_DICE_WEIGHT_UNIFORM as i32 => Ok(DiceWeight::Uniform),
+        x => Err(option(format!("weight: {x} is no fl_dice_weight"))),
+    }
+}
+
+/// Options of `fl_generalized_dice`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fl_generalized_dice_options {
+    /// Set by `fl_generalized_dice_options_init`.
+    pub size: usize,
+    /// An `fl_activation`. `FL_ACTIVATION_NONE`.
+    pub activation: i32,
+    /// An `fl_dice_weight`. `FL_DICE_WEIGHT_SQUARE`.
+    pub weight: i32,
+    /// Added to the numerator; zero or above. 1e-5.
+    pub smooth_nr: f32,
+    /// Added to the denominator; zero or above. 1e-5.
+    pub smooth_dr: f32,
+    /// 1: one overlap of the whole batch; 0: of each sample.
+    pub batch: i32,
+    /// 1; 0: channel 0 is left out.
+    pub include_background: i32,
+}
+options!(fl_generalized_dice_options {
+    activation: fl_activation::FL_ACTIVATION_NONE as i32,
+    weight: fl_dice_weight::FL_DICE_WEIGHT_SQUARE as i32,
+    smooth_nr: 1e-5,
+    smooth_dr: 1e-5,
+    batch: 0,
+    include_background: 1
+});
+
+/// Fills in the defaults.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fl_generalized_dice_options_init(options: *mut fl_generalized_dice_options) {
+    // SAFETY: the caller's promise.
+    guarded(|| unsafe { init(options) });
+}
+
+/// Generalised Dice loss: one overlap of all channels of a sample, in which rare channels weigh more. MONAI's. No class weights.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fl_generalized_dice(
+    handle: *const fl_handle,
+    options: *const fl_generalized_dice_options,
+    call: *const fl_call,
+) -> fl_status {
+    // SAFETY: the caller's promise.
+    guarded(|| unsafe {
+        let o = read_or_default(options)?;
+        let loss = GeneralizedDiceLoss::new().smooth_nr(o.smooth_nr)?.smooth_dr(o.smooth_dr)?.weight(weight(o.weight)?);
         let loss =
             loss.batch(flag("batch", o.batch)?).include_background(flag("include_background", o.include_background)?);
         match activation(o.activation)? {
