@@ -3,6 +3,7 @@
 use crate::call::Loss;
 use crate::cuda::kernel::Losses;
 use crate::shape::Shape;
+use crate::third::ThirdOf;
 
 /// A tensor, as far as it has to be known.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,7 @@ pub(crate) struct Tensors<'a> {
     /// And whether it is of samples.
     pub(crate) weight: Option<(Described<'a>, bool)>,
     pub(crate) class_weight: Option<Described<'a>>,
+    pub(crate) third: Option<Described<'a>>,
     pub(crate) classes_last: bool,
     /// The method that takes a tensor from the graph.
     pub(crate) detach: &'a str,
@@ -58,6 +60,11 @@ fn expect_dims(loss: &str, what: &str, expected: &[usize], got: &[usize]) -> Res
         refuse!("{loss}: {what}: expected shape {expected:?}, got {got:?}");
     }
     Ok(())
+}
+
+/// The same of one number for each loss; that of a single loss may be in a vector of one, for burn has no scalars.
+fn expect_each(loss: &str, what: &str, losses: &[usize], got: &[usize]) -> Result<()> {
+    if losses.is_empty() && got == [1] { Ok(()) } else { expect_dims(loss, what, losses, got) }
 }
 
 impl Tensors<'_> {
@@ -101,11 +108,28 @@ impl Tensors<'_> {
                 refuse!("{name}: target: expected {}, got {}", expected.join(" or "), target.dtype);
             }
         }
+        match (takes.third, self.third) {
+            (None, None) => {}
+            (None, Some(_)) => refuse!("{name}: third: expected none, got one: this loss is of two tensors"),
+            (Some(_), None) => refuse!("{name}: third: expected one, got none: add it by `third`"),
+            (Some(of), Some(third)) => {
+                if third.dtype != dtype {
+                    refuse!("{name}: third: expected {dtype}, got {}", third.dtype);
+                }
+                match of {
+                    ThirdOf::Rows => expect_each(name, "third", &each, third.dims)?,
+                    ThirdOf::Elements => expect_dims(name, "third", dims, third.dims)?,
+                }
+                if third.tracked {
+                    refuse!("{name}: third: it gets no gradient here: pass `third.{}()`", self.detach);
+                }
+            }
+        }
         if let Some((weight, per_sample)) = self.weight {
             let what = if per_sample { "sample_weight" } else { "weight" };
             self.check_weight(name, what, weight)?;
             if !per_sample {
-                expect_dims(name, what, &each, weight.dims)?;
+                expect_each(name, what, &each, weight.dims)?;
             } else if weight.dims.len() != 1 {
                 refuse!("{name}: {what}: expected one axis, got shape {:?}", weight.dims);
             }

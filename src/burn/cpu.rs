@@ -40,6 +40,9 @@ fn typed<T: Stored, L: Loss>(
     if let Some(weight) = &plan.class_weight {
         call = call.class_weight(slice(weight)?);
     }
+    if let Some(third) = &plan.third {
+        call = call.third(slice(third)?);
+    }
     let form = match plan.reduction {
         Some(reduction) => {
             call = call.grad_output(plan.grad_output * ask.upstream.map_or(1.0, scalar));

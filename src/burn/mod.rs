@@ -21,7 +21,7 @@
 //! }
 //! ```
 //!
-//! Every [`Loss`] has [`tensors`](OnTensors::tensors), GAN terms and gradient penalties have [`tensor`](OnTensors::tensor), and
+//! Every [`Loss`] has [`tensors`](OnTensors::tensors) (those of three tensors with [`third`](TensorCall::third)), GAN terms and gradient penalties have [`tensor`](OnTensors::tensor), and
 //! [`GanLoss`](crate::GanLoss) and [`RelativisticAverage`](crate::RelativisticAverage) have [`pair`](OnPairs::pair) for a real and a
 //! fake batch. Formulas, options and edge cases are on the page of each loss. [`TensorCall`] has weights, and the verbs.
 //!
@@ -136,6 +136,7 @@ pub struct TensorCall<L> {
     /// And whether it is of samples.
     weight: Option<(Result<Side>, bool)>,
     class_weight: Option<Result<Side>>,
+    third: Option<Result<Side>>,
     classes_last: bool,
     grad_output: Option<f32>,
 }
@@ -149,7 +150,16 @@ struct Checked<L> {
 
 impl<L: Loss> TensorCall<L> {
     fn new(loss: L, input: Result<Side>, target: Option<Result<Side>>) -> Self {
-        TensorCall { loss, input, target, weight: None, class_weight: None, classes_last: false, grad_output: None }
+        TensorCall {
+            loss,
+            input,
+            target,
+            weight: None,
+            class_weight: None,
+            third: None,
+            classes_last: false,
+            grad_output: None,
+        }
     }
 
     /// One f32 weight for each loss, in the shape of [`forward_unreduced`](Self::forward_unreduced). See
@@ -169,6 +179,14 @@ impl<L: Loss> TensorCall<L> {
     /// [`Call::class_weight`](crate::Call::class_weight).
     pub fn class_weight<const D: usize>(mut self, weight: &Tensor<D>) -> Self {
         self.class_weight = Some(Side::of("class_weight", weight));
+        self
+    }
+
+    /// The third tensor of a loss of three, of the input's type, and of its shape, or of the shape of
+    /// [`forward_unreduced`](Self::forward_unreduced) where it has one number a row. See [`Call::third`](crate::Call::third). It gets no
+    /// gradient: a tensor that is on the graph is refused.
+    pub fn third<const D: usize>(mut self, third: &Tensor<D>) -> Self {
+        self.third = Some(Side::of("third", third));
         self
     }
 
@@ -229,10 +247,10 @@ impl<L: Loss> TensorCall<L> {
         let named = |error: Error| Error(format!("{}: {error}", L::NAME));
         let some = |side: Option<Result<Side>>| side.transpose().map_err(named);
         let input = self.input.map_err(named)?;
-        let (target, class_weight) = (some(self.target)?, some(self.class_weight)?);
+        let (target, class_weight, third) = (some(self.target)?, some(self.class_weight)?, some(self.third)?);
         let (weight, per_sample) = self.weight.map_or((None, false), |(weight, per_sample)| (Some(weight), per_sample));
         let weight = some(weight)?;
-        let all = [Some(&input), target.as_ref(), weight.as_ref(), class_weight.as_ref()];
+        let all = [Some(&input), target.as_ref(), weight.as_ref(), class_weight.as_ref(), third.as_ref()];
         let dims = all.map(|side| side.map_or(vec![], Side::dims));
         let described = |i: usize| {
             all[i].map(|side| Described {
@@ -246,17 +264,19 @@ impl<L: Loss> TensorCall<L> {
             target: described(1),
             weight: described(2).map(|weight| (weight, per_sample)),
             class_weight: described(3),
+            third: described(4),
             classes_last: self.classes_last,
             detach: "inner",
         };
         let meaning = tensors.check(&self.loss).map_err(Error)?;
-        let contiguous = |weight: Option<Side>| weight.map(|weight| in_order(weight.primitive()));
+        let contiguous = |side: Option<Side>| side.map(|side| in_order(side.primitive()));
         let plan = Plan {
             loss: self.loss,
             shape: meaning.shape,
             losses: meaning.losses,
             weight: contiguous(weight).map(|weight| (weight, per_sample)),
             class_weight: contiguous(class_weight),
+            third: contiguous(third),
             reduction,
             grad_output: self.grad_output.unwrap_or(1.0),
         };

@@ -28,6 +28,7 @@ pub(super) struct Plan<L> {
     /// And whether it is of samples.
     pub(super) weight: Option<(FlexTensor, bool)>,
     pub(super) class_weight: Option<FlexTensor>,
+    pub(super) third: Option<FlexTensor>,
     /// `None` for unreduced losses.
     pub(super) reduction: Option<Reduction>,
     /// What a direct call multiplies its gradient by.

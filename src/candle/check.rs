@@ -77,6 +77,7 @@ impl<L: Loss> TensorCall<L> {
             self.target.as_ref().map(|t| ("target", t)),
             weights,
             self.class_weight.as_ref().map(|w| ("class_weight", w)),
+            self.third.as_ref().map(|third| ("third", third)),
         ];
         for (what, x) in others.into_iter().flatten() {
             same_device(L::NAME, input, what, x)?;
@@ -86,6 +87,7 @@ impl<L: Loss> TensorCall<L> {
             target: self.target.as_ref().map(described),
             weight: self.weight.as_ref().map(|(w, per_sample)| (described(w), *per_sample)),
             class_weight: self.class_weight.as_ref().map(described),
+            third: self.third.as_ref().map(described),
             classes_last: self.classes_last,
             detach: "detach",
         };
@@ -98,6 +100,7 @@ impl<L: Loss> TensorCall<L> {
             losses: Dims::from(meaning.losses),
             weight: self.weight.as_ref().map(|(w, s)| Ok::<_, Error>((w.contiguous()?, *s))).transpose()?,
             class_weight: contiguous(&self.class_weight)?,
+            third: contiguous(&self.third)?,
             reduction,
             grad_output: self.grad_output.unwrap_or(1.0),
         };

@@ -31,6 +31,7 @@ fn typed<T: Element + WithDType, L: Loss>(
 ) -> Result<Made<CpuStorage>> {
     let weight = plan.weight.as_ref().map(|(w, _)| w.storage_and_layout());
     let class_weight = plan.class_weight.as_ref().map(Tensor::storage_and_layout);
+    let third = plan.third.as_ref().map(Tensor::storage_and_layout);
     let each = ask.upstream.filter(|_| plan.reduction.is_none()).map(Tensor::storage_and_layout);
     let mut call = Call::new(plan.loss, slice::<T>(input)?, targets(target)?, plan.shape);
     if let (Some(w), Some((_, per_sample))) = (&weight, &plan.weight) {
@@ -39,6 +40,9 @@ fn typed<T: Element + WithDType, L: Loss>(
     }
     if let Some(w) = &class_weight {
         call = call.class_weight(slice_of(w)?);
+    }
+    if let Some((storage, layout)) = &third {
+        call = call.third(slice((host(storage)?, layout))?);
     }
     let form = match plan.reduction {
         Some(reduction) => {

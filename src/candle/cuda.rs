@@ -33,9 +33,10 @@ fn typed<T: Element + CudaDType, L: Loss>(
 ) -> Result<Made<CudaStorage>> {
     let device = &input.0.device;
     let cuda = handle(&device.cuda_stream())?;
-    let (weight, class_weight) = (plan.weight.as_ref().map(|(w, _)| w), plan.class_weight.as_ref());
-    let [weight, class_weight, upstream] =
-        [weight, class_weight, ask.upstream].map(|t| t.map(Tensor::storage_and_layout));
+    let weight = plan.weight.as_ref().map(|(w, _)| w);
+    let [weight, class_weight, third, upstream] =
+        [weight, plan.class_weight.as_ref(), plan.third.as_ref(), ask.upstream]
+            .map(|t| t.map(Tensor::storage_and_layout));
     let x = slice::<T>(input)?;
     let n = x.len();
     let on = OnCuda { loss: plan.loss, cuda: &cuda };
@@ -46,6 +47,9 @@ fn typed<T: Element + CudaDType, L: Loss>(
     }
     if let Some(w) = &class_weight {
         call = call.class_weight(slice_of(w)?);
+    }
+    if let Some((storage, layout)) = &third {
+        call = call.third(slice::<T>((self::device(storage)?, layout))?);
     }
     // A target's gradient comes with that of the input.
     let wanted = ask.grads[0] || ask.grads[1];

@@ -20,7 +20,7 @@
 //! }
 //! ```
 //!
-//! Every [`Loss`] has [`tensors`](OnTensors::tensors), GAN terms and gradient penalties have [`tensor`](OnTensors::tensor), and
+//! Every [`Loss`] has [`tensors`](OnTensors::tensors) (those of three tensors with [`third`](TensorCall::third)), GAN terms and gradient penalties have [`tensor`](OnTensors::tensor), and
 //! [`GanLoss`](crate::GanLoss) and [`RelativisticAverage`](crate::RelativisticAverage) have `tensors` of a real and a fake batch.
 //! Formulas, options and edge cases are on the page of each loss. [`TensorCall`] has weights, and the verbs.
 //!
@@ -115,6 +115,7 @@ pub struct TensorCall<L> {
     /// And whether it is of samples.
     weight: Option<(Tensor, bool)>,
     class_weight: Option<Tensor>,
+    third: Option<Tensor>,
     classes_last: bool,
     grad_output: Option<f32>,
 }
@@ -122,7 +123,16 @@ pub struct TensorCall<L> {
 impl<L: Loss> TensorCall<L> {
     fn new(loss: L, input: &Tensor, target: Option<&Tensor>) -> Self {
         let (input, target) = (input.clone(), target.cloned());
-        TensorCall { loss, input, target, weight: None, class_weight: None, classes_last: false, grad_output: None }
+        TensorCall {
+            loss,
+            input,
+            target,
+            weight: None,
+            class_weight: None,
+            third: None,
+            classes_last: false,
+            grad_output: None,
+        }
     }
 
     /// One f32 weight for each loss, in the shape of [`forward_unreduced`](Self::forward_unreduced). See
@@ -142,6 +152,14 @@ impl<L: Loss> TensorCall<L> {
     /// [`Call::class_weight`](crate::Call::class_weight).
     pub fn class_weight(mut self, weight: &Tensor) -> Self {
         self.class_weight = Some(weight.clone());
+        self
+    }
+
+    /// The third tensor of a loss of three, of the input's type, and of its shape, or of the shape of
+    /// [`forward_unreduced`](Self::forward_unreduced) where it has one number a row. See [`Call::third`](crate::Call::third). It gets no
+    /// gradient: a tensor that is on the graph is refused.
+    pub fn third(mut self, third: &Tensor) -> Self {
+        self.third = Some(third.clone());
         self
     }
 

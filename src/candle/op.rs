@@ -23,6 +23,7 @@ pub(super) struct Plan<L> {
     /// And whether it is of samples.
     pub(super) weight: Option<(Tensor, bool)>,
     pub(super) class_weight: Option<Tensor>,
+    pub(super) third: Option<Tensor>,
     /// `None` for unreduced losses.
     pub(super) reduction: Option<Reduction>,
     /// What a direct call multiplies its gradient by.

@@ -59,7 +59,7 @@ pub(crate) struct Takes {
     pub(crate) dense: bool,
     pub(super) class_weight: bool,
     pub(crate) grad_target: bool,
-    pub(super) third: Option<ThirdOf>,
+    pub(crate) third: Option<ThirdOf>,
     pub(super) grad_third: bool,
     /// The kernel that says what else the softmax of a row tells.
     pub(super) report: Option<&'static str>,

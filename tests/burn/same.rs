@@ -6,7 +6,7 @@ use fused_loss::{Element, Loss, Reduction};
 
 use super::cases::draw::{Dims, Labels, Problem};
 use super::cases::job::{Apply, Job, Verb, Weight};
-use super::cases::{Case, Family, table};
+use super::cases::{Case, DrawThird, Family, Third, table};
 use super::{gradient, indices, leaf, numbers, tensor};
 
 pub trait Scalar: Element + burn_tensor::Element {}
@@ -57,6 +57,8 @@ impl<T: Scalar> Trial<'_, T> {
         let tracks = dense.is_some() && self.case.target_step.is_some();
         let dense = dense.map(|t| if tracks { t.require_grad() } else { t });
         let class_weight = self.problem.class_weight.as_deref().map(|w| tensor(w, [w.len()]));
+        // Whether the third tensor has a number for each row.
+        let of_rows = matches!(&self.case.third, Some(Third { draw: DrawThird::Label(_), .. }));
         let of = |input: &Tensor<D>, dense: Option<Tensor<D>>| -> TensorCall<L> {
             let call = match (&self.problem.labels, dense) {
                 (Labels::Nothing, _) => loss.tensor(input),
@@ -65,6 +67,11 @@ impl<T: Scalar> Trial<'_, T> {
                 (Labels::U32(t), _) => loss.tensors(input, &indices(t, rows)),
                 (Labels::U8(t), _) => loss.tensors(input, &indices(t, rows)),
                 (Labels::Dense(_), dense) => loss.tensors(input, &dense.expect("dense targets")),
+            };
+            let call = match (&self.problem.third, of_rows) {
+                (Some(third), true) => call.third(&tensor(third, rows)),
+                (Some(third), false) => call.third(&tensor(third, shape)),
+                (None, _) => call,
             };
             class_weight.iter().fold(call, |call, w| call.class_weight(w))
         };
@@ -102,7 +109,7 @@ impl<T: Scalar> Trial<'_, T> {
                 grad_output,
                 accumulate: false,
                 grad_target,
-                third: None,
+                third: self.problem.third.as_deref(),
                 grad_third: None,
                 verb,
             };
@@ -176,7 +183,7 @@ impl<T: Scalar> Apply for Trial<'_, T> {
 
 fn all<T: Scalar>() {
     // Tensors come in pairs here.
-    for (c, case) in table().iter().enumerate().filter(|(_, case)| case.third.is_none()) {
+    for (c, case) in table().iter().enumerate() {
         let sizes: &[_] = match case.family {
             Family::Elements { .. } => &[(1, 1, 1), (13, 5, 1)],
             Family::Rows { .. } => &[(1, 2, 1), (7, 3, 1), (2, 17, 5)],

@@ -3,7 +3,8 @@
 use candle_core::{DType, Device, Result, Tensor, Var};
 use fused_loss::candle::OnTensors;
 use fused_loss::{
-    BceWithLogits, CrossEntropy, DiceLoss, GanLoss, GanMode, Mse, Nll, Reduction, RelativisticAverage, SigmoidFocal,
+    BceWithLogits, CosineEmbedding, CrossEntropy, DiceLoss, GanLoss, GanMode, GaussianNll, Mse, Nll, Reduction,
+    RelativisticAverage, SigmoidFocal,
 };
 
 use super::{tensor, var};
@@ -44,6 +45,24 @@ fn types() -> Result<()> {
         RelativisticAverage::new().tensors(&f64s, &f64s).discriminator(),
         "relativistic average: input: expected f32, f16 or bf16, got f64",
     );
+    Ok(())
+}
+
+#[test]
+fn third_tensors() -> Result<()> {
+    let (x, mean) = (zeros(&[2, 3]), Reduction::Mean);
+    let nll = || GaussianNll::new().tensors(&x, &x);
+    refused(nll().forward(mean), "Gaussian NLL: third: expected one, got none: add it by `third`");
+    let halves = x.to_dtype(DType::F16)?;
+    refused(nll().third(&halves).forward(mean), "Gaussian NLL: third: expected f32, got f16");
+    refused(nll().third(&zeros(&[2])).forward(mean), "Gaussian NLL: third: expected shape [2, 3], got [2]");
+    let tracked = Var::from_tensor(&x)?;
+    let refusal = "Gaussian NLL: third: it gets no gradient here: pass `third.detach()`";
+    refused(nll().third(&tracked).forward(mean), refusal);
+    let cosine = CosineEmbedding::default().tensors(&x, &x).third(&x);
+    refused(cosine.forward(mean), "cosine embedding: third: expected shape [2], got [2, 3]");
+    let mse = Mse::new().tensors(&x, &x).third(&x);
+    refused(mse.forward(mean), "MSE: third: expected none, got one: this loss is of two tensors");
     Ok(())
 }
 
