@@ -94,7 +94,8 @@ impl<'a, T: Element + DeviceRepr + ValidAsZeroBits> Gpu<'a, T> {
             _ => unreachable!("indices have been made i64"),
         };
         let class_weight = small.class_weight.as_deref().map(|w| stream.clone_htod(w)).transpose();
-        let third = small.third.as_deref().map(|x| repeated(stream, x, elements)).transpose();
+        let of_third = |len| Repeat::of_third(len, small.dims, dims);
+        let third = small.third.as_deref().map(|x| repeated(stream, x, of_third(x.len()))).transpose();
         Ok(Gpu {
             cuda,
             case,
@@ -292,7 +293,8 @@ impl<T: Element> Apply for Counted<'_, T> {
         };
         let mut request = Request::new::<T>(input, targets, small.shape(case).map(|_| dims.shape()));
         request.class_weight = small.class_weight.as_deref().map(|w| memory(w.as_ptr() as u64, w.len()));
-        request.third = small.third.as_deref().map(|x| memory(x.as_ptr() as u64, dims.elements()));
+        let of_third = case.third.as_ref().map_or(0, |third| third.len(dims));
+        request.third = small.third.as_deref().map(|x| memory(x.as_ptr() as u64, of_third));
         request.grad_input = Some(input);
         request.output = Output::Reduced(Reduction::Mean, None);
         // SAFETY: nothing is launched.

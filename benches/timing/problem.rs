@@ -60,6 +60,11 @@ impl Repeat {
         let (run, full) = if to.inner > 1 { (from.inner, to.inner) } else { (from.rows(), to.rows()) };
         Repeat { run, full, total: to.rows() }
     }
+
+    /// A third tensor of this length, which has a number for each element or for each row.
+    pub(super) fn of_third(len: usize, from: Dims, to: Dims) -> Self {
+        if len == from.elements() { Repeat::of_elements(from, to) } else { Repeat::of_rows(from, to) }
+    }
 }
 
 /// The problem over and over, up to the full shape.
@@ -71,7 +76,7 @@ pub fn repeat<T: Element>(small: Problem<T>, dims: Dims) -> Problem<T> {
         Labels::I64(t) => Labels::I64(grow(t, rows)),
         _ => unreachable!("indices have been made i64"),
     };
-    let third = small.third.as_deref().map(|x| grow(x, elements));
+    let third = small.third.as_deref().map(|x| grow(x, Repeat::of_third(x.len(), small.dims, dims)));
     Problem { dims, input: grow(&small.input, elements), labels, third, class_weight: small.class_weight }
 }
 

@@ -38,7 +38,7 @@ pub(crate) struct Row<'a, T> {
     /// What else the row tells, of a loss that reports.
     pub(crate) report: Reported,
     /// The values of its terms, of a sum.
-    pub(crate) terms: [f64; ROW_TERMS],
+    pub(crate) terms: &'a mut [f64; ROW_TERMS],
 }
 
 /// A row between two looks at it. Not zeroed: for short rows that would take longer than the loss.

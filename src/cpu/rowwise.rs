@@ -250,8 +250,11 @@ impl<T: Element, F: Rowwise> Tile<'_, '_, T, F> {
         let &Tile { loss, plan, start, end } = self;
         let mut keep = [Kept::new(), Kept::new(), Kept::new()];
         let shape = plan.shape;
-        let mut total = [0.0; 1 + ROW_TERMS];
+        let (mut total, mut terms) = ([0.0; 1 + ROW_TERMS], [0.0; ROW_TERMS]);
         for r in start..end {
+            if F::TERMS {
+                terms = [0.0; ROW_TERMS];
+            }
             let (weight, scale) = plan.weight_and_scale(r);
             let mut row = Row {
                 classes: shape.classes,
@@ -270,7 +273,7 @@ impl<T: Element, F: Rowwise> Tile<'_, '_, T, F> {
                 grad_third: plan.grad_third.map(|(grad, mode)| (grad, mode.at(grad, plan.base(r)))),
                 keep: &mut keep,
                 report: Reported::NOTHING,
-                terms: [0.0; ROW_TERMS],
+                terms: &mut terms,
             };
             let mut value = 0.0;
             let index = plan.indices.map(|i| i.get(r));

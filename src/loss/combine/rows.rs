@@ -193,8 +193,9 @@ impl Rowwise for CombinedRows {
         }
         let lse = softmax.lse();
         let of_lse = if z_loss == 0.0 { 0.0 } else { f64::from(z_loss) * lse * lse };
-        row.terms = [mass * softmax.ln_sum() + cost, of_lse, f64::from(factor) * both.kl];
-        let [of_target, of_lse, of_teacher] = row.terms;
+        let terms = [mass * softmax.ln_sum() + cost, of_lse, f64::from(factor) * both.kl];
+        *row.terms = terms;
+        let [of_target, of_lse, of_teacher] = terms;
         f64::from(weights[0]) * (of_target + of_lse) + f64::from(weights[1]) * of_teacher
     }
 }
