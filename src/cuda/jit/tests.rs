@@ -80,7 +80,7 @@ fn every_file_of_kernels_is_compiled_by_nvrtc() {
             scope.spawn(|| {
                 loop {
                     let Some((file, capability)) = queue.lock().unwrap().next() else { break };
-                    let (ptx, _) = build(file, Target::Ptx(capability), nvrtc, &Cache(None)).unwrap();
+                    let (ptx, _) = build(file, Target::Ptx(capability), nvrtc, &Cache::of_user()).unwrap();
                     assert!(String::from_utf8_lossy(&ptx).contains(&format!(".target sm_{capability}\n")));
                     assemble(file, &ptx, capability);
                     found.lock().unwrap().extend(entries(&ptx));
