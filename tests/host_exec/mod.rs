@@ -118,12 +118,7 @@ fn newest_header(params: PathBuf) -> std::time::SystemTime {
         root().join("kernels/skeleton").read_dir().unwrap().chain(root().join("kernels").read_dir().unwrap());
     let headers = skeleton.map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "cuh"));
     let own = ["shim.h", "half.h", "mod.rs"].map(|f| root().join("tests/host_exec").join(f));
-    headers
-        .chain(own)
-        .chain([params])
-        .map(|path| path.metadata().unwrap().modified().unwrap())
-        .max()
-        .unwrap()
+    headers.chain(own).chain([params]).map(|path| path.metadata().unwrap().modified().unwrap()).max().unwrap()
 }
 
 /// The loaded library.
