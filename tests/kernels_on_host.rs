@@ -261,21 +261,21 @@ const SANITIZERS: [Sanitizer; 3] = [
         flags: &["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"],
         kernel_flags: &[],
         runtime_flags: &[],
-        arguments: ["3", "1"],
+        arguments: ["3", "2"],
     },
     Sanitizer {
         name: "msan",
         flags: &["-O0", "-fsanitize=memory", "-fno-omit-frame-pointer", "-DHOST_MSAN"],
         kernel_flags: &[],
         runtime_flags: &[],
-        arguments: ["2", "2"],
+        arguments: ["2", "3"],
     },
     Sanitizer {
         name: "tsan",
         flags: &["-O0"],
         kernel_flags: &["-fsanitize=thread"],
         runtime_flags: &["-DHOST_TSAN"],
-        arguments: ["3", "7"],
+        arguments: ["3", "11"],
     },
 ];
 
