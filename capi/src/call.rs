@@ -7,6 +7,7 @@ use fl::{Loss, Reduction, Shape};
 use half::{bf16, f16};
 
 use crate::handle::{Place, behind, fl_handle};
+use crate::losses::decode;
 use crate::status::{Failure, Outcome, fl_status};
 use crate::structs::{self, Versioned};
 
@@ -256,25 +257,23 @@ fn reduction(call: &fl_call) -> Outcome<Option<Denominator>> {
 }
 
 fn dtype(code: i32) -> Outcome<Dtype> {
-    match code {
-        x if x == fl_dtype::FL_F32 as i32 => Ok(Dtype::of::<f32>()),
-        x if x == fl_dtype::FL_F16 as i32 => Ok(Dtype::of::<f16>()),
-        x if x == fl_dtype::FL_BF16 as i32 => Ok(Dtype::of::<bf16>()),
-        x => Err(option(format!("dtype: {x} is no fl_dtype"))),
-    }
+    decode!("dtype", code, fl_dtype {
+        FL_F32 => Dtype::of::<f32>(),
+        FL_F16 => Dtype::of::<f16>(),
+        FL_BF16 => Dtype::of::<bf16>(),
+    })
 }
 
 fn targets(call: &fl_call, dtype: Dtype) -> Outcome<Targets> {
     let of = |bytes| input("target", call.target, bytes);
-    match call.target_kind {
-        x if x == fl_target::FL_TARGET_NONE as i32 => Ok(Targets::Nothing),
-        x if x == fl_target::FL_TARGET_DENSE as i32 => of(dtype.bytes).map(Targets::Dense),
-        x if x == fl_target::FL_TARGET_I64 as i32 => of(8).map(Targets::I64),
-        x if x == fl_target::FL_TARGET_I32 as i32 => of(4).map(Targets::I32),
-        x if x == fl_target::FL_TARGET_U32 as i32 => of(4).map(Targets::U32),
-        x if x == fl_target::FL_TARGET_U8 as i32 => of(1).map(Targets::U8),
-        x => Err(option(format!("target_kind: {x} is no fl_target"))),
-    }
+    decode!("target_kind", call.target_kind, fl_target {
+        FL_TARGET_NONE => Targets::Nothing,
+        FL_TARGET_DENSE => Targets::Dense(of(dtype.bytes)?),
+        FL_TARGET_I64 => Targets::I64(of(8)?),
+        FL_TARGET_I32 => Targets::I32(of(4)?),
+        FL_TARGET_U32 => Targets::U32(of(4)?),
+        FL_TARGET_U8 => Targets::U8(of(1)?),
+    })
 }
 
 /// The upstream gradient.

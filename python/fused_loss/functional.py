@@ -75,18 +75,22 @@ def _dtype(name, dtype):
     return dtype
 
 
-def _pair(input, target, same_shape=True):
-    """Input and dense targets in one type, contiguous."""
-    _tensor("input", input)
-    _tensor("target", target, input)
-    dtype = _dtype("input", input.dtype)
-    _dtype("target", target.dtype)
-    if same_shape and input.shape != target.shape:
-        raise ValueError(f"target: expected shape {tuple(input.shape)}, got {tuple(target.shape)}")
-    if target.dtype != dtype:
-        dtype = torch.promote_types(dtype, target.dtype)
-        input, target = input.to(dtype), target.to(dtype)
-    return input.contiguous(), target.contiguous()
+def _alike(same_shape=True, **tensors):
+    """All of one shape, in one type, contiguous."""
+    (first, input), *others = tensors.items()
+    dtype = _dtype(first, _tensor(first, input).dtype)
+    for name, tensor in others:
+        _dtype(name, _tensor(name, tensor, input).dtype)
+        if same_shape and tensor.shape != input.shape:
+            raise ValueError(f"{name}: expected shape {tuple(input.shape)}, got {tuple(tensor.shape)}")
+        if tensor.dtype != dtype:
+            dtype = torch.promote_types(dtype, tensor.dtype)
+    return [tensor.to(dtype).contiguous() for tensor in tensors.values()]
+
+
+def _pair(input, target):
+    """Input and dense targets."""
+    return _alike(input=input, target=target)
 
 
 def _weight(name, weight, shape, like):
@@ -98,19 +102,6 @@ def _weight(name, weight, shape, like):
         return weight.detach().to(torch.float32).expand(shape).contiguous()
     except RuntimeError:
         raise ValueError(f"{name}: expected shape {tuple(shape)}, got {tuple(weight.shape)}") from None
-
-
-def _alike(**tensors):
-    """All of one shape, in one type, contiguous."""
-    first, *others = tensors
-    input = _tensor(first, tensors[first])
-    dtype = _dtype(first, input.dtype)
-    for name in others:
-        tensor = _tensor(name, tensors[name], input)
-        dtype = torch.promote_types(dtype, _dtype(name, tensor.dtype))
-        if tensor.shape != input.shape:
-            raise ValueError(f"{name}: expected shape {tuple(input.shape)}, got {tuple(tensor.shape)}")
-    return [tensor.to(dtype).contiguous() for tensor in tensors.values()]
 
 
 def _elementwise(name, options, input, target, reduction, weight=None, **weights):
@@ -561,6 +552,6 @@ def relativistic_pair_loss(high, low, *, reduction="mean"):
 
 def relativistic_average_loss(real, fake, *, generator=False):
     """Relativistic average GAN: the mean over both batches, of any sizes."""
-    real, fake = _pair(real, fake, same_shape=False)
+    real, fake = _alike(same_shape=False, real=real, fake=fake)
     spec = Spec("relativistic_average", {"generator": int(generator)}, "mean", (), both=True)
     return Loss.apply(spec, real, fake)

@@ -5,9 +5,9 @@ use fl::{
     SmoothL1, SoftMargin, SquaredHinge,
 };
 
-use crate::call::{fl_call, flag, option, run};
+use crate::call::{fl_call, flag, run};
 use crate::handle::fl_handle;
-use crate::losses::options;
+use crate::losses::{decode, options};
 use crate::status::Outcome;
 use crate::status::{fl_status, guarded};
 use crate::structs::{init, read_or_default};
@@ -24,12 +24,11 @@ pub enum fl_hinge_labels {
 }
 
 fn labels(code: i32) -> Outcome<HingeLabels> {
-    match code {
-        x if x == fl_hinge_labels::FL_LABELS_SIGNED as i32 => Ok(HingeLabels::Signed),
-        x if x == fl_hinge_labels::FL_LABELS_ZERO_ONE as i32 => Ok(HingeLabels::ZeroOne),
-        x if x == fl_hinge_labels::FL_LABELS_KERAS as i32 => Ok(HingeLabels::Keras),
-        x => Err(option(format!("labels: {x} is no fl_hinge_labels"))),
-    }
+    decode!("labels", code, fl_hinge_labels {
+        FL_LABELS_SIGNED => HingeLabels::Signed,
+        FL_LABELS_ZERO_ONE => HingeLabels::ZeroOne,
+        FL_LABELS_KERAS => HingeLabels::Keras,
+    })
 }
 
 /// Options of `fl_mse`.

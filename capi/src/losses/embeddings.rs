@@ -2,9 +2,9 @@
 
 use fl::{BoxIou, CosineEmbedding, TripletMargin};
 
-use crate::call::{fl_call, flag, option, run};
+use crate::call::{fl_call, flag, run};
 use crate::handle::fl_handle;
-use crate::losses::options;
+use crate::losses::{decode, options};
 use crate::status::Outcome;
 use crate::status::{fl_status, guarded};
 use crate::structs::{init, read_or_default};
@@ -23,13 +23,12 @@ pub enum fl_box_iou_kind {
 }
 
 fn kind(code: i32) -> Outcome<BoxIou> {
-    match code {
-        x if x == fl_box_iou_kind::FL_BOX_IOU as i32 => Ok(BoxIou::iou()),
-        x if x == fl_box_iou_kind::FL_BOX_GIOU as i32 => Ok(BoxIou::giou()),
-        x if x == fl_box_iou_kind::FL_BOX_DIOU as i32 => Ok(BoxIou::diou()),
-        x if x == fl_box_iou_kind::FL_BOX_CIOU as i32 => Ok(BoxIou::ciou()),
-        x => Err(option(format!("kind: {x} is no fl_box_iou_kind"))),
-    }
+    decode!("kind", code, fl_box_iou_kind {
+        FL_BOX_IOU => BoxIou::iou(),
+        FL_BOX_GIOU => BoxIou::giou(),
+        FL_BOX_DIOU => BoxIou::diou(),
+        FL_BOX_CIOU => BoxIou::ciou(),
+    })
 }
 
 /// Options of `fl_cosine_embedding`.

@@ -2,9 +2,9 @@
 
 use fl::{GanLoss, GanMode, GradientPenalty, RelativisticPair};
 
-use crate::call::{fl_call, flag, option, run, run_average};
+use crate::call::{fl_call, flag, run, run_average};
 use crate::handle::fl_handle;
-use crate::losses::options;
+use crate::losses::{decode, options};
 use crate::status::Outcome;
 use crate::status::{fl_status, guarded};
 use crate::structs::{init, read_or_default};
@@ -47,15 +47,14 @@ pub enum fl_penalty {
 }
 
 fn mode(code: i32) -> Outcome<GanMode> {
-    match code {
-        x if x == fl_gan_mode::FL_GAN_NON_SATURATING as i32 => Ok(GanMode::NonSaturating),
-        x if x == fl_gan_mode::FL_GAN_MINIMAX as i32 => Ok(GanMode::Minimax),
-        x if x == fl_gan_mode::FL_GAN_LEAST_SQUARES as i32 => Ok(GanMode::LeastSquares),
-        x if x == fl_gan_mode::FL_GAN_WASSERSTEIN as i32 => Ok(GanMode::Wasserstein),
-        x if x == fl_gan_mode::FL_GAN_HINGE as i32 => Ok(GanMode::Hinge),
-        x if x == fl_gan_mode::FL_GAN_PROBABILITIES as i32 => Ok(GanMode::Probabilities),
-        x => Err(option(format!("mode: {x} is no fl_gan_mode"))),
-    }
+    decode!("mode", code, fl_gan_mode {
+        FL_GAN_NON_SATURATING => GanMode::NonSaturating,
+        FL_GAN_MINIMAX => GanMode::Minimax,
+        FL_GAN_LEAST_SQUARES => GanMode::LeastSquares,
+        FL_GAN_WASSERSTEIN => GanMode::Wasserstein,
+        FL_GAN_HINGE => GanMode::Hinge,
+        FL_GAN_PROBABILITIES => GanMode::Probabilities,
+    })
 }
 
 /// Options of `fl_gan`.
@@ -99,13 +98,12 @@ pub unsafe extern "C" fn fl_gan(
         if o.real_label != 1.0 {
             gan = gan.real_label(o.real_label)?;
         }
-        let term = match o.term {
-            x if x == fl_gan_term::FL_GAN_REAL as i32 => gan.real_term(),
-            x if x == fl_gan_term::FL_GAN_FAKE as i32 => gan.fake_term(),
-            x if x == fl_gan_term::FL_GAN_GENERATOR as i32 => gan.generator_term(),
-            x => return Err(option(format!("term: {x} is no fl_gan_term"))),
-        };
-        run(handle, &term, call)
+        let term = decode!("term", o.term, fl_gan_term {
+            FL_GAN_REAL => gan.real_term(),
+            FL_GAN_FAKE => gan.fake_term(),
+            FL_GAN_GENERATOR => gan.generator_term(),
+        });
+        run(handle, &term?, call)
     })
 }
 
@@ -181,11 +179,10 @@ pub unsafe extern "C" fn fl_gradient_penalty(
     // SAFETY: the caller's promise.
     guarded(|| unsafe {
         let o = read_or_default(options)?;
-        let loss = match o.kind {
-            x if x == fl_penalty::FL_PENALTY_WGAN_GP as i32 => GradientPenalty::wgan_gp(o.weight)?,
-            x if x == fl_penalty::FL_PENALTY_R1 as i32 => GradientPenalty::r1(o.weight)?,
-            x => return Err(option(format!("kind: {x} is no fl_penalty"))),
-        };
-        run(handle, &loss, call)
+        let loss = decode!("kind", o.kind, fl_penalty {
+            FL_PENALTY_WGAN_GP => GradientPenalty::wgan_gp(o.weight)?,
+            FL_PENALTY_R1 => GradientPenalty::r1(o.weight)?,
+        });
+        run(handle, &loss?, call)
     })
 }

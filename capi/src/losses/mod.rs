@@ -22,3 +22,14 @@ macro_rules! options {
     };
 }
 pub(crate) use options;
+
+/// What a number of C's stands for, which is one of an enum's or is refused.
+macro_rules! decode {
+    ($what:literal, $code:expr, $name:ident { $($variant:ident => $value:expr),* $(,)? }) => {
+        match $code {
+            $(x if x == $name::$variant as i32 => Ok($value),)*
+            x => Err($crate::call::option(format!(concat!($what, ": {} is no ", stringify!($name)), x))),
+        }
+    };
+}
+pub(crate) use decode;

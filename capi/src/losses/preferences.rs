@@ -2,9 +2,9 @@
 
 use fl::{Dpo, DpoVariant, MarginRanking};
 
-use crate::call::{fl_call, option, run};
+use crate::call::{fl_call, run};
 use crate::handle::fl_handle;
-use crate::losses::options;
+use crate::losses::{decode, options};
 use crate::status::Outcome;
 use crate::status::{fl_status, guarded};
 use crate::structs::{init, read_or_default};
@@ -21,12 +21,11 @@ pub enum fl_dpo_variant {
 }
 
 fn variant(code: i32) -> Outcome<DpoVariant> {
-    match code {
-        x if x == fl_dpo_variant::FL_DPO_SIGMOID as i32 => Ok(DpoVariant::Sigmoid),
-        x if x == fl_dpo_variant::FL_DPO_HINGE as i32 => Ok(DpoVariant::Hinge),
-        x if x == fl_dpo_variant::FL_DPO_IPO as i32 => Ok(DpoVariant::Ipo),
-        x => Err(option(format!("variant: {x} is no fl_dpo_variant"))),
-    }
+    decode!("variant", code, fl_dpo_variant {
+        FL_DPO_SIGMOID => DpoVariant::Sigmoid,
+        FL_DPO_HINGE => DpoVariant::Hinge,
+        FL_DPO_IPO => DpoVariant::Ipo,
+    })
 }
 
 /// Options of `fl_margin_ranking`.

@@ -2,9 +2,9 @@
 
 use fl::{DiceLoss, DiceWeight, GeneralizedDiceLoss, TverskyLoss};
 
-use crate::call::{fl_call, flag, option, run};
+use crate::call::{fl_call, flag, run};
 use crate::handle::fl_handle;
-use crate::losses::options;
+use crate::losses::{decode, options};
 use crate::status::Outcome;
 use crate::status::{fl_status, guarded};
 use crate::structs::{init, read_or_default};
@@ -20,13 +20,15 @@ pub enum fl_activation {
     FL_ACTIVATION_SOFTMAX = 2,
 }
 
-fn activation(code: i32) -> Outcome<fl_activation> {
-    match code {
-        x if x == fl_activation::FL_ACTIVATION_NONE as i32 => Ok(fl_activation::FL_ACTIVATION_NONE),
-        x if x == fl_activation::FL_ACTIVATION_SIGMOID as i32 => Ok(fl_activation::FL_ACTIVATION_SIGMOID),
-        x if x == fl_activation::FL_ACTIVATION_SOFTMAX as i32 => Ok(fl_activation::FL_ACTIVATION_SOFTMAX),
-        x => Err(option(format!("activation: {x} is no fl_activation"))),
-    }
+/// A region loss after the activation of this number.
+macro_rules! activated {
+    ($loss:expr, $code:expr) => {
+        decode!("activation", $code, fl_activation {
+            FL_ACTIVATION_NONE => $loss,
+            FL_ACTIVATION_SIGMOID => $loss.sigmoid(),
+            FL_ACTIVATION_SOFTMAX => $loss.softmax(),
+        })
+    };
 }
 
 /// Options of `fl_dice`.
@@ -82,11 +84,7 @@ pub unsafe extern "C" fn fl_dice(
         let loss = loss.smooth_nr(o.smooth_nr)?.smooth_dr(o.smooth_dr)?;
         let loss =
             loss.batch(flag("batch", o.batch)?).include_background(flag("include_background", o.include_background)?);
-        match activation(o.activation)? {
-            fl_activation::FL_ACTIVATION_NONE => run(handle, &loss, call),
-            fl_activation::FL_ACTIVATION_SIGMOID => run(handle, &loss.sigmoid(), call),
-            fl_activation::FL_ACTIVATION_SOFTMAX => run(handle, &loss.softmax(), call),
-        }
+        run(handle, &activated!(loss, o.activation)?, call)
     })
 }
 
@@ -144,11 +142,7 @@ pub unsafe extern "C" fn fl_tversky(
         let loss = TverskyLoss::new(o.alpha, o.beta)?.focal(o.focal)?.smooth_nr(o.smooth_nr)?.smooth_dr(o.smooth_dr)?;
         let loss =
             loss.batch(flag("batch", o.batch)?).include_background(flag("include_background", o.include_background)?);
-        match activation(o.activation)? {
-            fl_activation::FL_ACTIVATION_NONE => run(handle, &loss, call),
-            fl_activation::FL_ACTIVATION_SIGMOID => run(handle, &loss.sigmoid(), call),
-            fl_activation::FL_ACTIVATION_SOFTMAX => run(handle, &loss.softmax(), call),
-        }
+        run(handle, &activated!(loss, o.activation)?, call)
     })
 }
 
@@ -164,12 +158,11 @@ pub enum fl_dice_weight {
 }
 
 fn weight(code: i32) -> Outcome<DiceWeight> {
-    match code {
-        x if x == fl_dice_weight::FL_DICE_WEIGHT_SQUARE as i32 => Ok(DiceWeight::Square),
-        x if x == fl_dice_weight::FL_DICE_WEIGHT_SIMPLE as i32 => Ok(DiceWeight::Simple),
-        x if x == fl_dice_weight::FL_DICE_WEIGHT_UNIFORM as i32 => Ok(DiceWeight::Uniform),
-        x => Err(option(format!("weight: {x} is no fl_dice_weight"))),
-    }
+    decode!("weight", code, fl_dice_weight {
+        FL_DICE_WEIGHT_SQUARE => DiceWeight::Square,
+        FL_DICE_WEIGHT_SIMPLE => DiceWeight::Simple,
+        FL_DICE_WEIGHT_UNIFORM => DiceWeight::Uniform,
+    })
 }
 
 /// Options of `fl_generalized_dice`.
@@ -220,10 +213,6 @@ pub unsafe extern "C" fn fl_generalized_dice(
         let loss = GeneralizedDiceLoss::new().smooth_nr(o.smooth_nr)?.smooth_dr(o.smooth_dr)?.weight(weight(o.weight)?);
         let loss =
             loss.batch(flag("batch", o.batch)?).include_background(flag("include_background", o.include_background)?);
-        match activation(o.activation)? {
-            fl_activation::FL_ACTIVATION_NONE => run(handle, &loss, call),
-            fl_activation::FL_ACTIVATION_SIGMOID => run(handle, &loss.sigmoid(), call),
-            fl_activation::FL_ACTIVATION_SOFTMAX => run(handle, &loss.softmax(), call),
-        }
+        run(handle, &activated!(loss, o.activation)?, call)
     })
 }
