@@ -3,12 +3,12 @@
 use half::{bf16, f16};
 
 use crate::call::{AnyRequest, Request};
-use crate::cpu::simd::{F32s, LANES, Machine};
+use crate::cpu::simd::{F32s, LANES, Machine, outline};
 
 /// What the skeletons need of a storage type; out of reach, so that [`Element`] stays sealed.
 #[allow(unsafe_code)]
 pub(crate) mod storage {
-    use super::{F32s, LANES, Machine};
+    use super::{F32s, LANES, Machine, outline};
     use crate::call::{AnyRequest, Request};
 
     /// Sixteen elements in and out of memory. Arithmetic is f32; storing rounds to nearest even.
@@ -45,13 +45,8 @@ pub(crate) mod storage {
         /// They can be read.
         #[cfg_attr(optimized, inline(always))]
         unsafe fn gather<S: Machine>(s: S, p: *const Self, stride: usize) -> F32s<S> {
-            let mut lanes = [Self::default(); LANES];
-            for (l, lane) in lanes.iter_mut().enumerate() {
-                // SAFETY: the caller's promise.
-                *lane = unsafe { *p.add(l * stride) };
-            }
-            // SAFETY: our own array.
-            unsafe { Self::load(s, lanes.as_ptr()) }
+            // SAFETY: the caller's promise, and an array.
+            unsafe { Self::load(s, outline::gather(p, stride, LANES).as_ptr()) }
         }
 
         /// # Safety
@@ -59,11 +54,10 @@ pub(crate) mod storage {
         #[cfg_attr(optimized, inline(always))]
         unsafe fn scatter<S: Machine>(p: *mut Self, stride: usize, x: F32s<S>) {
             let mut lanes = [Self::default(); LANES];
-            // SAFETY: our own array.
-            unsafe { Self::store(lanes.as_mut_ptr(), x) };
-            for (l, lane) in lanes.iter().enumerate() {
-                // SAFETY: the caller's promise.
-                unsafe { *p.add(l * stride) = *lane };
+            // SAFETY: our own array, and the caller's promise.
+            unsafe {
+                Self::store(lanes.as_mut_ptr(), x);
+                outline::scatter(p, stride, LANES, &lanes);
             }
         }
 
@@ -124,14 +118,14 @@ impl Storage for f32 {
     #[cfg_attr(optimized, inline(always))]
     unsafe fn gather<S: Machine>(s: S, p: *const f32, stride: usize) -> F32s<S> {
         if stride > MAX_STRIDE {
-            return s.lanes(&std::array::from_fn(|l| unsafe { *p.add(l * stride) }));
+            return s.lanes(&unsafe { outline::gather(p, stride, LANES) });
         }
         s.wrap(unsafe { s.f_gather(p, stride as i32) })
     }
     #[cfg_attr(optimized, inline(always))]
     unsafe fn scatter<S: Machine>(p: *mut f32, stride: usize, x: F32s<S>) {
         if stride > MAX_STRIDE {
-            return x.to_array().iter().enumerate().for_each(|(l, x)| unsafe { *p.add(l * stride) = *x });
+            return unsafe { outline::scatter(p, stride, LANES, &x.to_array()) };
         }
         unsafe { x.simd().f_scatter(p, stride as i32, x.raw()) }
     }

@@ -1,6 +1,6 @@
 //! What a loss compares its input with.
 
-use crate::cpu::simd::LANES;
+use crate::cpu::simd::{Kernel, LANES, Machine};
 use crate::element::Element;
 
 /// The targets of a call: a tensor of the input's type, class indices, or nothing at all.
@@ -103,6 +103,23 @@ impl Indices<'_> {
             }
         });
         (index, ignored)
+    }
+}
+
+/// [`Indices::sixteen`], apart from the losses.
+pub(crate) struct Sixteen<'a> {
+    pub(crate) indices: Indices<'a>,
+    pub(crate) start: usize,
+    pub(crate) count: usize,
+    pub(crate) ignore: Option<i64>,
+}
+
+impl Kernel for Sixteen<'_> {
+    type Output = ([i32; LANES], [bool; LANES]);
+
+    #[cfg_attr(optimized, inline(always))]
+    fn run<S: Machine>(self, _: S) -> Self::Output {
+        self.indices.sixteen(self.start, self.count, self.ignore)
     }
 }
 

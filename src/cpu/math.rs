@@ -42,124 +42,165 @@ const LN2_LO: f32 = -2.121_944_4e-4;
 /// 2^23: one step of the exponent field.
 const EXPONENT_ONE: f32 = 8_388_608.0;
 
-/// The elementary functions. NaN gives NaN in all of them.
+/// An elementary function, or two of the same argument. NaN gives NaN in all of them.
+pub(crate) trait Elementary {
+    /// What a function is alone has no second.
+    fn of<S: Simd>(x: F32s<S>) -> (F32s<S>, F32s<S>);
+}
+
+/// Makes methods of the functions below, by way of the instruction set, which may call them where others inline them.
+macro_rules! elementary {
+    ($($name:ident $type:ident: |$y:ident| $both:expr, |$all:ident| $mine:expr => $result:ty;)*) => {
+        $(
+            struct $type;
+            impl Elementary for $type {
+                #[cfg_attr(optimized, inline(always))]
+                fn of<S: Simd>(x: F32s<S>) -> (F32s<S>, F32s<S>) {
+                    let $y = $name(x);
+                    $both
+                }
+            }
+        )*
+        impl<S: Simd> F32s<S> {
+            $(
+                #[doc = concat!("See [`", stringify!($name), "`].")]
+                #[cfg_attr(optimized, inline(always))]
+                pub(crate) fn $name(self) -> $result {
+                    let $all = self.simd().function::<$type>(self);
+                    $mine
+                }
+            )*
+        }
+    };
+}
+elementary! {
+    exp Exp: |y| (y, y), |all| all.0 => Self;
+    exp_neg ExpNeg: |y| (y, y), |all| all.0 => Self;
+    ln Ln: |y| (y, y), |all| all.0 => Self;
+    ln_1p Ln1p: |y| (y, y), |all| all.0 => Self;
+    ln_and_ln_of_rest LnAndLnOfRest: |y| y, |all| all => (Self, Self);
+    softplus Softplus: |y| (y, y), |all| all.0 => Self;
+    logistic_tail LogisticTail: |y| y, |all| all => (Self, Self);
+    tanh Tanh: |y| (y, y), |all| all.0 => Self;
+}
+
 impl<S: Simd> F32s<S> {
-    /// e^x over the whole range: right in denormals, infinite from 88.73, 1 at 0, at most 1 below 0.
-    #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn exp(self) -> Self {
-        // At 89 the result is infinite, and at -176 `first` below is 0: an exact 0 costs nothing,
-        // while an underflow to 0 costs as much as a hundred multiplications.
-        let x = self.at_least(-176.0).at_most(89.0);
-        // 2^n may lie beyond the normal numbers: it is applied in two halves, each with half the bias.
-        let (r, n) = exp_reduce(x, 254.0);
-        let half = n.shr(1);
-        let first = half.shl(23).to_float();
-        r.mul_add(first, first) * (n - half).shl(23).to_float()
-    }
-
-    /// e^x for x <= 0, the cheapest form: below -87.68 the result, below 2^-126.5, is 0.
-    #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn exp_neg(self) -> Self {
-        // -88 rounds to 2^-127, which this makes 0.
-        let (r, n) = exp_reduce(self.at_least(-88.0), 127.0);
-        let scale = n.shl(23).to_float();
-        r.mul_add(scale, scale)
-    }
-
-    /// The natural logarithm: -inf at 0, NaN below.
-    #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn ln(self) -> Self {
-        // Denormals become normal; negative numbers take the same way, to NaN in the end.
-        let tiny = self.lt(f32::MIN_POSITIVE);
-        let y = tiny.pick(self * EXPONENT_ONE, self);
-        let e = ln_exponent(y);
-        let f = (y.to_bits() - e).to_float() - 1.0;
-        let steps = e.convert() - tiny.pick(23.0 * EXPONENT_ONE, 0.0);
-        ln_edges(self, ln_reduced(f, steps))
-    }
-
-    /// ln(1 + x): -inf at -1, NaN below, x where x is tiny, and the sign of x always.
-    #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn ln_1p(self) -> Self {
-        // 1 + x = 2^e (1 + f). The rounded sum is good enough to choose e; then
-        // f = x 2^-e + (2^-e - 1) has all the bits of x, and needs no correction by c / (1 + x).
-        let u = 1.0 + self;
-        let e = ln_exponent(u);
-        // Four times 2^-e, because 2^-128 is not normal.
-        let scale = (self.simd().bits(4.0f32.to_bits()) - e).to_float();
-        let f = (self.to_bits() - e).to_float() + scale.mul_add(0.25, -1.0);
-        let y = ln_edges(u, ln_reduced(f, e.convert()));
-        // -0 has become 0 on the way.
-        (y.to_bits() | (self.to_bits() & 0x8000_0000)).to_float()
-    }
-
-    /// `ln(x)` and `ln(1 - x)`, at most -100 where they are -inf, for x in `[0, 1]`; NaN elsewhere.
-    #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn ln_and_ln_of_rest(self) -> (Self, Self) {
-        // As in `ln`; but zero, of either sign, takes the same way as the denormals, to -104.
-        let x = self.abs();
-        let tiny = x.lt(f32::MIN_POSITIVE);
-        let y = tiny.pick(x * EXPONENT_ONE, x);
-        let e = ln_exponent(y);
-        let ln = ln_reduced((y.to_bits() - e).to_float() - 1.0, e.convert().add_where(tiny, -23.0 * EXPONENT_ONE));
-        // As in `ln_1p`.
-        let u = 1.0 - self;
-        let e = ln_exponent(u);
-        let scale = (self.simd().bits(4.0f32.to_bits()) - e).to_float();
-        let f = ((-self).to_bits() - e).to_float() + scale.mul_add(0.25, -1.0);
-        let ln_rest = u.eq(0.0).pick(-104.0, ln_reduced(f, e.convert()));
-        let possible = self.ge(0.0) & self.le(1.0);
-        (possible.pick(ln, f32::NAN), possible.pick(ln_rest, f32::NAN))
-    }
-
     /// 1 / (1 + e^-x).
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn sigmoid(self) -> Self {
         let (small, _) = self.logistic_tail();
         self.lt(0.0).pick(small, 1.0 - small)
     }
+}
 
-    /// ln(1 + e^x).
-    #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn softplus(self) -> Self {
-        // max(x, 0) + ln(1 + e^-|x|). Adding x to the finished logarithm would round twice at full size: the largest
-        // goes last.
-        let (e, small) = exp_of_minus_abs(self);
-        let linear = self.gt(0.0).pick(self, 0.0);
-        (small * polynomial(small, LN_1P_UNIT)).mul_add(small, linear) + e
-    }
+/// e^x over the whole range: right in denormals, infinite from 88.73, 1 at 0, at most 1 below 0.
+#[cfg_attr(optimized, inline(always))]
+fn exp<S: Simd>(x: F32s<S>) -> F32s<S> {
+    // At 89 the result is infinite, and at -176 `first` below is 0: an exact 0 costs nothing,
+    // while an underflow to 0 costs as much as a hundred multiplications.
+    let x = x.at_least(-176.0).at_most(89.0);
+    // 2^n may lie beyond the normal numbers: it is applied in two halves, each with half the bias.
+    let (r, n) = exp_reduce(x, 254.0);
+    let half = n.shr(1);
+    let first = half.shl(23).to_float();
+    r.mul_add(first, first) * (n - half).shl(23).to_float()
+}
 
-    /// `sigmoid(-|x|)` and `ln(1 + e^-|x|)`, from one exponential. The other half of the axis is
-    /// `1 - sigmoid` and `|x| + ln(..)`.
-    #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn logistic_tail(self) -> (Self, Self) {
-        let (e, small) = exp_of_minus_abs(self);
-        // e / (1 + e) as e - e * (e / (1 + e)), which makes the roundings of the sum and of the quotient count
-        // less: without it, it is 2.2 ulp off.
-        let sigmoid = (-e).mul_add(small.over(1.0 + small), e);
-        // A polynomial in e itself converges as fast as one after the reduction of `ln`.
-        let softplus = (small * polynomial(small, LN_1P_UNIT)).mul_add(small, e);
-        (sigmoid, softplus)
-    }
+/// e^x for x <= 0, the cheapest form: below -87.68 the result, below 2^-126.5, is 0.
+#[cfg_attr(optimized, inline(always))]
+fn exp_neg<S: Simd>(x: F32s<S>) -> F32s<S> {
+    // -88 rounds to 2^-127, which this makes 0.
+    let (r, n) = exp_reduce(x.at_least(-88.0), 127.0);
+    let scale = n.shl(23).to_float();
+    r.mul_add(scale, scale)
+}
 
-    /// The hyperbolic tangent.
-    #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn tanh(self) -> Self {
-        // tanh(a) = m / (1 + m) with m = expm1(2 a) / 2, for a = |x|. From a = 9.02 on it is 1.
-        let a = self.abs().at_most(10.0);
-        // 2 a = n ln(2) + 2 r; then m = 2^n expm1(2 r) / 2 + (2^n - 1) / 2.
-        let t = a.mul_add(2.0 * LOG2_E, ROUND + 127.0);
-        let n = t - (ROUND + 127.0);
-        // One constant will do: it is exact enough for n <= 2, and the larger m, the less it matters.
-        let r = n.mul_add(-0.5 * LN_2, a);
-        let em1 = (r * polynomial(r, EXP_M1_TWICE)).mul_add(r, r);
-        let scale = t.to_bits().shl(23).to_float();
-        let m = em1.mul_add(scale, scale.mul_add(0.5, -0.5));
-        // Dividing directly is 2.4 ulp off where m is small, from the rounding of 1 + m. Instead:
-        // m / (1 + m) = m - m^2 / (1 + m) up to 1, and = 1 - 1 / (1 + m) beyond.
-        let top = m.at_most(1.0);
-        (-top).mul_add(top.over(1.0 + m), top).copysign(self)
-    }
+/// The natural logarithm: -inf at 0, NaN below.
+#[cfg_attr(optimized, inline(always))]
+fn ln<S: Simd>(x: F32s<S>) -> F32s<S> {
+    // Denormals become normal; negative numbers take the same way, to NaN in the end.
+    let tiny = x.lt(f32::MIN_POSITIVE);
+    let y = tiny.pick(x * EXPONENT_ONE, x);
+    let e = ln_exponent(y);
+    let f = (y.to_bits() - e).to_float() - 1.0;
+    let steps = e.convert() - tiny.pick(23.0 * EXPONENT_ONE, 0.0);
+    ln_edges(x, ln_reduced(f, steps))
+}
+
+/// ln(1 + x): -inf at -1, NaN below, x where x is tiny, and the sign of x always.
+#[cfg_attr(optimized, inline(always))]
+fn ln_1p<S: Simd>(x: F32s<S>) -> F32s<S> {
+    // 1 + x = 2^e (1 + f). The rounded sum is good enough to choose e; then
+    // f = x 2^-e + (2^-e - 1) has all the bits of x, and needs no correction by c / (1 + x).
+    let u = 1.0 + x;
+    let e = ln_exponent(u);
+    // Four times 2^-e, because 2^-128 is not normal.
+    let scale = (x.simd().bits(4.0f32.to_bits()) - e).to_float();
+    let f = (x.to_bits() - e).to_float() + scale.mul_add(0.25, -1.0);
+    let y = ln_edges(u, ln_reduced(f, e.convert()));
+    // -0 has become 0 on the way.
+    (y.to_bits() | (x.to_bits() & 0x8000_0000)).to_float()
+}
+
+/// `ln(x)` and `ln(1 - x)`, at most -100 where they are -inf, for x in `[0, 1]`; NaN elsewhere.
+#[cfg_attr(optimized, inline(always))]
+fn ln_and_ln_of_rest<S: Simd>(x: F32s<S>) -> (F32s<S>, F32s<S>) {
+    // As in `ln`; but zero, of either sign, takes the same way as the denormals, to -104.
+    let a = x.abs();
+    let tiny = a.lt(f32::MIN_POSITIVE);
+    let y = tiny.pick(a * EXPONENT_ONE, a);
+    let e = ln_exponent(y);
+    let ln = ln_reduced((y.to_bits() - e).to_float() - 1.0, e.convert().add_where(tiny, -23.0 * EXPONENT_ONE));
+    // As in `ln_1p`.
+    let u = 1.0 - x;
+    let e = ln_exponent(u);
+    let scale = (x.simd().bits(4.0f32.to_bits()) - e).to_float();
+    let f = ((-x).to_bits() - e).to_float() + scale.mul_add(0.25, -1.0);
+    let ln_rest = u.eq(0.0).pick(-104.0, ln_reduced(f, e.convert()));
+    let possible = x.ge(0.0) & x.le(1.0);
+    (possible.pick(ln, f32::NAN), possible.pick(ln_rest, f32::NAN))
+}
+
+/// ln(1 + e^x).
+#[cfg_attr(optimized, inline(always))]
+fn softplus<S: Simd>(x: F32s<S>) -> F32s<S> {
+    // max(x, 0) + ln(1 + e^-|x|). Adding x to the finished logarithm would round twice at full size: the largest
+    // goes last.
+    let (e, small) = exp_of_minus_abs(x);
+    let linear = x.gt(0.0).pick(x, 0.0);
+    (small * polynomial(small, LN_1P_UNIT)).mul_add(small, linear) + e
+}
+
+/// `sigmoid(-|x|)` and `ln(1 + e^-|x|)`, from one exponential. The other half of the axis is
+/// `1 - sigmoid` and `|x| + ln(..)`.
+#[cfg_attr(optimized, inline(always))]
+fn logistic_tail<S: Simd>(x: F32s<S>) -> (F32s<S>, F32s<S>) {
+    let (e, small) = exp_of_minus_abs(x);
+    // e / (1 + e) as e - e * (e / (1 + e)), which makes the roundings of the sum and of the quotient count
+    // less: without it, it is 2.2 ulp off.
+    let sigmoid = (-e).mul_add(small.over(1.0 + small), e);
+    // A polynomial in e itself converges as fast as one after the reduction of `ln`.
+    let softplus = (small * polynomial(small, LN_1P_UNIT)).mul_add(small, e);
+    (sigmoid, softplus)
+}
+
+/// The hyperbolic tangent.
+#[cfg_attr(optimized, inline(always))]
+fn tanh<S: Simd>(x: F32s<S>) -> F32s<S> {
+    // tanh(a) = m / (1 + m) with m = expm1(2 a) / 2, for a = |x|. From a = 9.02 on it is 1.
+    let a = x.abs().at_most(10.0);
+    // 2 a = n ln(2) + 2 r; then m = 2^n expm1(2 r) / 2 + (2^n - 1) / 2.
+    let t = a.mul_add(2.0 * LOG2_E, ROUND + 127.0);
+    let n = t - (ROUND + 127.0);
+    // One constant will do: it is exact enough for n <= 2, and the larger m, the less it matters.
+    let r = n.mul_add(-0.5 * LN_2, a);
+    let em1 = (r * polynomial(r, EXP_M1_TWICE)).mul_add(r, r);
+    let scale = t.to_bits().shl(23).to_float();
+    let m = em1.mul_add(scale, scale.mul_add(0.5, -0.5));
+    // Dividing directly is 2.4 ulp off where m is small, from the rounding of 1 + m. Instead:
+    // m / (1 + m) = m - m^2 / (1 + m) up to 1, and = 1 - 1 / (1 + m) beyond.
+    let top = m.at_most(1.0);
+    (-top).mul_add(top.over(1.0 + m), top).copysign(x)
 }
 
 /// e = exp(-|x|), with denormals; and the same or, where 1 + e rounds to 1, zero, which spares products so small that

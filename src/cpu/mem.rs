@@ -8,7 +8,7 @@
 
 use std::marker::PhantomData;
 
-use super::simd::{F32s, LANES, Machine};
+use super::simd::{F32s, LANES, Machine, outline};
 use crate::cuda::request::Memory;
 use crate::element::Element;
 
@@ -152,13 +152,9 @@ impl<'a, T: Element> Src<'a, T> {
             // SAFETY: in bounds.
             return unsafe { T::gather(s, self.ptr.add(i), stride) };
         }
-        let mut part = [T::default(); LANES];
-        for (l, lane) in part[..count].iter_mut().enumerate() {
-            // SAFETY: in bounds.
-            *lane = unsafe { *self.ptr.add(i + l * stride) };
-        }
-        // SAFETY: our own array.
-        unsafe { T::load_part(s, part.as_ptr(), count, pad) }
+        // SAFETY: in bounds, and an array.
+        let all = unsafe { T::load(s, outline::gather(self.ptr.add(i), stride, count).as_ptr()) };
+        s.first(count).pick(all, pad)
     }
 
     /// One element.
@@ -264,9 +260,7 @@ impl<'a, T: Element> Dst<'a, T> {
             }
             let mut lanes = [T::default(); LANES];
             T::store(lanes.as_mut_ptr(), x);
-            for (l, lane) in lanes[..count].iter().enumerate() {
-                *self.ptr.add(i + l * stride) = *lane;
-            }
+            outline::scatter(self.ptr.add(i), stride, count, &lanes);
         }
     }
 }

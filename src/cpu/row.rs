@@ -4,7 +4,7 @@
 use std::mem::MaybeUninit;
 
 use super::mem::{Dst, Mode, Src};
-use super::simd::{F32s, LANES, Lanes, Machine, Mask, Span};
+use super::simd::{F32s, Kernel, LANES, Lanes, Machine, Mask, Span};
 use crate::element::Element;
 use crate::element::storage::Storage;
 use crate::report::Reported;
@@ -168,15 +168,12 @@ impl<T: Element> Row<'_, T> {
     #[cfg_attr(optimized, inline(always))]
     fn load<S: Machine, P: Span>(&self, s: S, src: Src<'_, T>, k: usize, p: P, pad: f32) -> F32s<S> {
         let Strided { base, stride, .. } = self.input;
-        // SAFETY: rows do not overlap, and a row belongs to one task.
-        unsafe {
-            if P::WHOLE {
-                src.load(s, base + k)
-            } else if stride == 1 {
-                src.load_upto(s, base + k, p.count(), pad)
-            } else {
-                src.gather(s, base + k * stride, stride, p.count(), pad)
-            }
+        let load = Load { src, at: base + k * stride, stride, count: p.count(), pad };
+        if P::WHOLE {
+            // SAFETY: rows do not overlap, and a row belongs to one task.
+            unsafe { src.load(s, base + k) }
+        } else {
+            load.few(s)
         }
     }
 
@@ -219,15 +216,12 @@ impl<T: Element> Row<'_, T> {
     fn store<S: Machine, P: Span>(&self, s: S, out: Option<(Dst<'_, T>, Mode)>, k: usize, p: P, grad: F32s<S>) {
         let Some((dst, mode)) = out else { return };
         let Strided { base, stride, .. } = self.input;
-        // SAFETY: rows do not overlap, and a row belongs to one task.
-        unsafe {
-            if P::WHOLE {
-                dst.store(s, base + k, grad, mode);
-            } else if stride == 1 {
-                dst.store_upto(s, base + k, p.count(), grad, mode);
-            } else {
-                dst.scatter(s, base + k * stride, stride, p.count(), grad, mode);
-            }
+        let store = Store { dst, at: base + k * stride, stride, count: p.count(), mode };
+        if P::WHOLE {
+            // SAFETY: rows do not overlap, and a row belongs to one task.
+            unsafe { dst.store(s, base + k, grad, mode) };
+        } else {
+            store.few(s, grad);
         }
     }
 
@@ -235,6 +229,80 @@ impl<T: Element> Row<'_, T> {
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn whole(&self) -> usize {
         if self.input.stride == 1 { self.classes - self.classes % LANES } else { 0 }
+    }
+}
+
+/// Where elements come from that are fewer than sixteen, or apart from each other. Where that is more than an instruction, it is a
+/// function apart from the losses, as in [`outline`](super::simd::outline).
+pub(super) struct Load<'a, T> {
+    pub(super) src: Src<'a, T>,
+    pub(super) at: usize,
+    pub(super) stride: usize,
+    pub(super) count: usize,
+    pub(super) pad: f32,
+}
+
+impl<T: Element> Load<'_, T> {
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn few<S: Machine>(self, s: S) -> F32s<S> {
+        if S::PARTS { self.now(s) } else { s.lanes(&s.run(self)) }
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn now<S: Machine>(&self, s: S) -> F32s<S> {
+        let &Load { src, at, stride, count, pad } = self;
+        // SAFETY: rows do not overlap, and a row belongs to one task.
+        unsafe { if stride == 1 { src.load_upto(s, at, count, pad) } else { src.gather(s, at, stride, count, pad) } }
+    }
+}
+
+impl<T: Element> Kernel for Load<'_, T> {
+    type Output = Lanes;
+
+    #[cfg_attr(optimized, inline(always))]
+    fn run<S: Machine>(self, s: S) -> Lanes {
+        self.now(s).to_array()
+    }
+}
+
+/// Where such elements go.
+pub(super) struct Store<'a, T> {
+    pub(super) dst: Dst<'a, T>,
+    pub(super) at: usize,
+    pub(super) stride: usize,
+    pub(super) count: usize,
+    pub(super) mode: Mode,
+}
+
+impl<T: Element> Store<'_, T> {
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn few<S: Machine>(self, s: S, x: F32s<S>) {
+        if S::PARTS { self.now(s, x) } else { s.run(Stored(self, x.to_array())) }
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn now<S: Machine>(&self, s: S, x: F32s<S>) {
+        let &Store { dst, at, stride, count, mode } = self;
+        // SAFETY: rows do not overlap, and a row belongs to one task.
+        unsafe {
+            if stride == 1 {
+                dst.store_upto(s, at, count, x, mode);
+            } else {
+                dst.scatter(s, at, stride, count, x, mode);
+            }
+        }
+    }
+}
+
+/// And what goes there.
+struct Stored<'a, T>(Store<'a, T>, Lanes);
+
+impl<T: Element> Kernel for Stored<'_, T> {
+    type Output = ();
+
+    #[cfg_attr(optimized, inline(always))]
+    fn run<S: Machine>(self, s: S) {
+        self.0.now(s, s.lanes(&self.1));
     }
 }
 
@@ -287,30 +355,6 @@ impl<T: Element> Block<'_, T> {
         (KEEP / classes.max(1) / LANES * LANES).clamp(LANES, most)
     }
 
-    /// Reads the logits, and asks for those of the next block.
-    #[cfg_attr(optimized, inline(always))]
-    pub(super) fn fill<S: Machine>(&self, s: S, keep: &mut Kept) {
-        for c in 0..self.classes {
-            for o in (0..self.count).step_by(LANES) {
-                keep.put(c * self.width + o, self.load(s, self.input, c, o));
-                if self.row_stride == 1 && o % (2 * LANES) == 0 {
-                    self.input.prefetch_later(s, self.base + c * self.class_stride + self.width + o);
-                }
-            }
-        }
-    }
-
-    /// Writes the gradients.
-    #[cfg_attr(optimized, inline(always))]
-    pub(super) fn empty<S: Machine>(&self, s: S, keep: &Kept) {
-        for c in 0..self.classes {
-            for o in (0..self.count).step_by(LANES) {
-                // SAFETY: all of them have been put.
-                self.store(self.grad_input, c, o, unsafe { keep.get(s, c * self.width + o) });
-            }
-        }
-    }
-
     /// Class `c` of rows `o..o + 16`, zero past the last.
     #[cfg_attr(optimized, inline(always))]
     fn load<S: Machine>(&self, s: S, src: Src<'_, T>, c: usize, o: usize) -> F32s<S> {
@@ -335,6 +379,44 @@ impl<T: Element> Block<'_, T> {
             match self.row_stride {
                 1 => dst.store_upto(s, at, count, grad, mode.at(dst, at)),
                 stride => dst.scatter(s, at, stride, count, grad, mode),
+            }
+        }
+    }
+}
+
+/// Reads the logits of a block, and asks for those of the next. (Apart from the losses, which it is the same for.)
+pub(super) struct Fill<'b, 'a, T>(pub(super) Block<'a, T>, pub(super) &'b mut Kept);
+
+impl<T: Element> Kernel for Fill<'_, '_, T> {
+    type Output = ();
+
+    #[cfg_attr(optimized, inline(always))]
+    fn run<S: Machine>(self, s: S) {
+        let Fill(block, keep) = self;
+        for c in 0..block.classes {
+            for o in (0..block.count).step_by(LANES) {
+                keep.put(c * block.width + o, block.load(s, block.input, c, o));
+                if block.row_stride == 1 && o % (2 * LANES) == 0 {
+                    block.input.prefetch_later(s, block.base + c * block.class_stride + block.width + o);
+                }
+            }
+        }
+    }
+}
+
+/// Writes the gradients of a block.
+pub(super) struct Empty<'b, 'a, T>(pub(super) Block<'a, T>, pub(super) &'b Kept);
+
+impl<T: Element> Kernel for Empty<'_, '_, T> {
+    type Output = ();
+
+    #[cfg_attr(optimized, inline(always))]
+    fn run<S: Machine>(self, s: S) {
+        let Empty(block, keep) = self;
+        for c in 0..block.classes {
+            for o in (0..block.count).step_by(LANES) {
+                // SAFETY: all of them have been put.
+                block.store(block.grad_input, c, o, unsafe { keep.get(s, c * block.width + o) });
             }
         }
     }
@@ -407,11 +489,16 @@ impl<S: Machine, T: Element> Rows<'_, '_, S, T> {
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn class_weights_of_targets(&self) -> F32s<S> {
         let Some(w) = self.class_weight else { return self.s.splat(1.0) };
-        let mut lanes: Lanes = [1.0; LANES];
-        for l in 0..LANES {
-            lanes[l] = w.get(self.index[l] as usize).copied().unwrap_or(1.0);
+        /// Not inlined, as in [`outline`](crate::cpu::simd::outline).
+        #[inline(never)]
+        fn of(w: &[f32], index: &[i32; LANES]) -> Lanes {
+            let mut lanes = [1.0; LANES];
+            for l in 0..LANES {
+                lanes[l] = w.get(index[l] as usize).copied().unwrap_or(1.0);
+            }
+            lanes
         }
-        self.s.lanes(&lanes)
+        self.s.lanes(&of(w, &self.index))
     }
 
     /// The gradients of class `c`, the last that is kept of it; those of ignored rows are zero.

@@ -5,7 +5,7 @@
 //! and where an exponential was computed it is kept there too.
 
 use super::mem::{Dst, Mode, Src, fence};
-use super::row::{Block, Kept, ROW_TERMS, Row, RowTarget, Rows, Strided, for_chunks};
+use super::row::{Block, Empty, Fill, Kept, ROW_TERMS, Row, RowTarget, Rows, Strided, for_chunks};
 use super::scan::Scan;
 use super::simd::{F32s, Isa, Kernel, LANES, Lanes, Machine};
 use super::tiles::{Tiles, sum_weights};
@@ -15,7 +15,7 @@ use crate::error::{Error, Result, check_len};
 use crate::reduction::Reduction;
 use crate::report::{HostReport, Reported};
 use crate::shape::Shape;
-use crate::target::{Indices, Target};
+use crate::target::{Indices, Sixteen, Target};
 use crate::third::ThirdOf;
 
 /// A row-wise loss.
@@ -324,12 +324,12 @@ impl<T: Element, F: Rowwise> Tile<'_, '_, T, F> {
                 count: left.min(width),
                 width,
             };
-            block.fill(s, &mut keep);
+            s.run(Fill(block, &mut keep));
             for offset in (0..block.count).step_by(LANES) {
                 total = total + self.sixteen(s, r, block, offset, &mut keep).widen();
             }
             if block.grad_input.is_some() {
-                block.empty(s, &keep);
+                s.run(Empty(block, &keep));
             }
             r += block.count;
         }
@@ -341,12 +341,9 @@ impl<T: Element, F: Rowwise> Tile<'_, '_, T, F> {
     fn sixteen<S: Machine>(&self, s: S, first: usize, block: Block<'_, T>, offset: usize, keep: &mut Kept) -> F32s<S> {
         let &Tile { loss, plan, .. } = self;
         let (r, count) = (first + offset, LANES.min(block.count - offset));
-        let (mut weights, mut scale): (Lanes, Lanes) = Default::default();
-        for l in 0..count {
-            (weights[l], scale[l]) = plan.weight_and_scale(r + l);
-        }
+        let (weights, scale) = plan.weights_and_scales(r, count);
         let (index, ignored) = match plan.indices {
-            Some(indices) => indices.sixteen(r, count, loss.ignore_index()),
+            Some(indices) => s.run(Sixteen { indices, start: r, count, ignore: loss.ignore_index() }),
             None => ([-1; LANES], [false; LANES]),
         };
         let ignored = s.mask(&ignored);
@@ -386,5 +383,15 @@ impl<T> Plan<'_, T> {
         let weight = self.weight.map_or(1.0, |(w, each)| w[r / each]);
         let scale = self.scale * weight;
         (weight, self.grad_output.map_or(scale, |g| scale * g[r]))
+    }
+
+    /// The same of rows `r..r + count`, at most sixteen, then zeros. Not inlined, as in [`outline`](super::simd::outline).
+    #[inline(never)]
+    fn weights_and_scales(&self, r: usize, count: usize) -> (Lanes, Lanes) {
+        let (mut weights, mut scales): (Lanes, Lanes) = Default::default();
+        for l in 0..count {
+            (weights[l], scales[l]) = self.weight_and_scale(r + l);
+        }
+        (weights, scales)
     }
 }

@@ -2,7 +2,7 @@ use self::lanes::LaneSums;
 use crate::call::{AnyRequest, Loss, Run, class_methods, for_request};
 use crate::cpu::row::{Row, RowTarget, Rows, for_chunks};
 use crate::cpu::rowwise::{self, Rowwise};
-use crate::cpu::simd::{F32s, LANES, Machine, Pair, Part, Span, Whole};
+use crate::cpu::simd::{F32s, Kernel, LANES, Lanes, Machine, Pair, Part, Span, Whole};
 use crate::cpu::softmax::{BlockSum, Logits, Softmax, Visit};
 use crate::element::Element;
 use crate::error::{Result, check_option};
@@ -159,14 +159,41 @@ impl Capped {
 
     #[cfg_attr(optimized, inline(always))]
     fn bend<S: Machine>(self, z: F32s<S>) -> F32s<S> {
-        if self.cap == 0.0 { z } else { self.cap * (z * self.inv).tanh() }
+        let s = z.simd();
+        if self.cap == 0.0 { z } else { s.lanes(&s.run(Bend(self, z.to_array()))) }
     }
 
     /// Turns the gradient for the bent logit into that for `z`.
     #[cfg_attr(optimized, inline(always))]
     fn straighten<S: Machine>(self, z: F32s<S>, grad: F32s<S>) -> F32s<S> {
-        let bent = (z * self.inv).tanh();
-        grad * (1.0 - bent * bent)
+        let s = z.simd();
+        grad * s.lanes(&s.run(Straighten(self, z.to_array())))
+    }
+}
+
+/// `cap tanh(z / cap)`. A function of its own, for few logits have a cap and all looks at them would have this in them, which doubles
+/// what cross-entropy takes to compile.
+struct Bend(Capped, Lanes);
+
+impl Kernel for Bend {
+    type Output = Lanes;
+    #[cfg_attr(optimized, inline(always))]
+    fn run<S: Machine>(self, s: S) -> Lanes {
+        let Bend(Capped { cap, inv }, z) = self;
+        (cap * (s.lanes(&z) * inv).tanh()).to_array()
+    }
+}
+
+/// The derivative of that.
+struct Straighten(Capped, Lanes);
+
+impl Kernel for Straighten {
+    type Output = Lanes;
+    #[cfg_attr(optimized, inline(always))]
+    fn run<S: Machine>(self, s: S) -> Lanes {
+        let Straighten(Capped { inv, .. }, z) = self;
+        let bent = (s.lanes(&z) * inv).tanh();
+        (1.0 - bent * bent).to_array()
     }
 }
 
@@ -349,35 +376,31 @@ impl CrossEntropy {
         let cost = if weight == 0.0 { 0.0 } else { mass * (f64::from(softmax.max) - f64::from(u)) };
         if row.wants_grad() {
             let slopes = Slopes::new(&softmax, mass, z_loss, row.scale);
-            macro_rules! others {
-                ($range:expr) => {
-                    if row.fits() {
-                        for_chunks!(row, $range, |k, p| {
-                            let e = softmax.kept(s, row, 0, k);
-                            row.put(s, k, p, logits.chain(row, k, p, e * slopes.slope));
-                        });
-                    } else {
-                        let range: core::ops::Range<usize> = $range;
-                        let (mut k, whole, pair) = (range.start, row.whole().min(range.end), Pair(s));
-                        while k + 2 * LANES <= whole {
-                            let z = pair.join(logits.at(s, row, k, Whole), logits.at(s, row, k + LANES, Whole));
-                            let (g0, g1) = pair.split((z - softmax.max).exp_neg() * slopes.slope);
-                            row.put(s, k, Whole, logits.chain(row, k, Whole, g0));
-                            row.put(s, k + LANES, Whole, logits.chain(row, k + LANES, Whole, g1));
-                            k += 2 * LANES;
-                        }
-                        for_chunks!(row, k..range.end, |k, p| {
-                            let e = (logits.at(s, row, k, p) - softmax.max).exp_neg();
-                            row.put(s, k, p, logits.chain(row, k, p, e * slopes.slope));
-                        });
+            // All but that chunk.
+            for range in [0..at, (at + LANES).min(row.classes)..row.classes] {
+                if row.fits() {
+                    for_chunks!(row, range, |k, p| {
+                        let e = softmax.kept(s, row, 0, k);
+                        row.put(s, k, p, logits.chain(row, k, p, e * slopes.slope));
+                    });
+                } else {
+                    let (mut k, whole, pair) = (range.start, row.whole().min(range.end), Pair(s));
+                    while k + 2 * LANES <= whole {
+                        let z = pair.join(logits.at(s, row, k, Whole), logits.at(s, row, k + LANES, Whole));
+                        let (g0, g1) = pair.split((z - softmax.max).exp_neg() * slopes.slope);
+                        row.put(s, k, Whole, logits.chain(row, k, Whole, g0));
+                        row.put(s, k + LANES, Whole, logits.chain(row, k + LANES, Whole, g1));
+                        k += 2 * LANES;
                     }
-                };
+                    for_chunks!(row, k..range.end, |k, p| {
+                        let e = (logits.at(s, row, k, p) - softmax.max).exp_neg();
+                        row.put(s, k, p, logits.chain(row, k, p, e * slopes.slope));
+                    });
+                }
             }
-            others!(0..at);
             let e = (logits.at(s, row, at, near) - softmax.max).exp_neg();
             let grad = slopes.at(e, s.only(t - at).pick(weight, 0.0));
             row.put(s, at, near, logits.chain(row, at, near, grad));
-            others!((at + LANES).min(row.classes)..row.classes);
         }
         let value = Self::value(&softmax, mass, cost, z_loss);
         ((softmax, visitor), value)

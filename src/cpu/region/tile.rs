@@ -2,10 +2,12 @@
 
 use super::value::Sums;
 use super::{Plan, RegionTarget};
-use crate::cpu::mem::{Dst, Mode};
+use crate::cpu::mem::{Dst, Mode, Src};
+use crate::cpu::row::{Load, Store};
 use crate::cpu::simd::{F32s, LANES, Machine, Pair};
 use crate::cpu::softmax::BlockSum;
 use crate::element::Element;
+use crate::target::Sixteen;
 
 /// Positions `i..i + count` of sample `n`, at most sixteen.
 #[derive(Clone, Copy)]
@@ -41,18 +43,18 @@ impl<T: Element> Plan<'_, T> {
     /// Input of a channel, zero past the last position.
     #[cfg_attr(optimized, inline(always))]
     pub(super) fn input<S: Machine>(&self, s: S, c: usize, at: At) -> F32s<S> {
-        // SAFETY (here and below): tiles do not overlap, and a tile belongs to one task.
-        unsafe { self.input.load_upto(s, self.index(c, at), at.count, 0.0) }
+        load(s, self.input, self.index(c, at), at.count)
     }
 
     /// Targets of a channel, zero past the last position.
     #[cfg_attr(optimized, inline(always))]
     pub(super) fn target<S: Machine>(&self, s: S, c: usize, at: At) -> F32s<S> {
         match self.target {
-            RegionTarget::Dense(t) => unsafe { t.load_upto(s, self.index(c, at), at.count, 0.0) },
+            RegionTarget::Dense(t) => load(s, t, self.index(c, at), at.count),
             RegionTarget::Index(indices) => {
                 // Checked to be channels, of which there are fewer than 2^31.
-                let (index, _) = indices.sixteen(at.n * self.inner + at.i, at.count, None);
+                let start = at.n * self.inner + at.i;
+                let (index, _) = s.run(Sixteen { indices, start, count: at.count, ignore: None });
                 s.bits_of(&index.map(|i| i as u32)).eq(c as u32).pick(1.0, 0.0)
             }
         }
@@ -61,12 +63,29 @@ impl<T: Element> Plan<'_, T> {
     #[cfg_attr(optimized, inline(always))]
     pub(super) fn store<S: Machine>(&self, s: S, (dst, mode): (Dst<'_, T>, Mode), c: usize, at: At, g: F32s<S>) {
         let i = self.index(c, at);
-        unsafe { dst.store_upto(s, i, at.count, g, mode.at(dst, i)) }
+        let mode = mode.at(dst, i);
+        if at.count == LANES {
+            // SAFETY: tiles do not overlap, and a tile belongs to one task.
+            unsafe { dst.store(s, i, g, mode) };
+        } else {
+            Store { dst, at: i, stride: 1, count: at.count, mode }.few(s, g);
+        }
     }
 
     #[cfg_attr(optimized, inline(always))]
     fn index(&self, c: usize, at: At) -> usize {
         (at.n * self.channels + c) * self.inner + at.i
+    }
+}
+
+/// Elements `i..i + count`, then zeros.
+#[cfg_attr(optimized, inline(always))]
+fn load<S: Machine, T: Element>(s: S, src: Src<'_, T>, i: usize, count: usize) -> F32s<S> {
+    if count == LANES {
+        // SAFETY: tiles do not overlap, and a tile belongs to one task.
+        unsafe { src.load(s, i) }
+    } else {
+        Load { src, at: i, stride: 1, count, pad: 0.0 }.few(s)
     }
 }
 

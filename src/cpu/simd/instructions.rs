@@ -1,10 +1,14 @@
 //! What an instruction set can do.
 
-use super::{F32s, F64s, Kernel, LANES, Lanes, Mask, U32s};
+use super::{F32s, F64s, Kernel, LANES, Lanes, Mask, U32s, outline};
+
+use crate::cpu::math::Elementary;
 
 /// Arithmetic on vectors. A value of a type that implements this exists only where the machine has the
 /// instructions: [`Isa::detect`](super::Isa::detect) is the one place that makes them.
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
+    /// Whether elementary functions are called, so that they are compiled once, and not inlined.
+    const CALLS: bool = false;
     /// Sixteen `f32`.
     type F: Copy;
     /// Sixteen `u32`.
@@ -20,6 +24,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     #[cfg_attr(optimized, inline(always))]
     fn f_quotient(self, a: Self::F, b: Self::F) -> Self::F {
         self.f_div(a, b)
+    }
+    /// An elementary function.
+    #[cfg_attr(optimized, inline(always))]
+    fn function<E: Elementary>(self, x: F32s<Self>) -> (F32s<Self>, F32s<Self>) {
+        E::of(x)
     }
     /// Flips the sign, of zero and NaN as well.
     fn f_neg(self, a: Self::F) -> Self::F;
@@ -76,6 +85,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     }
 }
 
+/// The number of each lane.
+pub(super) const IOTA: [u32; LANES] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+
 /// `f_zip_map` of an instruction set.
 #[cfg_attr(optimized, inline(always))]
 pub(super) fn zip_map<S: Machine>(s: S, a: S::F, b: S::F, mut f: impl FnMut(f32, f32) -> (f32, f32)) -> (S::F, S::F) {
@@ -92,6 +104,8 @@ pub(crate) trait Machine: Simd {
     /// Whether usual calls are worth a loop of their own for every loss and storage type, of which there are so many that they are
     /// most of the crate.
     const LOOPS: bool = true;
+    /// Whether a few elements are read and written by one instruction.
+    const PARTS: bool = false;
     /// Sixteen `f64`.
     type D: Copy;
     /// # Safety
@@ -124,24 +138,18 @@ pub(crate) trait Machine: Simd {
     /// So many floats can be read there, at any alignment; at most sixteen.
     #[cfg_attr(optimized, inline(always))]
     unsafe fn f_load_part(self, p: *const f32, count: usize, pad: f32) -> Self::F {
-        let mut part = [pad; LANES];
-        for (l, lane) in part[..count].iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
-            *lane = unsafe { p.add(l).read_unaligned() };
-        }
-        // SAFETY: our own array.
-        unsafe { self.f_load(part.as_ptr()) }
+        // SAFETY: the caller's promise, and an array.
+        unsafe { self.f_load(outline::read_part(p, count, pad).as_ptr()) }
     }
     /// # Safety
     /// `count` floats can be written there, at any alignment; at most sixteen.
     #[cfg_attr(optimized, inline(always))]
     unsafe fn f_store_part(self, p: *mut f32, count: usize, x: Self::F) {
         let mut part = [0.0; LANES];
-        // SAFETY: our own array.
-        unsafe { self.f_store(part.as_mut_ptr(), x) };
-        for (l, lane) in part[..count].iter().enumerate() {
-            // SAFETY: the caller's promise.
-            unsafe { p.add(l).write_unaligned(*lane) };
+        // SAFETY: our own array, and the caller's promise.
+        unsafe {
+            self.f_store(part.as_mut_ptr(), x);
+            outline::write_part(p, count, &part);
         }
     }
     /// `count` halves of either kind, then zeros.
@@ -150,21 +158,15 @@ pub(crate) trait Machine: Simd {
     /// So many can be read there; at most sixteen.
     #[cfg_attr(optimized, inline(always))]
     unsafe fn h_load_part(self, p: *const u16, count: usize) -> [u16; LANES] {
-        let mut part = [0; LANES];
-        for (l, lane) in part[..count].iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
-            *lane = unsafe { *p.add(l) };
-        }
-        part
+        // SAFETY: the caller's promise.
+        unsafe { outline::read_part(p, count, 0) }
     }
     /// # Safety
     /// `count` halves can be written there; at most sixteen.
     #[cfg_attr(optimized, inline(always))]
     unsafe fn h_store_part(self, p: *mut u16, count: usize, x: [u16; LANES]) {
-        for (l, lane) in x[..count].iter().enumerate() {
-            // SAFETY: the caller's promise.
-            unsafe { *p.add(l) = *lane };
-        }
+        // SAFETY: the caller's promise.
+        unsafe { outline::write_part(p, count, &x) };
     }
     /// Elements `0, stride, .. 15 stride`.
     ///
@@ -172,24 +174,18 @@ pub(crate) trait Machine: Simd {
     /// They can be read, and the last has an offset below 2^31.
     #[cfg_attr(optimized, inline(always))]
     unsafe fn f_gather(self, p: *const f32, stride: i32) -> Self::F {
-        let mut x = [0.0; LANES];
-        for (l, lane) in x.iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
-            *lane = unsafe { *p.add(l * stride as usize) };
-        }
-        // SAFETY: our own array.
-        unsafe { self.f_load(x.as_ptr()) }
+        // SAFETY: the caller's promise, and an array.
+        unsafe { self.f_load(outline::gather(p, stride as usize, LANES).as_ptr()) }
     }
     /// # Safety
     /// Elements `0, stride, .. 15 stride` can be written, and the last has an offset below 2^31.
     #[cfg_attr(optimized, inline(always))]
     unsafe fn f_scatter(self, p: *mut f32, stride: i32, x: Self::F) {
         let mut lanes = [0.0; LANES];
-        // SAFETY: our own array.
-        unsafe { self.f_store(lanes.as_mut_ptr(), x) };
-        for (l, lane) in lanes.iter().enumerate() {
-            // SAFETY: the caller's promise.
-            unsafe { *p.add(l * stride as usize) = *lane };
+        // SAFETY: our own array, and the caller's promise.
+        unsafe {
+            self.f_store(lanes.as_mut_ptr(), x);
+            outline::scatter(p, stride as usize, LANES, &lanes);
         }
     }
     /// Writes past the caches, where there are instructions for it.
@@ -246,7 +242,7 @@ pub(crate) trait Machine: Simd {
     /// True in one lane; in none from sixteen on.
     #[cfg_attr(optimized, inline(always))]
     fn only(self, lane: usize) -> Mask<Self> {
-        self.bits_of(&core::array::from_fn(|l| l as u32)).eq(lane.min(LANES) as u32)
+        self.bits_of(&IOTA).eq(lane.min(LANES) as u32)
     }
 
     #[cfg_attr(optimized, inline(always))]

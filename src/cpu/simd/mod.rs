@@ -11,6 +11,7 @@
 mod half;
 mod instructions;
 mod one;
+pub(crate) mod outline;
 mod pair;
 #[cfg(any(test, not(target_arch = "x86_64")))]
 mod portable;
@@ -18,7 +19,7 @@ mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use instructions::zip_map;
+use instructions::{IOTA, zip_map};
 pub(crate) use instructions::{Machine, Simd};
 pub(crate) use one::One;
 pub(crate) use pair::Pair;

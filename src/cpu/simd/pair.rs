@@ -1,6 +1,7 @@
 //! Two vectors side by side.
 
 use super::{F32s, Simd};
+use crate::cpu::math::Elementary;
 
 /// Arithmetic on two vectors at a time. A loss is a long chain of operations, each of which waits for the one before;
 /// two chains, interleaved, keep the processor busy where its window is too short to find the next one by itself.
@@ -62,6 +63,15 @@ impl<S: Simd> Simd for Pair<S> {
         fn m_not(a: M) -> M;
     }
 
+    #[cfg_attr(optimized, inline(always))]
+    fn function<E: Elementary>(self, x: F32s<Self>) -> (F32s<Self>, F32s<Self>) {
+        if !S::CALLS {
+            return E::of(x);
+        }
+        let (a, b) = self.split(x);
+        let ((a0, a1), (b0, b1)) = (self.0.function::<E>(a), self.0.function::<E>(b));
+        (self.join(a0, b0), self.join(a1, b1))
+    }
     #[cfg_attr(optimized, inline(always))]
     fn f_zip_map(self, a: Self::F, b: Self::F, mut f: impl FnMut(f32, f32) -> (f32, f32)) -> (Self::F, Self::F) {
         let (a0, b0) = self.0.f_zip_map(a.0, b.0, &mut f);

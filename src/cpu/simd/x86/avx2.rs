@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 use core::mem::transmute;
 
-use super::super::{Kernel, LANES, Machine, Simd, zip_map};
+use super::super::{IOTA, Kernel, LANES, Machine, Simd, zip_map};
 
 /// AVX2, FMA and F16C: two registers for sixteen lanes.
 #[derive(Clone, Copy)]
@@ -79,9 +79,8 @@ impl Machine for Avx2 {
     intrinsics! {
         fn u_from_array(x: &[u32; LANES]) -> U = transmute(*x);
         fn m_first(count: usize) -> F = {
-            let mut m = [false; LANES];
-            m[..count].fill(true);
-            mask256(&m)
+            let (lane, count) = (transmute::<[u32; LANES], U>(IOTA), _mm256_set1_epi32(count as i32));
+            both!(|lane| _mm256_castsi256_ps(_mm256_cmpgt_epi32(count, lane)))
         };
         fn m_any(a: F) -> bool = _mm256_movemask_ps(_mm256_or_ps(a[0], a[1])) != 0;
         fn m_from_array(m: &[bool; LANES]) -> F = mask256(m);

@@ -59,6 +59,7 @@ impl Simd for Avx512 {
 }
 
 impl Machine for Avx512 {
+    const PARTS: bool = true;
     type D = [__m512d; 2];
 
     intrinsics! {

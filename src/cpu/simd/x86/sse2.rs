@@ -4,7 +4,8 @@ use core::arch::x86_64::*;
 use core::mem::transmute;
 
 use super::super::half::{narrow_f16, widen_f16};
-use super::super::{Kernel, LANES, Machine, Simd, zip_map};
+use super::super::{F32s, IOTA, Kernel, LANES, Machine, Simd, zip_map};
+use crate::cpu::math::Elementary;
 
 /// SSE2, which every x86-64 has: four registers for sixteen lanes.
 #[derive(Clone, Copy)]
@@ -39,10 +40,21 @@ macro_rules! eighths {
 }
 
 impl Simd for Baseline {
+    // Machines with nothing but SSE2 are few, and its code is the longest.
+    const CALLS: bool = true;
     type F = Q;
     type U = QI;
     /// All bits of a lane set, or none.
     type M = Q;
+
+    #[cfg_attr(optimized, inline(always))]
+    fn function<E: Elementary>(self, x: F32s<Self>) -> (F32s<Self>, F32s<Self>) {
+        #[inline(never)]
+        fn call<E: Elementary>(x: F32s<Baseline>) -> (F32s<Baseline>, F32s<Baseline>) {
+            E::of(x)
+        }
+        call::<E>(x)
+    }
 
     #[cfg_attr(optimized, inline(always))]
     fn f_zip_map(self, a: Self::F, b: Self::F, f: impl FnMut(f32, f32) -> (f32, f32)) -> (Self::F, Self::F) {
@@ -83,14 +95,28 @@ impl Simd for Baseline {
 }
 
 impl Machine for Baseline {
-    // Machines with nothing but SSE2 are few, and its code is the longest.
+    // As above.
     const LOOPS: bool = false;
     type D = QD;
 
     intrinsics! {
         fn u_from_array(x: &[u32; LANES]) -> QI = transmute(*x);
-        fn m_first(count: usize) -> Q = mask128(core::array::from_fn(|l| if l < count { u32::MAX } else { 0 }));
-        fn m_from_array(m: &[bool; LANES]) -> Q = mask128(m.map(|m| if m { u32::MAX } else { 0 }));
+        fn m_first(count: usize) -> Q = {
+            let (lane, count) = (transmute::<[u32; LANES], QI>(IOTA), _mm_set1_epi32(count as i32));
+            quarters!(|lane| _mm_castsi128_ps(_mm_cmpgt_epi32(count, lane)))
+        };
+        fn m_from_array(m: &[bool; LANES]) -> Q = {
+            // A byte of 0 or 1 becomes four of them, and these a mask.
+            let (m, zero) = (_mm_loadu_si128(m.as_ptr().cast()), _mm_setzero_si128());
+            let m = _mm_sub_epi8(zero, m);
+            let (low, high) = (_mm_unpacklo_epi8(m, m), _mm_unpackhi_epi8(m, m));
+            [
+                _mm_castsi128_ps(_mm_unpacklo_epi16(low, low)),
+                _mm_castsi128_ps(_mm_unpackhi_epi16(low, low)),
+                _mm_castsi128_ps(_mm_unpacklo_epi16(high, high)),
+                _mm_castsi128_ps(_mm_unpackhi_epi16(high, high)),
+            ]
+        };
         fn m_any(a: Q) -> bool = _mm_movemask_ps(_mm_or_ps(_mm_or_ps(a[0], a[1]), _mm_or_ps(a[2], a[3]))) != 0;
         fn d_zero() -> QD = [_mm_setzero_pd(); 8];
         fn d_widen(x: Q) -> QD = transmute(quarters!(|x| [_mm_cvtps_pd(x), _mm_cvtps_pd(_mm_movehl_ps(x, x))]));
@@ -170,12 +196,6 @@ impl Machine for Baseline {
         }
         go(self, task)
     }
-}
-
-#[cfg_attr(optimized, inline(always))]
-fn mask128(m: [u32; LANES]) -> Q {
-    // SAFETY: plain bits.
-    unsafe { transmute(m) }
 }
 
 /// Not inlined: the code is long, and machines with nothing but SSE2 are few.
