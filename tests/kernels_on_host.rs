@@ -294,8 +294,8 @@ fn clang() -> Option<String> {
 }
 
 impl Sanitizer {
-    /// Builds these kernels and repeats the records whose names contain `only`.
-    fn run(&self, clang: &str, variant: &str, kernels: &[std::path::PathBuf], only: &str) -> std::process::Output {
+    /// Builds these kernels.
+    fn build(&self, clang: &str, variant: &str, kernels: &[std::path::PathBuf]) -> std::path::PathBuf {
         let name = format!("{}{variant}", self.name);
         let build = host_exec::Build {
             name: &name,
@@ -306,7 +306,11 @@ impl Sanitizer {
             with: &["replay.cpp"],
             library: false,
         };
-        let program = build.run(kernels);
+        build.run(kernels)
+    }
+
+    /// Repeats the records whose names contain `only`.
+    fn repeat(&self, program: std::path::PathBuf, only: &str) -> std::process::Output {
         let mut command = std::process::Command::new(program);
         let [orders, every] = self.arguments;
         command.arg(trace::path()).arg(orders).arg(if only.is_empty() { every } else { "1" }).arg(only);
@@ -325,14 +329,22 @@ fn sanitizers_find_nothing_in_the_kernels_and_what_is_planted() {
     let said = |run: &std::process::Output| {
         format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr))
     };
-    for sanitizer in &SANITIZERS {
-        let run = sanitizer.run(&clang, "", &host_exec::sources(), "");
-        assert!(run.status.success(), "{}:\n{}", sanitizer.name, said(&run));
-        println!("{}: {}", sanitizer.name, said(&run).trim());
-    }
+    let sources = host_exec::sources();
+    let programs = SANITIZERS.each_ref().map(|sanitizer| (sanitizer, sanitizer.build(&clang, "", &sources)));
+    // One processor each.
+    std::thread::scope(|scope| {
+        for (sanitizer, program) in programs {
+            scope.spawn(move || {
+                let run = sanitizer.repeat(program, "");
+                assert!(run.status.success(), "{}:\n{}", sanitizer.name, said(&run));
+                println!("{}: {}", sanitizer.name, said(&run).trim());
+            });
+        }
+    });
     for planted in &PLANTED {
         let sanitizer = SANITIZERS.iter().find(|s| s.name == planted.found_by).unwrap();
-        let run = sanitizer.run(&clang, &format!("_{}", planted.bug), &[planted.copy()], planted.kernels[1]);
+        let program = sanitizer.build(&clang, &format!("_{}", planted.bug), &[planted.copy()]);
+        let run = sanitizer.repeat(program, planted.kernels[1]);
         assert!(!run.status.success(), "{} does not find a {}", sanitizer.name, planted.bug);
         assert!(said(&run).contains(planted.says), "{}:\n{}", planted.bug, said(&run));
     }

@@ -1,6 +1,6 @@
 //! The two looks at a tile of a channel by itself, without an activation or with a sigmoid: sums, and gradients.
 
-use super::tile::{At, LaneSums};
+use super::tile::{At, Classes, LaneSums};
 use super::value::{Slopes, Sums};
 use super::{Activation, BLOCK, Plan};
 use crate::cpu::mem::{Dst, Mode, fence};
@@ -26,13 +26,14 @@ impl<T: Element> Kernel for ChannelSums<'_, '_, T> {
         let ChannelSums { plan, n, c, start, end } = self;
         let squared = plan.region.params.squared != 0;
         let (mut sums, mut cost) = (LaneSums::new(s), BlockSum::new(s));
-        let pair = Pair(s);
+        let (pair, mut classes) = (Pair(s), Classes::new());
         for block in (start..end).step_by(BLOCK) {
             let (mut i, stop) = (block, end.min(block + BLOCK));
+            classes.read(s, plan, n, block, stop);
             while stop - i >= 2 * LANES {
                 let [a, b] = At::two(n, i);
                 plan.prefetch(s, c, a);
-                let (x, t) = (plan.inputs(s, c, [a, b]), pair.join(plan.target(s, c, a), plan.target(s, c, b)));
+                let (x, t) = (plan.inputs(s, c, [a, b]), plan.targets(s, c, [a, b], &classes));
                 let (p, value) = plan.look(x, t);
                 let ((p0, p1), (t0, t1)) = (pair.split(p), pair.split(t));
                 sums.add(squared, p0, t0, LANES);
@@ -46,7 +47,7 @@ impl<T: Element> Kernel for ChannelSums<'_, '_, T> {
             }
             while i < stop {
                 let at = At { n, i, count: LANES.min(stop - i) };
-                let (x, t) = (plan.input(s, c, at), plan.target(s, c, at));
+                let (x, t) = (plan.input(s, c, at), plan.target(s, c, at, &classes));
                 let (p, value) = plan.look(x, t);
                 sums.add(squared, p, t, at.count);
                 if let Some(value) = value {
@@ -116,22 +117,25 @@ impl<T: Element> Kernel for ChannelGrads<'_, '_, T> {
             }
             return fence();
         };
-        let pair = Pair(s);
-        let mut i = start;
-        while end - i >= 2 * LANES {
-            let [a, b] = At::two(n, i);
-            plan.prefetch(s, c, a);
-            let (x, t) = (plan.inputs(s, c, [a, b]), pair.join(plan.target(s, c, a), plan.target(s, c, b)));
-            let (g0, g1) = pair.split(plan.slope(slopes, x, t));
-            plan.store(s, grad, c, a, g0);
-            plan.store(s, grad, c, b, g1);
-            i += 2 * LANES;
-        }
-        while i < end {
-            let at = At { n, i, count: LANES.min(end - i) };
-            let (x, t) = (plan.input(s, c, at), plan.target(s, c, at));
-            plan.store(s, grad, c, at, plan.slope(slopes, x, t));
-            i += LANES;
+        let (pair, mut classes) = (Pair(s), Classes::new());
+        for block in (start..end).step_by(BLOCK) {
+            let (mut i, stop) = (block, end.min(block + BLOCK));
+            classes.read(s, plan, n, block, stop);
+            while stop - i >= 2 * LANES {
+                let [a, b] = At::two(n, i);
+                plan.prefetch(s, c, a);
+                let (x, t) = (plan.inputs(s, c, [a, b]), plan.targets(s, c, [a, b], &classes));
+                let (g0, g1) = pair.split(plan.slope(slopes, x, t));
+                plan.store(s, grad, c, a, g0);
+                plan.store(s, grad, c, b, g1);
+                i += 2 * LANES;
+            }
+            while i < stop {
+                let at = At { n, i, count: LANES.min(stop - i) };
+                let (x, t) = (plan.input(s, c, at), plan.target(s, c, at, &classes));
+                plan.store(s, grad, c, at, plan.slope(slopes, x, t));
+                i += LANES;
+            }
         }
         fence();
     }

@@ -1,6 +1,6 @@
 //! The two looks at a tile of positions with all their channels, with a softmax over them: sums, and gradients.
 
-use super::tile::{At, LaneSums};
+use super::tile::{At, Classes, LaneSums};
 use super::value::{Slopes, Sums};
 use super::{BLOCK, CrossEntropy, Plan};
 use crate::cpu::mem::{Dst, Mode, fence};
@@ -74,12 +74,13 @@ impl CrossEntropy<'_> {
         softmax: &PositionSoftmax<'_, S>,
         plan: &Plan<'_, T>,
         at: At,
+        classes: &Classes,
     ) -> LaneLosses<S> {
         let (s, max) = (softmax.s, softmax.max);
         let mut sums = LossSums::new(s);
         for block in (0..plan.channels).step_by(8) {
             for c in block..plan.channels.min(block + 8) {
-                let a = self.weight(plan.channels, c, plan.target(s, c, at));
+                let a = self.weight(plan.channels, c, plan.target(s, c, at, classes));
                 sums.add(plan.input(s, c, at) - max, softmax.exp(plan, c, at), a);
             }
             sums.end_block();
@@ -111,15 +112,17 @@ impl<T: Element> Kernel for SoftmaxSums<'_, '_, T> {
         let mut softmax = PositionSoftmax::new(s, &mut keep);
         let mut sums = vec![LaneSums::new(s); plan.channels];
         let mut cost = BlockSum::new(s);
+        let classes = &mut Classes::new();
         for block in (start..end).step_by(BLOCK) {
+            classes.read(s, plan, n, block, end);
             for i in (block..end.min(block + BLOCK)).step_by(LANES) {
                 let at = At { n, i, count: LANES.min(end - i) };
                 softmax.look(plan, at);
                 for c in 0..plan.channels {
-                    sums[c].add(squared, softmax.at(plan, c, at), plan.target(s, c, at), at.count);
+                    sums[c].add(squared, softmax.at(plan, c, at), plan.target(s, c, at, classes), at.count);
                 }
                 if let Some(cross_entropy) = plan.cross_entropy {
-                    let value = cross_entropy.look(&softmax, plan, at).value;
+                    let value = cross_entropy.look(&softmax, plan, at, classes).value;
                     cost.add(s.first(at.count).pick(value, 0.0));
                 }
             }
@@ -155,18 +158,24 @@ impl<T: Element> Kernel for SoftmaxGrads<'_, '_, T> {
         let squared = plan.region.params.squared != 0;
         let mut keep = Kept::new();
         let mut softmax = PositionSoftmax::new(s, &mut keep);
+        let classes = &mut Classes::new();
         for i in (start..end).step_by(LANES) {
+            if i % BLOCK == 0 {
+                classes.read(s, plan, n, i, end);
+            }
             let at = At { n, i, count: LANES.min(end - i) };
             softmax.look(plan, at);
             let mut mean = s.zero();
             for c in 0..plan.channels {
-                let (p, t) = (softmax.at(plan, c, at), plan.target(s, c, at));
+                let (p, t) = (softmax.at(plan, c, at), plan.target(s, c, at, classes));
                 mean = mean + slopes[c].at(squared, p, t) * p;
             }
-            let beside =
-                plan.cross_entropy.map(|cross_entropy| (cross_entropy, cross_entropy.look(&softmax, plan, at)));
+            let mut beside = None;
+            if let Some(cross_entropy) = plan.cross_entropy {
+                beside = Some((cross_entropy, cross_entropy.look(&softmax, plan, at, classes)));
+            }
             for c in 0..plan.channels {
-                let (p, t) = (softmax.at(plan, c, at), plan.target(s, c, at));
+                let (p, t) = (softmax.at(plan, c, at), plan.target(s, c, at, classes));
                 let mut g = p * (slopes[c].at(squared, p, t) - mean);
                 if let Some((cross_entropy, losses)) = beside {
                     let a = cross_entropy.weight(plan.channels, c, t);

@@ -1,13 +1,13 @@
 //! What the looks of the region skeleton at a tile have in common.
 
 use super::value::Sums;
-use super::{Plan, RegionTarget};
+use super::{BLOCK, Plan, RegionTarget};
 use crate::cpu::mem::{Dst, Mode, Src};
 use crate::cpu::row::{Load, Store};
-use crate::cpu::simd::{F32s, LANES, Machine, Pair};
+use crate::cpu::simd::{F32s, Kernel, LANES, Machine, Pair};
 use crate::cpu::softmax::BlockSum;
 use crate::element::Element;
-use crate::target::Sixteen;
+use crate::target::{Indices, for_indices};
 
 /// Positions `i..i + count` of sample `n`, at most sixteen.
 #[derive(Clone, Copy)]
@@ -40,22 +40,27 @@ impl<T: Element> Plan<'_, T> {
         Pair(s).join(self.input(s, c, a), self.input(s, c, b))
     }
 
+    /// Targets of a channel, twice sixteen.
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn targets<S: Machine>(&self, s: S, c: usize, [a, b]: [At; 2], classes: &Classes) -> F32s<Pair<S>> {
+        Pair(s).join(self.target(s, c, a, classes), self.target(s, c, b, classes))
+    }
+
     /// Input of a channel, zero past the last position.
     #[cfg_attr(optimized, inline(always))]
     pub(super) fn input<S: Machine>(&self, s: S, c: usize, at: At) -> F32s<S> {
         load(s, self.input, self.index(c, at), at.count)
     }
 
-    /// Targets of a channel, zero past the last position.
+    /// Targets of a channel, zero past the last position; `classes` are those of the block.
     #[cfg_attr(optimized, inline(always))]
-    pub(super) fn target<S: Machine>(&self, s: S, c: usize, at: At) -> F32s<S> {
+    pub(super) fn target<S: Machine>(&self, s: S, c: usize, at: At, classes: &Classes) -> F32s<S> {
         match self.target {
             RegionTarget::Dense(t) => load(s, t, self.index(c, at), at.count),
-            RegionTarget::Index(indices) => {
-                // Checked to be channels, of which there are fewer than 2^31.
-                let start = at.n * self.inner + at.i;
-                let (index, _) = s.run(Sixteen { indices, start, count: at.count, ignore: None });
-                s.bits_of(&index.map(|i| i as u32)).eq(c as u32).pick(1.0, 0.0)
+            RegionTarget::Index(_) => {
+                let (i, mut index) = (at.i % BLOCK, [0; LANES]);
+                index.copy_from_slice(&classes.0[i..i + LANES]);
+                s.bits_of(&index).eq(c as u32).pick(1.0, 0.0)
             }
         }
     }
@@ -75,6 +80,48 @@ impl<T: Element> Plan<'_, T> {
     #[cfg_attr(optimized, inline(always))]
     fn index(&self, c: usize, at: At) -> usize {
         (at.n * self.channels + c) * self.inner + at.i
+    }
+}
+
+/// The classes of a block of positions, `u32::MAX` past the last, if targets are classes.
+pub(super) struct Classes([u32; BLOCK]);
+
+impl Classes {
+    pub(super) fn new() -> Self {
+        Classes([u32::MAX; BLOCK])
+    }
+
+    /// Those of the block of sample `n` that begins at `i`, up to `end`.
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn read<S: Machine, T>(&mut self, s: S, plan: &Plan<'_, T>, n: usize, i: usize, end: usize) {
+        debug_assert!(i.is_multiple_of(BLOCK));
+        if let RegionTarget::Index(indices) = plan.target {
+            s.run(Read { classes: self, indices, start: n * plan.inner + i, count: BLOCK.min(end - i) });
+        }
+    }
+}
+
+/// A function of its own, for a block costs the call little, and a loss would have it for four types of indices.
+struct Read<'c, 'a> {
+    classes: &'c mut Classes,
+    indices: Indices<'a>,
+    start: usize,
+    count: usize,
+}
+
+impl Kernel for Read<'_, '_> {
+    type Output = ();
+
+    #[cfg_attr(optimized, inline(always))]
+    fn run<S: Machine>(self, _: S) {
+        let Read { classes: Classes(classes), indices, start, count } = self;
+        // Checked to be channels, of which there are fewer than 2^31.
+        for_indices!(indices, |x| {
+            for (class, &x) in classes.iter_mut().zip(&x[start..start + count]) {
+                *class = x as u32;
+            }
+        });
+        classes[count..].fill(u32::MAX);
     }
 }
 
