@@ -180,6 +180,26 @@ typedef enum {
   FL_BOX_CIOU = 3,
 } fl_box_iou_kind;
 
+// The losses that can be terms of a sum, each with the options of the function of its name.
+typedef enum {
+  FL_TERM_MSE = 0,
+  // Has no options.
+  FL_TERM_MAE = 1,
+  FL_TERM_HUBER = 2,
+  FL_TERM_SMOOTH_L1 = 3,
+  FL_TERM_BCE = 4,
+  FL_TERM_BCE_WITH_LOGITS = 5,
+  FL_TERM_HINGE = 6,
+  FL_TERM_SQUARED_HINGE = 7,
+  FL_TERM_KL_DIV = 8,
+  FL_TERM_KL_DIV_PROBS = 9,
+  FL_TERM_SIGMOID_FOCAL = 10,
+  FL_TERM_DICE = 11,
+  FL_TERM_TVERSKY = 12,
+  FL_TERM_CROSS_ENTROPY = 13,
+  FL_TERM_DISTILLATION = 14,
+} fl_term_loss;
+
 // Where losses are computed: the CPU, or a stream of a GPU with the kernels and the little memory that they need between
 // themselves.
 //
@@ -342,28 +362,6 @@ typedef struct {
   // Divides both logits; above zero. 1.
   float temperature;
 } fl_jsd_options;
-
-// Options of `fl_cross_entropy_distillation`.
-typedef struct {
-  // Set by `fl_cross_entropy_distillation_options_init`.
-  size_t size;
-  // What cross-entropy is multiplied by. 1.
-  float cross_entropy;
-  // What distillation is multiplied by. 1.
-  float distillation;
-  // Of cross-entropy: spreads this part of the target over all classes. 0.
-  float label_smoothing;
-  // Of cross-entropy: adds `z_loss * lse^2`. 0.
-  float z_loss;
-  // Rows with this index are left out of both, if `has_ignore_index`; it may be a class. -100.
-  int64_t ignore_index;
-  // 1; 0: no row is left out.
-  int32_t has_ignore_index;
-  // Of distillation: divides both logits; above zero. 1.
-  float temperature;
-  // Of distillation: 1: its value is multiplied by `temperature^2`; 0.
-  int32_t scale_by_t2;
-} fl_cross_entropy_distillation_options;
 
 // Options of `fl_mse`.
 typedef struct {
@@ -621,6 +619,16 @@ typedef struct {
   int32_t include_background;
 } fl_generalized_dice_options;
 
+// A term of `fl_sum`.
+typedef struct {
+  // An `fl_term_loss`.
+  int32_t loss;
+  // What it is multiplied by; finite.
+  float weight;
+  // Of that loss, such as an `fl_huber_options`; null for the defaults.
+  const void *options;
+} fl_term;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -710,15 +718,6 @@ void fl_jsd_options_init(fl_jsd_options *options);
 fl_status fl_jsd(const fl_handle *handle,
                  const fl_jsd_options *options,
                  const fl_call *call);
-
-// Fills in the defaults.
-void fl_cross_entropy_distillation_options_init(fl_cross_entropy_distillation_options *options);
-
-// Cross-entropy of class indices and distillation from a teacher, whose logits are `third` of the call, of the same logits in one
-// pass. `terms` of the call has room for three: cross-entropy, its z-loss, distillation.
-fl_status fl_cross_entropy_distillation(const fl_handle *handle,
-                                        const fl_cross_entropy_distillation_options *options,
-                                        const fl_call *call);
 
 // Fills in the defaults.
 void fl_mse_options_init(fl_mse_options *options);
@@ -912,6 +911,16 @@ void fl_generalized_dice_options_init(fl_generalized_dice_options *options);
 fl_status fl_generalized_dice(const fl_handle *handle,
                               const fl_generalized_dice_options *options,
                               const fl_call *call);
+
+// A weighted sum of losses of the same input and target, in one pass and one launch: of element-wise losses, at most four; of Dice or
+// Tversky, and cross-entropy after a softmax or one of `FL_TERM_BCE_WITH_LOGITS` and `FL_TERM_SIGMOID_FOCAL` after a sigmoid; of
+// cross-entropy and distillation, whose teacher is `third` of the call. `terms` of the call is as long as there are terms, and gets
+// their values in their order; but Dice or Tversky comes first, and cross-entropy with distillation has three: its value, its z-loss,
+// the distillation.
+fl_status fl_sum(const fl_handle *handle,
+                 const fl_term *terms,
+                 size_t count,
+                 const fl_call *call);
 
 // What was wrong with the last call that failed on this thread: one line, which is this thread's and holds until its next
 // failure. Never null; empty if none has failed.

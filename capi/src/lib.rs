@@ -36,7 +36,9 @@ mod tests;
 
 pub use call::*;
 pub use handle::*;
-pub use losses::{classes::*, elementwise::*, embeddings::*, gan::*, likelihoods::*, preferences::*, regions::*};
+pub use losses::{
+    classes::*, elementwise::*, embeddings::*, gan::*, likelihoods::*, preferences::*, regions::*, sums::*,
+};
 pub use status::*;
 
 /// The version of the header; `fl_version` has that of the library.

@@ -52,7 +52,7 @@ struct Loss {
 
 macro_rules! losses {
     ($($name:ident $rows:literal $(($options:ident $init:ident))?;)*) => {
-        const LOSSES: &[Loss] = &[$(losses!(@ $name $rows $(($options $init))?)),*];
+        const LOSSES: &[Loss] = &[$(losses!(@ $name $rows $(($options $init))?),)* SUM];
     };
     (@ $name:ident $rows:literal) => {
         Loss { name: stringify!($name), rows: $rows, size: 0, init: |_| (), run: |h, _, c| unsafe { $name(h, c) } }
@@ -102,10 +102,39 @@ losses! {
     fl_cosine_embedding true (fl_cosine_embedding_options fl_cosine_embedding_options_init);
     fl_triplet_margin true (fl_triplet_margin_options fl_triplet_margin_options_init);
     fl_jsd true (fl_jsd_options fl_jsd_options_init);
-    fl_cross_entropy_distillation true (fl_cross_entropy_distillation_options fl_cross_entropy_distillation_options_init);
     fl_box_iou true (fl_box_iou_options fl_box_iou_options_init);
     fl_generalized_dice true (fl_generalized_dice_options fl_generalized_dice_options_init);
 }
+
+/// Sums of terms that follow from the call: options are pointers, of which arbitrary bits are none.
+const SUM: Loss = Loss {
+    name: "fl_sum",
+    rows: true,
+    size: 0,
+    init: |_| (),
+    run: |handle, _, call| {
+        // SAFETY: null, or a call of this test's.
+        let mut rng = Rng(unsafe { call.as_ref() }.map_or(0, |call| call.grad_output.to_bits().into()));
+        let terms: [fl_term; 5] = std::array::from_fn(|_| {
+            let loss = rng.pick(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 11, 12, 13, 13, 14, 14, 15, -1]);
+            let options = if loss == 11 && rng.once_in(2) { (&raw const DICE).cast() } else { std::ptr::null() };
+            fl_term { loss, weight: rng.pick(&[1.0, 0.5, -2.0, 0.0, 1e30, f32::INFINITY]), options }
+        });
+        let (count, terms) = (rng.below(6), if rng.once_in(40) { std::ptr::null() } else { terms.as_ptr() });
+        // SAFETY: there are as many terms.
+        unsafe { fl_sum(handle, terms, count, call) }
+    },
+};
+static DICE: fl_dice_options = fl_dice_options {
+    size: size_of::<fl_dice_options>(),
+    activation: 2,
+    smooth_nr: 1.0,
+    smooth_dr: 1.0,
+    batch: 0,
+    include_background: 1,
+    squared_pred: 0,
+    jaccard: 0,
+};
 
 /// Every function of the header that takes a call is above.
 #[test]
@@ -238,7 +267,7 @@ fn draft(seed: u64) -> Draft {
     read!(input, n, wide);
     let kinds = match loss.name {
         "fl_gan" | "fl_gradient_penalty" => [0; 8],
-        "fl_nll" | "fl_softmax_focal" | "fl_multi_margin" | "fl_cross_entropy_distillation" => [2, 2, 3, 3, 4, 4, 5, 5],
+        "fl_nll" | "fl_softmax_focal" | "fl_multi_margin" => [2, 2, 3, 3, 4, 4, 5, 5],
         "fl_distillation" | "fl_jsd" | "fl_box_iou" | "fl_cosine_embedding" | "fl_triplet_margin" => [1; 8],
         _ if loss.rows => [1, 1, 1, 2, 3, 4, 5, 5],
         _ => [1; 8],
@@ -260,9 +289,8 @@ fn draft(seed: u64) -> Draft {
         _ => read!(target, rows, bytes),
     }
     let third = match loss.name {
-        "fl_gaussian_nll" | "fl_margin_ranking" | "fl_dpo" | "fl_triplet_margin" | "fl_cross_entropy_distillation" => {
-            Some(n)
-        }
+        "fl_gaussian_nll" | "fl_margin_ranking" | "fl_dpo" | "fl_triplet_margin" => Some(n),
+        "fl_sum" if rng.once_in(3) => Some(n),
         "fl_cosine_embedding" => Some(rows),
         _ => None,
     };
@@ -316,8 +344,9 @@ fn draft(seed: u64) -> Draft {
     if matches!(loss.name, "fl_gaussian_nll" | "fl_triplet_margin") && rng.once_in(2) || rng.once_in(60) {
         write!(grad_third, call.third.len.min(100), wide);
     }
-    if loss.name == "fl_cross_entropy_distillation" && rng.once_in(2) || rng.once_in(60) {
-        write!(terms, 3, 4);
+    if loss.name == "fl_sum" && rng.once_in(2) || rng.once_in(60) {
+        let count = 1 + rng.below(4);
+        write!(terms, count, 4);
     }
     // Indices that are classes, or nearly all of them.
     if call.target_kind >= 2 && !call.target.data.is_null() && call.target.len < 1 << 20 {

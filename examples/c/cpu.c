@@ -31,6 +31,19 @@ int main(void) {
     printf("loss %.6f\n", loss);
     for (int row = 0; row < 4; row++) printf("%9.6f %9.6f %9.6f\n", grad[row][0], grad[row][1], grad[row][2]);
 
+    // A sum in one pass, with the value of each term: 0.25 of a distillation from the first row's logits, which all rows are told.
+    float teacher[4][3], terms[3], sum;
+    for (int row = 0; row < 4; row++)
+        for (int k = 0; k < 3; k++) teacher[row][k] = logits[0][k];
+    const fl_term both[2] = {{FL_TERM_CROSS_ENTROPY, 1.0f, &options}, {FL_TERM_DISTILLATION, 0.25f, NULL}};
+    call.third = (fl_in){teacher, 12};
+    call.terms = (fl_out){terms, 3};
+    call.value = (fl_out){&sum, 1};
+    if (fl_sum(cpu, both, 2, &call) != FL_OK) return puts(fl_last_error()), 1;
+    printf("sum %.6f of %.6f and 0.25 * %.6f\n", sum, terms[0], terms[2]);
+    call.third = (fl_in){NULL, 0};
+    call.terms = (fl_out){NULL, 0};
+
     // What is wrong with a call is told, and nothing is written.
     call.target.len = 3;
     const fl_status status = fl_cross_entropy(cpu, &options, &call);
@@ -38,5 +51,6 @@ int main(void) {
 
     fl_destroy(cpu);
     // PyTorch: cross_entropy(logits, targets, label_smoothing=0.1) is 0.5847333
-    return fabsf(loss - 0.5847333f) < 1e-5f && status == FL_ERROR_LENGTH ? 0 : 1;
+    const int whole = terms[0] == loss && fabsf(sum - (terms[0] + 0.25f * terms[2])) < 1e-6f;
+    return fabsf(loss - 0.5847333f) < 1e-5f && whole && status == FL_ERROR_LENGTH ? 0 : 1;
 }

@@ -16,6 +16,9 @@ REDUCTIONS = {
     "batchmean": lib.FL_BATCH_MEAN,
     "weighted_mean": lib.FL_WEIGHTED_MEAN,
 }
+# The losses that can be terms of a sum.
+TERMS = ffi.typeof("fl_term_loss").elements.items()
+TERMS = {name.removeprefix("FL_TERM_").lower(): number for number, name in sorted(TERMS)}
 # A buffer of a call is a pointer and a length. Packed, they are written in a fifth of the time that cffi's fields take: a call
 # of 2^20 elements takes 300 us, and all that Python does for it counts.
 BUFFER = struct.Struct("@PN")
@@ -25,17 +28,20 @@ OFFSETS = {name: ffi.offsetof("fl_call", name) for name, field in ffi.typeof("fl
 class Spec:
     """A call without its tensors: the loss, its options, and how it is reduced. Weights have no gradient, so they are here."""
 
-    __slots__ = ("batch", "both", "dims", "losses", "options", "reduction", "run", "weights")
+    __slots__ = ("batch", "between", "both", "dims", "kept", "losses", "reduction", "run", "terms", "weights")
 
-    def __init__(self, name, options, reduction, losses, dims=None, batch=0, both=False, **weights):
+    def __init__(self, name, options, reduction, losses, dims=None, batch=0, both=False, terms=None, **weights):
         self.run = getattr(lib, f"fl_{name}")
-        # Null is what functions take for the defaults; those that have no options do not take it.
-        self.options = None if options is None else ffi.NULL
-        if options:
-            self.options = ffi.new(f"fl_{name}_options*")
-            getattr(lib, f"fl_{name}_options_init")(self.options)
-            for key, value in options.items():
-                setattr(self.options, key, value)
+        # What a function takes between the handle and the call. Those that have no options do not take null either.
+        if name == "sum":
+            # A weight, a loss and its options for each term.
+            self.kept = [new_options(loss, options) for _, loss, options in options]
+            terms_of = [(TERMS[loss], weight, kept) for (weight, loss, _), kept in zip(options, self.kept)]
+            self.between = (ffi.new("fl_term[]", terms_of), len(terms_of))
+        else:
+            self.between = () if options is None else (new_options(name, options),)
+        # Where the values of the terms of a sum go.
+        self.terms = terms
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction: expected one of {', '.join(REDUCTIONS)}, got {reduction!r}")
         self.reduction = REDUCTIONS[reduction]
@@ -71,9 +77,20 @@ class Spec:
             fill(memory, "grad_outputs", upstream)
         elif upstream is not None:
             call.grad_output_at = ffi.cast("float*", upstream.data_ptr())
-        handle = handles.of(input.device)
-        arguments = (handle, call) if self.options is None else (handle, self.options, call)
-        raise_for(self.run(*arguments))
+        if value is not None and self.terms is not None:
+            fill(memory, "terms", self.terms)
+        raise_for(self.run(handles.of(input.device), *self.between, call))
+
+
+def new_options(name, options):
+    """The options of a loss; null, which is the defaults, without any."""
+    if not options:
+        return ffi.NULL
+    new = ffi.new(f"fl_{name}_options*")
+    getattr(lib, f"fl_{name}_options_init")(new)
+    for key, value in options.items():
+        setattr(new, key, value)
+    return new
 
 
 def fill(memory, name, tensor):

@@ -14,7 +14,7 @@ import math
 
 import torch
 
-from .autograd import DTYPES, INDICES, Loss, Spec
+from .autograd import DTYPES, INDICES, TERMS, Loss, Spec
 from .library import lib
 
 __all__ = [
@@ -22,11 +22,14 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "box_iou_loss",
     "categorical_hinge_loss",
+    "combined_loss",
     "complete_box_iou_loss",
     "cosine_embedding_loss",
     "cross_entropy",
     "cross_entropy_distillation",
     "cross_entropy_probs",
+    "dice_ce_loss",
+    "dice_focal_loss",
     "dice_loss",
     "distance_box_iou_loss",
     "distillation_loss",
@@ -59,6 +62,9 @@ __all__ = [
     "triplet_margin_loss",
     "tversky_loss",
 ]
+
+
+ELEMENTS = [name for name in TERMS if name not in ("dice", "tversky", "cross_entropy", "distillation")]
 
 
 def _tensor(name, tensor, like=None):
@@ -239,7 +245,33 @@ def dpo_loss(chosen, rejected, reference, *, beta=0.1, label_smoothing=0.0, vari
     return _elementwise_of_three("dpo", options, reduction, **tensors)
 
 
-def _classes(name, options, input, target, reduction, weight=None, index_only=False, third=None):
+def _with_terms(names, input, return_terms):
+    """Where the values of the terms of a sum go, and what gives them to whoever asked."""
+    terms = torch.empty(len(names), dtype=torch.float32, device=input.device) if return_terms else None
+    return terms, lambda value: (value, dict(zip(names, terms.unbind()))) if return_terms else value
+
+
+def combined_loss(input, target, terms, *, reduction="mean", weight=None, pos_weight=None, return_terms=False):
+    """A weighted sum of element-wise losses in one pass, such as `{"mse": 0.7, "mae": 0.3}`.
+
+    `terms` has the weight of each loss, or the weight and the loss's options: `{"mse": 1.0, "huber": (0.5, {"delta": 2.0})}`. At most
+    four of mse, mae, huber, smooth_l1, bce, bce_with_logits, hinge, squared_hinge, kl_div, kl_div_probs and sigmoid_focal, with the
+    options of C's structs of these names. With `return_terms`, also the value of each by its name, without its weight.
+    """
+    sum_of = []
+    for name, term in terms.items():
+        factor, options = term if isinstance(term, tuple) else (term, {})
+        if name not in ELEMENTS:
+            raise ValueError(f"terms: expected some of {', '.join(ELEMENTS)}, got {name!r}")
+        sum_of.append((factor, name, options))
+    if pos_weight is not None:
+        pos_weight = _weight("pos_weight", pos_weight, _tensor("input", input).shape[-1:] or (1,), input)
+    values, result = _with_terms(list(terms), _tensor("input", input), return_terms)
+    of_sum = {"class_weight": pos_weight, "terms": values}
+    return result(_elementwise("sum", sum_of, input, target, reduction, weight, **of_sum))
+
+
+def _classes(name, options, input, target, reduction, weight=None, index_only=False, third=None, terms=None):
     """A loss of rows: classes on axis 1, or on the only one."""
     _tensor("input", input)
     _tensor("target", target, input)
@@ -262,7 +294,7 @@ def _classes(name, options, input, target, reduction, weight=None, index_only=Fa
     weight = _weight("weight", weight, (classes,), input)
     dims = (math.prod(input.shape[:axis]), classes, math.prod(input.shape[axis + 1 :]))
     batch = input.shape[0] if axis else 1
-    spec = Spec(name, options, reduction, rows, dims=dims, batch=batch, class_weight=weight)
+    spec = Spec(name, options, reduction, rows, dims=dims, batch=batch, terms=terms, class_weight=weight)
     return Loss.apply(spec, input, target, third)
 
 
@@ -332,21 +364,19 @@ def cross_entropy_distillation(
     temperature=1.0,
     scale_by_t2=True,
     reduction="mean",
+    return_terms=False,
 ):
     """`weights[0] * cross_entropy(input, target) + weights[1] * distillation_loss(input, teacher)` in one pass.
 
-    Rows whose index is ignored are left out of both. The teacher has no gradient.
+    Rows whose index is ignored are left out of both. The teacher has no gradient. With `return_terms`, also the values of
+    cross_entropy, z_loss (which is a part of it) and distillation by their names, without the weights.
     """
     input, teacher = _pair(input, _tensor("teacher", teacher).detach())
-    options = {
-        "cross_entropy": weights[0],
-        "distillation": weights[1],
-        "label_smoothing": label_smoothing,
-        "z_loss": z_loss,
-        "temperature": temperature,
-        "scale_by_t2": int(scale_by_t2),
-    } | _ignore(ignore_index)
-    return _classes("cross_entropy_distillation", options, input, target, reduction, index_only=True, third=teacher)
+    hard = {"label_smoothing": label_smoothing, "z_loss": z_loss} | _ignore(ignore_index)
+    soft = {"temperature": temperature, "scale_by_t2": int(scale_by_t2)}
+    sum_of = [(weights[0], "cross_entropy", hard), (weights[1], "distillation", soft)]
+    values, result = _with_terms(["cross_entropy", "z_loss", "distillation"], input, return_terms)
+    return result(_classes("sum", sum_of, input, target, reduction, index_only=True, third=teacher, terms=values))
 
 
 def jsd_loss(input, target, *, beta=0.5, temperature=1.0, reduction="mean"):
@@ -414,13 +444,12 @@ def complete_box_iou_loss(boxes1, boxes2, reduction="none", eps=1e-7):
 ACTIVATIONS = {None: lib.FL_ACTIVATION_NONE, "sigmoid": lib.FL_ACTIVATION_SIGMOID, "softmax": lib.FL_ACTIVATION_SOFTMAX}
 
 
-def _regions(name, options, input, target, reduction, weight, activation, batch, include_background, together=False):
+def _region_tensors(input, target, activation, batch, include_background):
+    """Input and target, the options that all region losses have, and where the channels are."""
     _tensor("input", input)
     _tensor("target", target, input)
     if input.dim() < 2:
         raise ValueError(f"input: expected (samples, channels, ...), got shape {tuple(input.shape)}")
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation: expected None, 'sigmoid' or 'softmax', got {activation!r}")
     samples, channels = input.shape[:2]
     if target.dtype in INDICES:
         expected = (samples, *input.shape[2:])
@@ -430,18 +459,38 @@ def _regions(name, options, input, target, reduction, weight, activation, batch,
         input, target = input.contiguous(), target.contiguous()
     else:
         input, target = _pair(input, target)
-    options |= {
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation: expected None, 'sigmoid' or 'softmax', got {activation!r}")
+    options = {
         "activation": ACTIVATIONS[activation],
         "batch": int(batch),
         "include_background": int(include_background),
     }
+    return input, target, options, (samples, channels, math.prod(input.shape[2:]))
+
+
+def _regions(name, options, input, target, reduction, weight, activation, batch, include_background, together=False):
+    input, target, common, dims = _region_tensors(input, target, activation, batch, include_background)
+    samples, channels, _ = dims
     counted = channels if include_background else channels - 1
     weight = _weight("weight", weight, (counted,), input)
     losses = (() if batch else (samples,)) + (() if together else (counted,))
-    dims = (samples, channels, math.prod(input.shape[2:]))
     batch = losses[0] if losses else 1
-    spec = Spec(name, options, reduction, losses, dims=dims, batch=batch, class_weight=weight)
+    spec = Spec(name, options | common, reduction, losses, dims=dims, batch=batch, class_weight=weight)
     return Loss.apply(spec, input, target)
+
+
+def _dice_and(other, options, input, target, activation, lambda_dice, factor, reduction, weight, return_terms, **dice):
+    """Dice and another loss of the same logits in one pass."""
+    batch, include_background = dice.pop("batch"), dice.pop("include_background")
+    input, target, common, dims = _region_tensors(input, target, activation, batch, include_background)
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction: expected mean or sum, got {reduction!r}")
+    weight = _weight("weight", weight, (dims[1],), input)
+    values, result = _with_terms(["dice", other], input, return_terms)
+    sum_of = [(lambda_dice, "dice", dice | common), (factor, other, options)]
+    spec = Spec("sum", sum_of, reduction, (), dims=dims, terms=values, class_weight=weight)
+    return result(Loss.apply(spec, input, target))
 
 
 def dice_loss(
@@ -461,6 +510,61 @@ def dice_loss(
     """Dice loss of (samples, channels, ...) and masks of that shape, or class indices: MONAI's options."""
     options = {"smooth_nr": smooth_nr, "smooth_dr": smooth_dr, "squared_pred": int(squared_pred), "jaccard": int(jaccard)}
     return _regions("dice", options, input, target, reduction, weight, activation, batch, include_background)
+
+
+def dice_ce_loss(
+    input,
+    target,
+    *,
+    lambda_dice=1.0,
+    lambda_ce=1.0,
+    label_smoothing=0.0,
+    smooth_nr=1e-5,
+    smooth_dr=1e-5,
+    batch=False,
+    include_background=True,
+    squared_pred=False,
+    jaccard=False,
+    weight=None,
+    reduction="mean",
+    return_terms=False,
+):
+    """`lambda_dice` times Dice after a softmax and `lambda_ce` times cross-entropy, in one pass: MONAI's `DiceCELoss(softmax=True)`.
+
+    `weight` has one number for each channel, and is both losses'. With `return_terms`, also the values of dice and cross_entropy by
+    their names, without the factors.
+    """
+    dice = {"smooth_nr": smooth_nr, "smooth_dr": smooth_dr, "squared_pred": int(squared_pred), "jaccard": int(jaccard)}
+    dice |= {"batch": batch, "include_background": include_background}
+    other = ("cross_entropy", {"label_smoothing": label_smoothing})
+    return _dice_and(*other, input, target, "softmax", lambda_dice, lambda_ce, reduction, weight, return_terms, **dice)
+
+
+def dice_focal_loss(
+    input,
+    target,
+    *,
+    lambda_dice=1.0,
+    lambda_focal=1.0,
+    gamma=2.0,
+    alpha=None,
+    smooth_nr=1e-5,
+    smooth_dr=1e-5,
+    batch=False,
+    include_background=True,
+    squared_pred=False,
+    jaccard=False,
+    reduction="mean",
+    return_terms=False,
+):
+    """`lambda_dice` times Dice after a sigmoid and `lambda_focal` times sigmoid focal, in one pass: MONAI's `DiceFocalLoss(sigmoid=True)`.
+
+    With `return_terms`, also the values of dice and sigmoid_focal by their names, without the factors.
+    """
+    dice = {"smooth_nr": smooth_nr, "smooth_dr": smooth_dr, "squared_pred": int(squared_pred), "jaccard": int(jaccard)}
+    dice |= {"batch": batch, "include_background": include_background}
+    other = ("sigmoid_focal", {"gamma": gamma, "alpha": -1.0 if alpha is None else alpha})
+    return _dice_and(*other, input, target, "sigmoid", lambda_dice, lambda_focal, reduction, None, return_terms, **dice)
 
 
 def tversky_loss(
@@ -516,7 +620,7 @@ MODES = {
     "hinge": lib.FL_GAN_HINGE,
     "probabilities": lib.FL_GAN_PROBABILITIES,
 }
-TERMS = {"real": lib.FL_GAN_REAL, "fake": lib.FL_GAN_FAKE, "generator": lib.FL_GAN_GENERATOR}
+PLAYERS = {"real": lib.FL_GAN_REAL, "fake": lib.FL_GAN_FAKE, "generator": lib.FL_GAN_GENERATOR}
 
 
 def _alone(name, options, input, reduction, losses, dims=None):
@@ -528,7 +632,7 @@ def _alone(name, options, input, reduction, losses, dims=None):
 
 def gan_loss(input, term, *, mode="non_saturating", real_label=1.0, reduction="mean"):
     """One term of a GAN loss of what the discriminator said of a batch: its terms "real" and "fake", or the "generator"'s."""
-    options = {"mode": _one_of("mode", mode, MODES), "term": _one_of("term", term, TERMS), "real_label": real_label}
+    options = {"mode": _one_of("mode", mode, MODES), "term": _one_of("term", term, PLAYERS), "real_label": real_label}
     return _alone("gan", options, input, reduction, input.shape)
 
 

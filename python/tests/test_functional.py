@@ -333,6 +333,91 @@ class Regions(Compare):
         torch.testing.assert_close(ours(index), ours(hot))
 
 
+class Sums(Compare):
+    x, t, q = rand(7, 5, seed=41), rand(7, 5, seed=42), torch.sigmoid(rand(7, 5, seed=43))
+
+    def terms(self, value, own):
+        """The terms that came with a value are those losses by themselves."""
+        _, terms = value
+        self.assertEqual(list(terms), list(own))
+        for name, term in terms.items():
+            self.assertFalse(term.requires_grad)
+            torch.testing.assert_close(term, own[name])
+
+    def test_elements(self):
+        ours = lambda x, t, **options: F.combined_loss(x, t, {"mse": 0.7, "huber": (0.5, {"delta": 0.3})}, **options)
+        theirs = lambda x, t, **options: 0.7 * P.mse_loss(x, t, **options) + 0.5 * P.huber_loss(x, t, delta=0.3, **options)
+        self.reductions(ours, theirs, self.x, self.t)
+        own = {"mse": P.mse_loss(self.x, self.t), "huber": P.huber_loss(self.x, self.t, delta=0.3)}
+        self.terms(ours(self.x.clone().requires_grad_(), self.t, return_terms=True), own)
+        weight, positive = rand(5, seed=44).abs(), rand(5, seed=45).abs()
+        terms = {"bce_with_logits": 1.0, "sigmoid_focal": (2.0, {"alpha": -1.0, "gamma": 1.5})}
+
+        def focal(x, t):
+            p, cost = torch.sigmoid(x), P.binary_cross_entropy_with_logits(x, t, reduction="none")
+            return cost * (1 - p * t - (1 - p) * (1 - t)) ** 1.5
+
+        def theirs(x, t):
+            cost = P.binary_cross_entropy_with_logits(x, t, pos_weight=positive.to(x.dtype), reduction="none")
+            return (weight * (cost + 2 * focal(x, t))).mean()
+
+        ours = lambda x, t: F.combined_loss(x, t, terms, weight=weight, pos_weight=positive)
+        self.same(ours, theirs, self.x, self.q, both=False)
+
+    def test_dice_and_another(self):
+        x, index = rand(2, 3, 4, 5, seed=46), classes(3, 2, 4, 5, seed=47)
+        hot = P.one_hot(index, 3).permute(0, 3, 1, 2)
+
+        def dice(p, t):
+            i, p, m = ((y).sum((2, 3)) for y in (p * t, p, t))
+            return (1 - (2 * i + 1e-5) / (p + m + 1e-5)).mean()
+
+        softmax = lambda x: 0.5 * dice(x.softmax(1), hot.to(x.dtype)) + 2 * P.cross_entropy(x, index, label_smoothing=0.1)
+        ours = lambda x, **options: F.dice_ce_loss(
+            x, index, lambda_dice=0.5, lambda_ce=2.0, label_smoothing=0.1, **options
+        )
+        self.same(ours, softmax, x)
+        own = {
+            "dice": F.dice_loss(x, index, activation="softmax", smooth_nr=1e-5, smooth_dr=1e-5),
+            "cross_entropy": P.cross_entropy(x, index, label_smoothing=0.1),
+        }
+        self.terms(ours(x, return_terms=True), own)
+        mask = (rand(2, 3, 4, 5, seed=48) > 0).float()
+
+        def sigmoid(x, t):
+            p, cost = torch.sigmoid(x), P.binary_cross_entropy_with_logits(x, t, reduction="none")
+            return dice(p, t) + 0.5 * (cost * (1 - p * t - (1 - p) * (1 - t)) ** 2).mean()
+
+        self.same(lambda x, t: F.dice_focal_loss(x, t, lambda_focal=0.5), sigmoid, x, mask, both=False)
+        own = {
+            "dice": F.dice_loss(x, mask, activation="sigmoid", smooth_nr=1e-5, smooth_dr=1e-5),
+            "sigmoid_focal": F.sigmoid_focal_loss(x, mask, alpha=0.25, reduction="mean"),
+        }
+        self.terms(F.dice_focal_loss(x, mask, alpha=0.25, return_terms=True), own)
+
+    def test_a_teacher(self):
+        index = classes(5, 7, seed=49)
+        value, terms = F.cross_entropy_distillation(self.x, index, self.t, weights=(0.5, 2.0), z_loss=0.1, return_terms=True)
+        self.assertEqual(list(terms), ["cross_entropy", "z_loss", "distillation"])
+        parts = 0.5 * (terms["cross_entropy"] + terms["z_loss"]) + 2 * terms["distillation"]
+        torch.testing.assert_close(value, parts)
+        torch.testing.assert_close(terms["cross_entropy"], P.cross_entropy(self.x, index))
+        torch.testing.assert_close(terms["z_loss"], 0.1 * torch.logsumexp(self.x, 1).square().mean())
+
+    def test_what_is_refused(self):
+        x, t = self.x, self.t
+        with self.assertRaisesRegex(ValueError, "terms: expected some of mse, mae, huber, .*, got 'dice'"):
+            F.combined_loss(x, t, {"mse": 1.0, "dice": 1.0})
+        with self.assertRaisesRegex(ValueError, "count: expected 1 to 4 terms, got 0"):
+            F.combined_loss(x, t, {})
+        with self.assertRaisesRegex(AttributeError, "delte"):
+            F.combined_loss(x, t, {"huber": (1.0, {"delte": 1.0})})
+        with self.assertRaisesRegex(ValueError, "reduction: expected mean or sum, got 'none'"):
+            F.dice_ce_loss(rand(2, 3, 4), classes(3, 2, 4), reduction="none")
+        with self.assertRaisesRegex(fused_loss.FusedLossError, "without a reduction"):
+            F.combined_loss(x, t, {"mse": 1.0}, reduction="none", return_terms=True)
+
+
 class Adversarial(Compare):
     real, fake = rand(7, seed=13), rand(7, seed=14)
 

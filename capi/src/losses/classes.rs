@@ -6,7 +6,7 @@ use fl::{CategoricalHinge, CrossEntropy, CrossEntropyProbs, Distillation, Jsd, M
 use crate::call::{fl_call, flag, run};
 use crate::handle::fl_handle;
 use crate::losses::options;
-use crate::status::{fl_status, guarded};
+use crate::status::{Outcome, fl_status, guarded};
 use crate::structs::{init, read_or_default};
 
 /// Options of `fl_cross_entropy`.
@@ -34,6 +34,15 @@ options!(fl_cross_entropy_options {
     softcap: 0.0,
 });
 
+impl fl_cross_entropy_options {
+    pub(crate) fn loss(&self) -> Outcome<CrossEntropy> {
+        let cap = (self.softcap != 0.0).then_some(self.softcap);
+        let ignored = flag("has_ignore_index", self.has_ignore_index)?.then_some(self.ignore_index);
+        let loss = CrossEntropy::new().label_smoothing(self.label_smoothing)?.ignore_index(ignored);
+        Ok(loss.z_loss(self.z_loss)?.softcap(cap)?)
+    }
+}
+
 /// Fills in the defaults.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fl_cross_entropy_options_init(options: *mut fl_cross_entropy_options) {
@@ -49,13 +58,7 @@ pub unsafe extern "C" fn fl_cross_entropy(
     call: *const fl_call,
 ) -> fl_status {
     // SAFETY: the caller's promise.
-    guarded(|| unsafe {
-        let o = read_or_default(options)?;
-        let cap = (o.softcap != 0.0).then_some(o.softcap);
-        let ignored = flag("has_ignore_index", o.has_ignore_index)?.then_some(o.ignore_index);
-        let loss = CrossEntropy::new().label_smoothing(o.label_smoothing)?.ignore_index(ignored);
-        run(handle, &loss.z_loss(o.z_loss)?.softcap(cap)?, call)
-    })
+    guarded(|| unsafe { run(handle, &read_or_default(options)?.loss()?, call) })
 }
 
 /// Options of `fl_cross_entropy_probs`.
@@ -229,6 +232,12 @@ pub struct fl_distillation_options {
 }
 options!(fl_distillation_options { temperature: 1.0, scale_by_t2: 1 });
 
+impl fl_distillation_options {
+    pub(crate) fn loss(&self) -> Outcome<Distillation> {
+        Ok(Distillation::new().temperature(self.temperature)?.scale_by_t2(flag("scale_by_t2", self.scale_by_t2)?))
+    }
+}
+
 /// Fills in the defaults.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fl_distillation_options_init(options: *mut fl_distillation_options) {
@@ -244,14 +253,7 @@ pub unsafe extern "C" fn fl_distillation(
     call: *const fl_call,
 ) -> fl_status {
     // SAFETY: the caller's promise.
-    guarded(|| unsafe {
-        let o = read_or_default(options)?;
-        run(
-            handle,
-            &Distillation::new().temperature(o.temperature)?.scale_by_t2(flag("scale_by_t2", o.scale_by_t2)?),
-            call,
-        )
-    })
+    guarded(|| unsafe { run(handle, &read_or_default(options)?.loss()?, call) })
 }
 
 /// Options of `fl_jsd`.
@@ -286,68 +288,5 @@ pub unsafe extern "C" fn fl_jsd(
     guarded(|| unsafe {
         let o = read_or_default(options)?;
         run(handle, &Jsd::new().beta(o.beta)?.temperature(o.temperature)?, call)
-    })
-}
-
-/// Options of `fl_cross_entropy_distillation`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct fl_cross_entropy_distillation_options {
-    /// Set by `fl_cross_entropy_distillation_options_init`.
-    pub size: usize,
-    /// What cross-entropy is multiplied by. 1.
-    pub cross_entropy: f32,
-    /// What distillation is multiplied by. 1.
-    pub distillation: f32,
-    /// Of cross-entropy: spreads this part of the target over all classes. 0.
-    pub label_smoothing: f32,
-    /// Of cross-entropy: adds `z_loss * lse^2`. 0.
-    pub z_loss: f32,
-    /// Rows with this index are left out of both, if `has_ignore_index`; it may be a class. -100.
-    pub ignore_index: i64,
-    /// 1; 0: no row is left out.
-    pub has_ignore_index: i32,
-    /// Of distillation: divides both logits; above zero. 1.
-    pub temperature: f32,
-    /// Of distillation: 1: its value is multiplied by `temperature^2`; 0.
-    pub scale_by_t2: i32,
-}
-options!(fl_cross_entropy_distillation_options {
-    cross_entropy: 1.0,
-    distillation: 1.0,
-    label_smoothing: 0.0,
-    z_loss: 0.0,
-    ignore_index: -100,
-    has_ignore_index: 1,
-    temperature: 1.0,
-    scale_by_t2: 1
-});
-
-/// Fills in the defaults.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn fl_cross_entropy_distillation_options_init(
-    options: *mut fl_cross_entropy_distillation_options,
-) {
-    // SAFETY: the caller's promise.
-    guarded(|| unsafe { init(options) });
-}
-
-/// Cross-entropy of class indices and distillation from a teacher, whose logits are `third` of the call, of the same logits in one
-/// pass. `terms` of the call has room for three: cross-entropy, its z-loss, distillation.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn fl_cross_entropy_distillation(
-    handle: *const fl_handle,
-    options: *const fl_cross_entropy_distillation_options,
-    call: *const fl_call,
-) -> fl_status {
-    // SAFETY: the caller's promise.
-    guarded(|| unsafe {
-        let o = read_or_default(options)?;
-        let ignored = flag("has_ignore_index", o.has_ignore_index)?.then_some(o.ignore_index);
-        let cross_entropy =
-            CrossEntropy::new().label_smoothing(o.label_smoothing)?.z_loss(o.z_loss)?.ignore_index(ignored);
-        let distillation =
-            Distillation::new().temperature(o.temperature)?.scale_by_t2(flag("scale_by_t2", o.scale_by_t2)?);
-        run(handle, &(o.cross_entropy * cross_entropy + o.distillation * distillation), call)
     })
 }

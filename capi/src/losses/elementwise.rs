@@ -42,6 +42,12 @@ pub struct fl_mse_options {
 }
 options!(fl_mse_options { half: 0 });
 
+impl fl_mse_options {
+    pub(crate) fn loss(&self) -> Outcome<Mse> {
+        Ok(if flag("half", self.half)? { Mse::half() } else { Mse::new() })
+    }
+}
+
 /// Fills in the defaults.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fl_mse_options_init(options: *mut fl_mse_options) {
@@ -57,11 +63,7 @@ pub unsafe extern "C" fn fl_mse(
     call: *const fl_call,
 ) -> fl_status {
     // SAFETY: the caller's promise.
-    guarded(|| unsafe {
-        let o = read_or_default(options)?;
-        let loss = if flag("half", o.half)? { Mse::half() } else { Mse::new() };
-        run(handle, &loss, call)
-    })
+    guarded(|| unsafe { run(handle, &read_or_default(options)?.loss()?, call) })
 }
 
 /// Absolute error, `|x - t|`, with subgradient 0 at 0. Gradients for input and target.
@@ -82,6 +84,12 @@ pub struct fl_huber_options {
 }
 options!(fl_huber_options { delta: 1.0 });
 
+impl fl_huber_options {
+    pub(crate) fn loss(&self) -> Outcome<Huber> {
+        Ok(Huber::new(self.delta)?)
+    }
+}
+
 /// Fills in the defaults.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fl_huber_options_init(options: *mut fl_huber_options) {
@@ -97,10 +105,7 @@ pub unsafe extern "C" fn fl_huber(
     call: *const fl_call,
 ) -> fl_status {
     // SAFETY: the caller's promise.
-    guarded(|| unsafe {
-        let o = read_or_default(options)?;
-        run(handle, &Huber::new(o.delta)?, call)
-    })
+    guarded(|| unsafe { run(handle, &read_or_default(options)?.loss()?, call) })
 }
 
 /// Options of `fl_smooth_l1`.
@@ -113,6 +118,12 @@ pub struct fl_smooth_l1_options {
     pub beta: f32,
 }
 options!(fl_smooth_l1_options { beta: 1.0 });
+
+impl fl_smooth_l1_options {
+    pub(crate) fn loss(&self) -> Outcome<SmoothL1> {
+        Ok(SmoothL1::new(self.beta)?)
+    }
+}
 
 /// Fills in the defaults.
 #[unsafe(no_mangle)]
@@ -129,10 +140,7 @@ pub unsafe extern "C" fn fl_smooth_l1(
     call: *const fl_call,
 ) -> fl_status {
     // SAFETY: the caller's promise.
-    guarded(|| unsafe {
-        let o = read_or_default(options)?;
-        run(handle, &SmoothL1::new(o.beta)?, call)
-    })
+    guarded(|| unsafe { run(handle, &read_or_default(options)?.loss()?, call) })
 }
 
 /// Options of `fl_bce`.
@@ -147,6 +155,12 @@ pub struct fl_bce_options {
     pub label_smoothing: f32,
 }
 options!(fl_bce_options { epsilon: 0.0, label_smoothing: 0.0 });
+
+impl fl_bce_options {
+    pub(crate) fn loss(&self) -> Outcome<Bce> {
+        Ok(Bce::new().epsilon(self.epsilon)?.label_smoothing(self.label_smoothing)?)
+    }
+}
 
 /// Fills in the defaults.
 #[unsafe(no_mangle)]
@@ -163,10 +177,7 @@ pub unsafe extern "C" fn fl_bce(
     call: *const fl_call,
 ) -> fl_status {
     // SAFETY: the caller's promise.
-    guarded(|| unsafe {
-        let o = read_or_default(options)?;
-        run(handle, &Bce::new().epsilon(o.epsilon)?.label_smoothing(o.label_smoothing)?, call)
-    })
+    guarded(|| unsafe { run(handle, &read_or_default(options)?.loss()?, call) })
 }
 
 /// Options of `fl_bce_with_logits`.
@@ -181,6 +192,12 @@ pub struct fl_bce_with_logits_options {
     pub label_smoothing: f32,
 }
 options!(fl_bce_with_logits_options { pos_weight: 1.0, label_smoothing: 0.0 });
+
+impl fl_bce_with_logits_options {
+    pub(crate) fn loss(&self) -> Outcome<BceWithLogits> {
+        Ok(BceWithLogits::new().pos_weight(self.pos_weight)?.label_smoothing(self.label_smoothing)?)
+    }
+}
 
 /// Fills in the defaults.
 #[unsafe(no_mangle)]
@@ -198,10 +215,7 @@ pub unsafe extern "C" fn fl_bce_with_logits(
     call: *const fl_call,
 ) -> fl_status {
     // SAFETY: the caller's promise.
-    guarded(|| unsafe {
-        let o = read_or_default(options)?;
-        run(handle, &BceWithLogits::new().pos_weight(o.pos_weight)?.label_smoothing(o.label_smoothing)?, call)
-    })
+    guarded(|| unsafe { run(handle, &read_or_default(options)?.loss()?, call) })
 }
 
 /// Options of `fl_hinge`.
@@ -214,6 +228,12 @@ pub struct fl_hinge_options {
     pub labels: i32,
 }
 options!(fl_hinge_options { labels: fl_hinge_labels::FL_LABELS_SIGNED as i32 });
+
+impl fl_hinge_options {
+    pub(crate) fn loss(&self) -> Outcome<Hinge> {
+        Ok(Hinge::new().labels(labels(self.labels)?))
+    }
+}
 
 /// Fills in the defaults.
 #[unsafe(no_mangle)]
@@ -230,10 +250,7 @@ pub unsafe extern "C" fn fl_hinge(
     call: *const fl_call,
 ) -> fl_status {
     // SAFETY: the caller's promise.
-    guarded(|| unsafe {
-        let o = read_or_default(options)?;
-        run(handle, &Hinge::new().labels(labels(o.labels)?), call)
-    })
+    guarded(|| unsafe { run(handle, &read_or_default(options)?.loss()?, call) })
 }
 
 /// Options of `fl_squared_hinge`.
@@ -246,6 +263,12 @@ pub struct fl_squared_hinge_options {
     pub labels: i32,
 }
 options!(fl_squared_hinge_options { labels: fl_hinge_labels::FL_LABELS_SIGNED as i32 });
+
+impl fl_squared_hinge_options {
+    pub(crate) fn loss(&self) -> Outcome<SquaredHinge> {
+        Ok(SquaredHinge::new().labels(labels(self.labels)?))
+    }
+}
 
 /// Fills in the defaults.
 #[unsafe(no_mangle)]
@@ -262,10 +285,7 @@ pub unsafe extern "C" fn fl_squared_hinge(
     call: *const fl_call,
 ) -> fl_status {
     // SAFETY: the caller's promise.
-    guarded(|| unsafe {
-        let o = read_or_default(options)?;
-        run(handle, &SquaredHinge::new().labels(labels(o.labels)?), call)
-    })
+    guarded(|| unsafe { run(handle, &read_or_default(options)?.loss()?, call) })
 }
 
 /// Options of `fl_kl_div`.
@@ -278,6 +298,12 @@ pub struct fl_kl_div_options {
     pub log_target: i32,
 }
 options!(fl_kl_div_options { log_target: 0 });
+
+impl fl_kl_div_options {
+    pub(crate) fn loss(&self) -> Outcome<KlDiv> {
+        Ok(KlDiv::new().log_target(flag("log_target", self.log_target)?))
+    }
+}
 
 /// Fills in the defaults.
 #[unsafe(no_mangle)]
@@ -294,10 +320,7 @@ pub unsafe extern "C" fn fl_kl_div(
     call: *const fl_call,
 ) -> fl_status {
     // SAFETY: the caller's promise.
-    guarded(|| unsafe {
-        let o = read_or_default(options)?;
-        run(handle, &KlDiv::new().log_target(flag("log_target", o.log_target)?), call)
-    })
+    guarded(|| unsafe { run(handle, &read_or_default(options)?.loss()?, call) })
 }
 
 /// Options of `fl_kl_div_probs`.
@@ -310,6 +333,12 @@ pub struct fl_kl_div_probs_options {
     pub epsilon: f32,
 }
 options!(fl_kl_div_probs_options { epsilon: 1e-7 });
+
+impl fl_kl_div_probs_options {
+    pub(crate) fn loss(&self) -> Outcome<KlDivProbs> {
+        Ok(KlDivProbs::new().epsilon(self.epsilon)?)
+    }
+}
 
 /// Fills in the defaults.
 #[unsafe(no_mangle)]
@@ -326,10 +355,7 @@ pub unsafe extern "C" fn fl_kl_div_probs(
     call: *const fl_call,
 ) -> fl_status {
     // SAFETY: the caller's promise.
-    guarded(|| unsafe {
-        let o = read_or_default(options)?;
-        run(handle, &KlDivProbs::new().epsilon(o.epsilon)?, call)
-    })
+    guarded(|| unsafe { run(handle, &read_or_default(options)?.loss()?, call) })
 }
 
 /// Options of `fl_sigmoid_focal`.
@@ -344,6 +370,13 @@ pub struct fl_sigmoid_focal_options {
     pub gamma: f32,
 }
 options!(fl_sigmoid_focal_options { alpha: 0.25, gamma: 2.0 });
+
+impl fl_sigmoid_focal_options {
+    pub(crate) fn loss(&self) -> Outcome<SigmoidFocal> {
+        let alpha = (self.alpha != -1.0).then_some(self.alpha);
+        Ok(SigmoidFocal::new().alpha(alpha)?.gamma(self.gamma)?)
+    }
+}
 
 /// Fills in the defaults.
 #[unsafe(no_mangle)]
@@ -360,11 +393,7 @@ pub unsafe extern "C" fn fl_sigmoid_focal(
     call: *const fl_call,
 ) -> fl_status {
     // SAFETY: the caller's promise.
-    guarded(|| unsafe {
-        let o = read_or_default(options)?;
-        let alpha = (o.alpha != -1.0).then_some(o.alpha);
-        run(handle, &SigmoidFocal::new().alpha(alpha)?.gamma(o.gamma)?, call)
-    })
+    guarded(|| unsafe { run(handle, &read_or_default(options)?.loss()?, call) })
 }
 
 /// Log-cosh, `ln(cosh(x - t))`: Keras's `LogCosh`. Gradients for input and target.

@@ -7,6 +7,7 @@ pub(crate) mod gan;
 pub(crate) mod likelihoods;
 pub(crate) mod preferences;
 pub(crate) mod regions;
+pub(crate) mod sums;
 
 /// What every option struct of C needs: that it can grow, and its init function's body.
 macro_rules! options {

@@ -62,6 +62,19 @@ options!(fl_dice_options {
     jaccard: 0,
 });
 
+impl fl_dice_options {
+    pub(crate) fn loss(&self) -> Outcome<DiceLoss> {
+        let loss = DiceLoss::new()
+            .squared_pred(flag("squared_pred", self.squared_pred)?)
+            .jaccard(flag("jaccard", self.jaccard)?);
+        let loss = loss.smooth_nr(self.smooth_nr)?.smooth_dr(self.smooth_dr)?;
+        let loss = loss
+            .batch(flag("batch", self.batch)?)
+            .include_background(flag("include_background", self.include_background)?);
+        activated!(loss, self.activation)
+    }
+}
+
 /// Fills in the defaults.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fl_dice_options_init(options: *mut fl_dice_options) {
@@ -77,15 +90,7 @@ pub unsafe extern "C" fn fl_dice(
     call: *const fl_call,
 ) -> fl_status {
     // SAFETY: the caller's promise.
-    guarded(|| unsafe {
-        let o = read_or_default(options)?;
-        let loss =
-            DiceLoss::new().squared_pred(flag("squared_pred", o.squared_pred)?).jaccard(flag("jaccard", o.jaccard)?);
-        let loss = loss.smooth_nr(o.smooth_nr)?.smooth_dr(o.smooth_dr)?;
-        let loss =
-            loss.batch(flag("batch", o.batch)?).include_background(flag("include_background", o.include_background)?);
-        run(handle, &activated!(loss, o.activation)?, call)
-    })
+    guarded(|| unsafe { run(handle, &read_or_default(options)?.loss()?, call) })
 }
 
 /// Options of `fl_tversky`.
@@ -122,6 +127,19 @@ options!(fl_tversky_options {
     focal: 1.0,
 });
 
+impl fl_tversky_options {
+    pub(crate) fn loss(&self) -> Outcome<TverskyLoss> {
+        let loss = TverskyLoss::new(self.alpha, self.beta)?
+            .focal(self.focal)?
+            .smooth_nr(self.smooth_nr)?
+            .smooth_dr(self.smooth_dr)?;
+        let loss = loss
+            .batch(flag("batch", self.batch)?)
+            .include_background(flag("include_background", self.include_background)?);
+        activated!(loss, self.activation)
+    }
+}
+
 /// Fills in the defaults.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fl_tversky_options_init(options: *mut fl_tversky_options) {
@@ -137,13 +155,7 @@ pub unsafe extern "C" fn fl_tversky(
     call: *const fl_call,
 ) -> fl_status {
     // SAFETY: the caller's promise.
-    guarded(|| unsafe {
-        let o = read_or_default(options)?;
-        let loss = TverskyLoss::new(o.alpha, o.beta)?.focal(o.focal)?.smooth_nr(o.smooth_nr)?.smooth_dr(o.smooth_dr)?;
-        let loss =
-            loss.batch(flag("batch", o.batch)?).include_background(flag("include_background", o.include_background)?);
-        run(handle, &activated!(loss, o.activation)?, call)
-    })
+    guarded(|| unsafe { run(handle, &read_or_default(options)?.loss()?, call) })
 }
 
 /// How generalised Dice weighs a channel, by what its target adds up to.
