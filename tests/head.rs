@@ -5,6 +5,8 @@ use fused_loss::{CrossEntropy, Element, Error, Reduction};
 use half::{bf16, f16};
 
 mod cases;
+#[path = "head/contrastive.rs"]
+mod contrastive;
 #[cfg(feature = "cuda")]
 #[path = "head/gpu.rs"]
 mod gpu;

@@ -153,6 +153,20 @@ pub(super) fn as_f32<T: Element>(x: &[T]) -> Option<&[f32]> {
     (size_of::<T>() == size_of::<f32>()).then(|| unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) })
 }
 
+/// The same, to be written.
+pub(super) fn as_f32_mut<T: Element>(x: &mut [T]) -> &mut [f32] {
+    assert!(size_of::<T>() == size_of::<f32>());
+    // SAFETY: as above.
+    unsafe { std::slice::from_raw_parts_mut(x.as_mut_ptr().cast(), x.len()) }
+}
+
+/// Elements, one after another, each rounded once.
+pub(super) fn narrow<T: Element>(from: &[f32], to: &mut [T], accumulate: bool) {
+    let isa = Isa::detect();
+    let parts = to.par_chunks_mut(TASK).zip(from.par_chunks(TASK));
+    parts.for_each(|(to, from)| isa.run(Narrow { from, to, accumulate }));
+}
+
 /// Elements, one after another.
 pub(super) fn widen<T: Element>(from: &[T], to: &mut [f32]) {
     let isa = Isa::detect();

@@ -35,10 +35,12 @@ use crate::parallel::{Rows, Vocab};
 use crate::reduction::Reduction;
 use crate::target::Target;
 
+mod contrastive;
 #[allow(unsafe_code)] // calls of gemm, and loads and stores; each with its contract
 mod matrix;
 mod pass;
 
+pub use contrastive::{InfoNce, InfoNceCall, InfoNceGrads, InfoNceShape};
 use pass::{Chunks, Pass};
 
 #[cfg(feature = "cuda")]
@@ -243,6 +245,16 @@ impl<'a, T: Element> LinearCall<'a, T> {
 
     /// `losses`, where there is no reduction, are of the tokens.
     fn run(self, reduction: Option<Reduction>, losses: Option<&mut [f32]>, grads: LinearGrads<'_, T>) -> Result<f32> {
+        self.run_scaled(reduction, losses, grads, Scale { by: 1.0, grad: None })
+    }
+
+    fn run_scaled(
+        self,
+        reduction: Option<Reduction>,
+        losses: Option<&mut [f32]>,
+        grads: LinearGrads<'_, T>,
+        logit_scale: Scale<'_>,
+    ) -> Result<f32> {
         let LinearShape { tokens, hidden, classes } = self.shape;
         let lens = Lens {
             input: self.input.len(),
@@ -281,9 +293,15 @@ impl<'a, T: Element> LinearCall<'a, T> {
         }
         let scale = (f64::from(self.grad_output) / denominator) as f32;
         let pass = Pass { call: &self, indices, ignore, scale, chunks, rows: self.vocab.map(rows) };
-        let total = shared(|| pass.run(losses, grads))?;
+        let total = shared(|| pass.run(losses, grads, logit_scale))?;
         Ok((total / denominator) as f32)
     }
+}
+
+/// What logits, but for their bias, are multiplied by; and where its gradient is added.
+struct Scale<'s> {
+    by: f32,
+    grad: Option<&'s mut f64>,
 }
 
 pub(crate) const NOT_INDICES: Error =

@@ -1,7 +1,7 @@
 //! The chunks of a call on the CPU, one after another.
 
 use super::matrix::{self, View};
-use super::{LinearCall, LinearGrads, LinearShape};
+use super::{LinearCall, LinearGrads, LinearShape, Scale};
 use crate::call::{Call, Output, Request, Weight};
 use crate::cpu::mem::Dst;
 use crate::element::Element;
@@ -57,14 +57,20 @@ pub(super) struct Pass<'p, 'a, T> {
 
 impl<T: Element> Pass<'_, '_, T> {
     /// The sum of the losses.
-    pub(super) fn run(&self, mut losses: Option<&mut [f32]>, grads: LinearGrads<'_, T>) -> Result<f64> {
+    pub(super) fn run(
+        &self,
+        mut losses: Option<&mut [f32]>,
+        grads: LinearGrads<'_, T>,
+        Scale { by, grad: mut grad_by }: Scale<'_>,
+    ) -> Result<f64> {
         let LinearCall { input, shape: LinearShape { tokens, hidden, classes }, accumulate, .. } = *self.call;
         let LinearGrads { input: mut grad_input, weight: mut grad_weight, bias: mut grad_bias } = grads;
-        let backward = grad_input.is_some() || grad_weight.is_some() || grad_bias.is_some();
+        let of_inputs = grad_input.is_some() || grad_by.is_some();
+        let backward = of_inputs || grad_weight.is_some() || grad_bias.is_some();
         let size = self.chunks.tokens;
         let mut logits = matrix::zeros(size * classes)?;
         let mut inputs = matrix::zeros(size * hidden)?;
-        let mut grad_inputs = matrix::zeros(if grad_input.is_some() { size * hidden } else { 0 })?;
+        let mut grad_inputs = matrix::zeros(if of_inputs { size * hidden } else { 0 })?;
         let mut tile = matrix::zeros(if is_f32::<T>() { 0 } else { self.chunks.classes * hidden })?;
         // Those of a chunk.
         let (mut rows, mut targets, mut weights) =
@@ -110,6 +116,10 @@ impl<T: Element> Pass<'_, '_, T> {
             weights.clear();
             weights.extend(self.call.token_weight.into_iter().flat_map(|w| rows.iter().map(|&r| w[r])));
             matrix::gather(input, hidden, &rows, &mut inputs[..n * hidden]);
+            if by != 1.0 {
+                // Here, where they are fewer than logits.
+                inputs[..n * hidden].iter_mut().for_each(|x| *x *= by);
+            }
             let (inputs, logits) = (View::new(&inputs, n, hidden), &mut logits[..n * classes]);
             self.logits(inputs, logits, &mut tile);
             total += self.losses(logits, &targets, &weights, &rows, losses.as_deref_mut(), backward)?;
@@ -120,12 +130,22 @@ impl<T: Element> Pass<'_, '_, T> {
             if let Some(grad) = grad_weight.as_deref_mut() {
                 matrix::product(grad, hidden, accumulate || !first, logits.transposed(), inputs);
             }
-            if let Some(grad) = grad_input.as_deref_mut() {
-                self.grad_inputs(logits, &mut grad_inputs, &mut tile);
+            if of_inputs {
+                let grads = &mut grad_inputs[..n * hidden];
+                self.grad_inputs(logits, grads, &mut tile);
                 if let Some(rows) = &self.rows {
-                    rows.vocab.ranks.all_reduce(&mut grad_inputs[..n * hidden], ReduceOp::Sum)?;
+                    rows.vocab.ranks.all_reduce(grads, ReduceOp::Sum)?;
                 }
-                matrix::scatter(&grad_inputs, hidden, &rows, grad, accumulate);
+                if let Some(grad) = grad_by.as_deref_mut() {
+                    let own = rows.iter().flat_map(|&r| &input[r * hidden..][..hidden]);
+                    *grad += own.zip(&*grads).map(|(x, g)| f64::from(x.to_f32()) * f64::from(*g)).sum::<f64>();
+                }
+                if by != 1.0 {
+                    grads.iter_mut().for_each(|g| *g *= by);
+                }
+                if let Some(grad) = grad_input.as_deref_mut() {
+                    matrix::scatter(grads, hidden, &rows, grad, accumulate);
+                }
             }
             first = false;
         }

@@ -1,0 +1,211 @@
+//! InfoNCE against its definition in f64, and against PyTorch.
+
+use fused_loss::head::{InfoNce, InfoNceGrads, InfoNceShape};
+use fused_loss::{Element, Error};
+use half::{bf16, f16};
+
+use super::problem::close;
+
+/// Value, and gradients for both batches and the scale.
+struct Answer {
+    value: f64,
+    first: Vec<f64>,
+    second: Vec<f64>,
+    scale: f64,
+}
+
+/// The definition. `smoothing` is of the targets.
+fn definition<T: Element>(
+    x: &[T],
+    y: &[T],
+    InfoNceShape { pairs, candidates, hidden }: InfoNceShape,
+    (both, smoothing, scale, upstream): (bool, f64, f64, f64),
+) -> Answer {
+    let wide = |x: &[T]| x.iter().map(|x| f64::from(x.to_f32())).collect::<Vec<_>>();
+    let (x, y) = (wide(x), wide(y));
+    let dot = |i: usize, j: usize| (0..hidden).map(|k| x[i * hidden + k] * y[j * hidden + k]).sum::<f64>();
+    let (mut value, mut g) = (0.0, vec![0.0; pairs * candidates]);
+    // Of one way: its logits, which of them belongs, and their places.
+    let mut way = |places: Vec<usize>, own: usize, part: f64| {
+        let z: Vec<f64> = places.iter().map(|&p| scale * dot(p / candidates, p % candidates)).collect();
+        let max = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = z.iter().map(|z| (z - max).exp()).sum();
+        let lse = max + sum.ln();
+        for (k, (&place, &z)) in places.iter().zip(&z).enumerate() {
+            let target = smoothing / places.len() as f64 + if k == own { 1.0 - smoothing } else { 0.0 };
+            value += part * target * (lse - z);
+            g[place] += part * upstream * ((z - lse).exp() - target);
+        }
+    };
+    let part = if both { 0.5 } else { 1.0 } / pairs as f64;
+    for i in 0..pairs {
+        way((0..candidates).map(|j| i * candidates + j).collect(), i, part);
+        if both {
+            way((0..pairs).map(|k| k * candidates + i).collect(), i, part);
+        }
+    }
+    let mut answer = Answer { value, first: vec![0.0; x.len()], second: vec![0.0; y.len()], scale: 0.0 };
+    for i in 0..pairs {
+        for j in 0..candidates {
+            let g = g[i * candidates + j];
+            answer.scale += g * dot(i, j);
+            for k in 0..hidden {
+                answer.first[i * hidden + k] += scale * g * y[j * hidden + k];
+                answer.second[j * hidden + k] += scale * g * x[i * hidden + k];
+            }
+        }
+    }
+    answer
+}
+
+/// Numbers between -1 and 1.
+fn numbers<T: Element>(n: usize, seed: u64) -> Vec<T> {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    (0..n).map(|_| T::from_f32(2.0 * rng.f32() - 1.0)).collect()
+}
+
+/// `rounding`: of one rounding to the storage type.
+fn check<T: Element>(rounding: f64) {
+    for (pairs, candidates, hidden) in [(1, 1, 1), (2, 2, 3), (7, 7, 5), (33, 33, 16), (5, 9, 4), (40, 100, 8)] {
+        let shape = InfoNceShape::from((pairs, candidates, hidden));
+        let (x, y) = (numbers::<T>(pairs * hidden, 1), numbers::<T>(candidates * hidden, 2));
+        for both in [true, false] {
+            if both && pairs != candidates {
+                continue;
+            }
+            for (smoothing, scale) in [(0.0, 1.0), (0.125, 14.0), (0.0, -3.0), (0.0, 0.0)] {
+                let loss = if both { InfoNce::new() } else { InfoNce::one_way() };
+                let loss = loss.label_smoothing(smoothing).unwrap();
+                let want = definition(&x, &y, shape, (both, smoothing.into(), scale, 4.0));
+                let least = match loss.budget(0).call(&x, &y, shape).forward() {
+                    Err(Error::Budget { needed, .. }) => needed as usize,
+                    other => panic!("{other:?}"),
+                };
+                for budget in [least, 3 * least, 1 << 26] {
+                    let loss = loss.budget(budget);
+                    let call = loss.call(&x, &y, shape).scale(scale as f32).grad_output(4.0);
+                    let nan = T::from_f32(f32::NAN);
+                    let (mut first, mut second, mut of_scale) = (vec![nan; x.len()], vec![nan; y.len()], f32::NAN);
+                    let value = call
+                        .forward_backward(InfoNceGrads {
+                            first: Some(&mut first),
+                            second: Some(&mut second),
+                            scale: Some(&mut of_scale),
+                        })
+                        .unwrap();
+                    close("value", &[want.value], &[value], 3e-6);
+                    close("first", &want.first, &first, 4e-6 + rounding);
+                    close("second", &want.second, &second, 4e-6 + rounding);
+                    // Of numbers that are as large as the gradients, and cancel.
+                    let size: f64 = want.first.iter().zip(&x).map(|(g, x)| (g * f64::from(x.to_f32())).abs()).sum();
+                    let error = (f64::from(of_scale) - want.scale).abs();
+                    assert!(error <= 1e-5 * (size / scale.abs().max(1.0) + want.scale.abs() + 1e-3), "{of_scale}");
+                    assert_eq!(call.forward().unwrap(), value);
+                    // What is asked for alone is the same.
+                    let mut alone = f32::NAN;
+                    let only = InfoNceGrads { scale: Some(&mut alone), ..InfoNceGrads::default() };
+                    call.forward_backward(only).unwrap();
+                    assert_eq!(alone, of_scale);
+                    let mut alone = vec![nan; y.len()];
+                    let only = InfoNceGrads { second: Some(&mut alone[..]), ..InfoNceGrads::default() };
+                    call.forward_backward(only).unwrap();
+                    assert!(alone.iter().zip(&second).all(|(a, b)| a.to_f32() == b.to_f32()));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn f32_is_the_definition() {
+    check::<f32>(0.0);
+}
+
+#[test]
+fn f16_is_the_definition() {
+    check::<f16>(f64::powi(2.0, -11));
+}
+
+#[test]
+fn bf16_is_the_definition() {
+    check::<bf16>(f64::powi(2.0, -8));
+}
+
+/// open_clip's `ClipLoss` of PyTorch 2.15 in f64: `z = s * x @ y.T`, and half the cross-entropies of `z` and of `z.T`.
+#[test]
+fn pytorch_gives_the_same() {
+    let x = [0.5f32, -1.0, 2.0, 1.5, 0.25, -0.75];
+    let y = [1.0f32, 0.5, -0.25, -1.5, 0.75, 1.25];
+    let (mut first, mut second, mut scale) = ([0.0; 6], [0.0; 6], 0.0);
+    let grads = InfoNceGrads { first: Some(&mut first), second: Some(&mut second), scale: Some(&mut scale) };
+    let value = InfoNce::new().call(&x, &y, (3, 2)).scale(2.0).forward_backward(grads).unwrap();
+    close("value", &[PYTORCH.0], &[value], 1e-6);
+    close("first", &PYTORCH.1, &first, 1e-6);
+    close("second", &PYTORCH.2, &second, 1e-6);
+    close("scale", &[PYTORCH.3], &[scale], 1e-6);
+}
+
+#[test]
+fn accumulating_adds() {
+    fn adds<T: Element>() {
+        let (x, y) = (numbers::<T>(15, 3), numbers::<T>(15, 4));
+        let call = InfoNce::new().call(&x, &y, (5, 3)).scale(3.0);
+        let gradients = |accumulate: bool, start: f32| {
+            let (mut first, mut second) = (vec![T::from_f32(start); 15], vec![T::from_f32(start); 15]);
+            let mut scale = start;
+            let grads = InfoNceGrads { first: Some(&mut first), second: Some(&mut second), scale: Some(&mut scale) };
+            let call = if accumulate { call.accumulate() } else { call };
+            call.forward_backward(grads).unwrap();
+            let mut all: Vec<f32> = first.iter().chain(&second).map(|g| g.to_f32()).collect();
+            all.push(scale);
+            all
+        };
+        let (added, own) = (gradients(true, 0.5), gradients(false, f32::NAN));
+        for (added, own) in added.iter().zip(own) {
+            assert!((added - (0.5 + own)).abs() <= 2e-2 * own.abs().max(0.5), "{added} {own}");
+        }
+    }
+    adds::<f32>();
+    adds::<bf16>();
+}
+
+#[test]
+fn bad_calls_are_refused() {
+    let x = [0.5f32; 6];
+    let call = |shape: (usize, usize, usize)| InfoNce::one_way().call(&x, &x, shape).forward();
+    assert_eq!(call((4, 2, 3)).unwrap_err().to_string(), "InfoNCE: fewer candidates than pairs is not supported");
+    assert!(matches!(call((2, 3, 3)), Err(Error::Length { what: "second", expected: 9, got: 6 })));
+    let both = InfoNce::new().call(&x[..3], &x, (1, 2, 3)).forward();
+    assert!(matches!(both, Err(Error::Unsupported { .. })));
+    for scale in [f32::NAN, f32::INFINITY] {
+        let call = InfoNce::new().call(&x, &x, (2, 3)).scale(scale).forward();
+        assert!(matches!(call, Err(Error::Option { name: "scale", .. })));
+    }
+    let (mut short, mut scale) = ([7.0; 5], 7.0);
+    let grads = InfoNceGrads { first: Some(&mut short[..]), scale: Some(&mut scale), ..InfoNceGrads::default() };
+    let refused = InfoNce::new().call(&x, &x, (2, 3)).forward_backward(grads);
+    assert!(matches!(refused, Err(Error::Length { what: "grad_first", expected: 6, got: 5 })));
+    assert_eq!((short, scale), ([7.0; 5], 7.0));
+    assert!(InfoNce::new().call::<f32>(&[], &[], (0, 3)).forward().unwrap().is_nan());
+}
+
+const PYTORCH: (f64, [f64; 6], [f64; 6], f64) = (
+    6.91648245505272,
+    [
+        -0.7746451444380297,
+        -1.1090781130143958,
+        1.0160210339548619,
+        1.9428402971859389,
+        -0.5687159332929236,
+        -1.4297908259473084,
+    ],
+    [
+        0.4947614360012498,
+        1.2316750861214565,
+        -0.966167371784782,
+        -1.8374891106111932,
+        1.021649644560044,
+        1.378888375421014,
+    ],
+    3.2991110953106317,
+);
