@@ -1,9 +1,9 @@
 // The language-model head, `src/head`: what lies between the matrix products of linear cross-entropy. With x the tokens that count, W the
 // weight and b the bias, a chunk of tokens goes through
 //
-//     z = x W^T        cuBLAS, z in f32
+//     z = s x W^T      cuBLAS, z in f32; the scale s is 1 but for InfoNCE
 //     g = dl/d(z + b)  cross-entropy, g in the storage type
-//     dx = alpha g W,  dW += alpha g^T x        cuBLAS, in f32
+//     dx = s alpha g W,  dW += s alpha g^T x,  ds = alpha g W . x       cuBLAS, in f32
 //     db += alpha sum g
 //
 // `rows` first lists the tokens that count, so that ignored ones are never multiplied, and finds the denominator; it is one block, for
@@ -21,12 +21,16 @@ FL uint32_t* head_rows(const LaunchArgs& a) { return reinterpret_cast<uint32_t*>
 FL int32_t* head_targets(const LaunchArgs& a, const HeadParams& p) { return reinterpret_cast<int32_t*>(head_rows(a) + p.room); }
 FL float* head_weights(const LaunchArgs& a, const HeadParams& p) { return reinterpret_cast<float*>(head_targets(a, p) + p.room); }
 FL float* head_losses(const LaunchArgs& a, const HeadParams& p) { return head_weights(a, p) + p.room; }
-FL float* head_values(const LaunchArgs& a, const HeadParams& p) { return head_losses(a, p) + p.room; }
+FL float* head_dots(const LaunchArgs& a, const HeadParams& p) { return head_losses(a, p) + p.room; }
+FL float* head_values(const LaunchArgs& a, const HeadParams& p) { return head_dots(a, p) + p.room; }
 
 static constexpr uint32_t NO_ROW = 0xffffffffu;
 
+// Without targets a token is of the class of its number.
+FL int64_t class_of(const LaunchArgs& a, uint64_t row) { return has_index(a) ? index_of(a, row) : int64_t(row); }
+
 FL bool counts(const LaunchArgs& a, uint64_t row) {
-    const int64_t index = index_of(a, row);
+    const int64_t index = class_of(a, row);
     return !ignored(a, index) && is_class(a, index);
 }
 
@@ -58,7 +62,7 @@ template <class T> FL void head_rows_of(const LaunchArgs& a, const HeadParams& p
             const float w = fabsf(weight_of(a, r));
             of_token = w > of_token ? w : of_token;
             ++count;
-        } else if (!ignored(a, index_of(a, r))) {
+        } else if (!ignored(a, class_of(a, r))) {
             report_row(a, r);
             strays += 1.0;
         }
@@ -88,6 +92,8 @@ template <class T> FL void head_rows_of(const LaunchArgs& a, const HeadParams& p
         // Nothing to count is a mean of nothing, whose gradients are still zero.
         s->alpha = all == 0 ? 0.0f : scale / s->row_scale;
         s->one = 1.0f, s->zero = 0.0f;
+        s->logit_scale = a.third ? p.logit_scale * *at<const float>(a.third) : p.logit_scale;
+        s->scaled_alpha = s->alpha * s->logit_scale;
     }
     __syncthreads();
     uint32_t place = before[t];
@@ -95,7 +101,7 @@ template <class T> FL void head_rows_of(const LaunchArgs& a, const HeadParams& p
         if (!counts(a, r)) continue;
         if (place < p.room) {
             head_rows(a)[place] = uint32_t(r);
-            head_targets(a, p)[place] = int32_t(index_of(a, r));
+            head_targets(a, p)[place] = int32_t(class_of(a, r));
             head_weights(a, p)[place] = weight_of(a, r);
         } else if (place == p.room) {
             report_row(a, r | uint64_t(1) << FL_TOO_MANY);
@@ -123,22 +129,40 @@ template <class T> FL void head_gather(const LaunchArgs& a, const HeadParams& p)
     for (; k < a.pitch; k += FL_BLOCK) to[k] = row == NO_ROW ? from_f32<T>(0.0f) : from[k];
 }
 
-// What a chunk gives its tokens: their input gradients, and their losses. One block a row.
-template <class T> FL void head_scatter(const LaunchArgs& a, const HeadParams& p) {
-    const uint32_t row = head_rows(a)[p.first + blockIdx.x];
+// What a chunk gives its tokens: their input gradients, stored as G, their losses, and their part of the gradient of the scale, for
+// which `third` has the input. One block a row.
+template <class T, class G> FL void head_scatter(const LaunchArgs& a, const HeadParams& p) {
+    const uint32_t place = p.first + blockIdx.x, row = head_rows(a)[place];
     if (row == NO_ROW) return;
-    if (a.values && threadIdx.x == 0) at<float>(a.values)[row] = head_losses(a, p)[p.first + blockIdx.x];
-    if (a.grad_input == 0) return;
+    if (a.values && threadIdx.x == 0) at<float>(a.values)[row] = head_losses(a, p)[place];
     const float* from = at<const float>(a.input) + blockIdx.x * a.pitch;
-    T* to = at<T>(a.grad_input) + row * a.pitch;
-    for (uint64_t k = threadIdx.x; k < a.pitch; k += FL_BLOCK) to[k] = from_f32<T>(add_or_write(a, to_f32(to[k]), from[k]));
+    if (a.grad_third) {
+        const T* x = at<const T>(a.third) + row * a.pitch;
+        float few = 0.0f; // of a thread
+        for (uint64_t k = threadIdx.x; k < a.pitch; k += FL_BLOCK) few += from[k] * to_f32(x[k]);
+        const double dot = block_sum(double(few));
+        if (threadIdx.x == 0) head_dots(a, p)[place] = float(dot);
+    }
+    if (a.grad_input == 0) return;
+    const float scale = head(a)->logit_scale;
+    G* to = at<G>(a.grad_input) + row * a.pitch;
+    for (uint64_t k = threadIdx.x; k < a.pitch; k += FL_BLOCK) to[k] = from_f32<G>(add_or_write(a, to_f32(to[k]), scale * from[k]));
+}
+
+// The gradient of the scale: one block.
+FL void head_scale(const LaunchArgs& a, const HeadParams& p) {
+    double sum = 0.0;
+    for (uint32_t i = threadIdx.x; i < head(a)->counted; i += FL_BLOCK) sum += double(head_dots(a, p)[i]);
+    sum = block_sum(sum);
+    float* to = at<float>(a.grad_third);
+    if (threadIdx.x == 0) *to = add_or_write(a, *to, float(sum));
 }
 
 // Gradients and losses of the tokens that do not count. One block a token.
 template <class T> FL void head_rest(const LaunchArgs& a) {
     const uint64_t row = blockIdx.x;
     if (counts(a, row)) return;
-    if (a.values && threadIdx.x == 0) at<float>(a.values)[row] = ignored(a, index_of(a, row)) ? 0.0f : nan();
+    if (a.values && threadIdx.x == 0) at<float>(a.values)[row] = ignored(a, class_of(a, row)) ? 0.0f : nan();
     if (a.grad_input == 0 || (a.flags & FL_ACCUMULATE)) return;
     T* to = at<T>(a.grad_input) + row * a.pitch;
     for (uint64_t k = threadIdx.x; k < a.pitch; k += FL_BLOCK) to[k] = from_f32<T>(0.0f);
@@ -166,7 +190,8 @@ FL void head_value(const LaunchArgs& a, const HeadParams& p) {
     const HeadState* s = head(a);
     double total = 0.0;
     for (uint32_t c = 0; c < p.chunks; ++c) total += double(head_values(a, p)[c]);
-    *at<float>(a.value) = s->spoilt ? nan() : float(total / s->denominator);
+    const double value = s->spoilt ? double(nan()) : p.part * (total / s->denominator);
+    *at<float>(a.value) = float(p.adds ? *at<float>(a.value) + value : value);
 }
 
 } // namespace fl
@@ -188,13 +213,16 @@ template <class B> using Softcap = CrossEntropy<Biased<Capped, B>, false>;
 
 #define HEAD_KERNEL(name, dtype, call)                                                                                       \
     extern "C" __global__ void __launch_bounds__(FL_BLOCK, 2) fl_head_##name##_##dtype(const LaunchArgs a, const HeadParams p) { \
-        fl::call;                                                                                                            \
+        using namespace fl;                                                                                                  \
+        call;                                                                                                                \
     }                                                                                                                        \
     KERNEL(fl_head_##name##_##dtype)
 #define HEAD(dtype, T)                                        \
     HEAD_KERNEL(rows, dtype, head_rows_of<T>(a, p))           \
     HEAD_KERNEL(gather, dtype, head_gather<T>(a, p))          \
-    HEAD_KERNEL(scatter, dtype, head_scatter<T>(a, p))        \
+    HEAD_KERNEL(scatter, dtype, (head_scatter<T, T>(a, p)))   \
+    HEAD_KERNEL(scatter_wide, dtype, (head_scatter<T, float>(a, p))) \
+    HEAD_KERNEL(scale, dtype, head_scale(a, p))               \
     HEAD_KERNEL(rest, dtype, head_rest<T>(a))                 \
     HEAD_KERNEL(bias, dtype, head_bias<T>(a))                 \
     HEAD_KERNEL(value, dtype, head_value(a, p))               \

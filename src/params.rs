@@ -237,13 +237,14 @@ params! {
     }
 
     /// What the launches of a head tell one another; behind it the tokens that count, in their order: their numbers as u32, their
-    /// classes as i32, their weights and their losses as f32, each `HeadParams::room` long; then a value of each chunk as f32.
+    /// classes as i32, their weights, their losses and what they give the gradient of the scale as f32, each `HeadParams::room` long; then a
+    /// value of each chunk as f32.
     struct HeadState {
         /// What the value is divided by.
         denominator: f64,
         /// What products of gradients are multiplied by: upstream gradient over denominator and `row_scale`.
         alpha: f32,
-        /// 1, for other products.
+        /// 1, for products that add.
         one: f32,
         /// 0, for products that overwrite.
         zero: f32,
@@ -253,6 +254,10 @@ params! {
         counted: u32,
         /// Not 0 if the value is NaN whatever the losses are.
         spoilt: u32,
+        /// What products of inputs and weights are multiplied by.
+        logit_scale: f32,
+        /// `alpha` times that, of which the weight gradient is made.
+        scaled_alpha: f32,
     }
 
     /// The small kernels of a head.
@@ -265,6 +270,12 @@ params! {
         chunks: u32,
         /// Of the cross-entropy.
         z_loss: f32,
+        /// What products of inputs and weights are multiplied by, besides what `LaunchArgs::third` points at.
+        logit_scale: f32,
+        /// What the value is multiplied by.
+        part: f32,
+        /// Not 0 if it is added to what is there.
+        adds: u32,
     }
 
     /// For losses without options.

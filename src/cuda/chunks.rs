@@ -9,8 +9,8 @@ use crate::head::LinearShape;
 const TILE: usize = 128;
 /// What cuBLAS asks for on Hopper; and the least with which it fails nowhere.
 pub(super) const CUBLAS: [usize; 2] = [32 << 20, 16 << 10];
-/// For each token: its number, class, weight and loss; and the value of its chunk.
-const TOKEN_LISTS: usize = 20;
+/// For each token: its number, class, weight, loss and part of the gradient of the scale; and the value of its chunk.
+const TOKEN_LISTS: usize = 24;
 /// Where parts of the memory begin.
 const BORDER: usize = 256;
 /// Parts of the memory.

@@ -24,6 +24,7 @@ pub(super) struct HeadRequest {
     pub(super) input: Memory,
     pub(super) weight: Memory,
     pub(super) bias: Option<Memory>,
+    /// Without any, a token is of the class of its number.
     pub(super) targets: Targets,
     pub(super) class_weight: Option<Memory>,
     pub(super) token_weight: Option<Memory>,
@@ -38,6 +39,14 @@ pub(super) struct HeadRequest {
     pub(super) budget: usize,
     pub(super) tf32: bool,
     pub(super) z_loss: f32,
+    /// What logits but for their bias are multiplied by, and where its gradient goes.
+    pub(super) logit_scale: Scalar,
+    pub(super) grad_scale: Option<Memory>,
+    /// The gradient of the input is f32.
+    pub(super) wide: bool,
+    /// What value and gradients are multiplied by, and whether the value is added to what is there.
+    pub(super) part: f32,
+    pub(super) adds: bool,
 }
 
 const F32: Dtype = Dtype { name: "f32", bytes: 4 };
@@ -95,6 +104,7 @@ fn args(loss: &Kernel, call: &HeadRequest, memory: u64, workspace: u64) -> Launc
     let (grad_output, grad_scale) = call.grad_output.parts();
     let (target_kind, target) = call.targets.parts();
     let ([value, values, _], divisor) = call.output.parts();
+    let (_, third) = call.logit_scale.parts();
     LaunchArgs {
         target: target.address,
         class_weight: of(call.class_weight),
@@ -110,10 +120,12 @@ fn args(loss: &Kernel, call: &HeadRequest, memory: u64, workspace: u64) -> Launc
         inner: 1,
         pitch: hidden as u64,
         bias: of(call.bias),
+        third,
+        grad_third: of(call.grad_scale),
         each: 1,
         ignore_index: loss.ignore_index.unwrap_or(0),
         denominator,
-        scale: marshal::scale(grad_output, divide_by, denominator),
+        scale: marshal::scale(call.part * grad_output, divide_by, denominator),
         flags: if call.accumulate { ACCUMULATE } else { 0 } | if loss.ignore_index.is_some() { IGNORE } else { 0 },
         target_kind,
         divide_by,
@@ -134,13 +146,15 @@ impl Pass<'_> {
     /// # Safety
     /// As for [`run`].
     unsafe fn run(&self, on: &mut dyn Launch) -> Result<()> {
-        let HeadRequest { shape, grad_input, grad_weight, grad_bias, accumulate, .. } = *self.call;
+        let HeadRequest { shape, grad_input, grad_weight, grad_bias, grad_scale, accumulate, wide, .. } = *self.call;
         let losses = self.args.values != 0;
+        let of_inputs = grad_input.is_some() || grad_scale.is_some();
+        let rest = self.call.targets != Targets::Nothing && (losses || (grad_input.is_some() && !accumulate));
         // SAFETY, of all launches and products: the caller's promise; the kernels are of this file and take these arguments; the parts
         // of the memory are as large as the layout says.
         unsafe {
             self.launch(on, "head_rows", 1, self.args, 0)?;
-            if losses || (grad_input.is_some() && !accumulate) {
+            if rest {
                 let of = grad_input.map_or(0, |g| g.address);
                 self.launch(on, "head_rest", shape.tokens, LaunchArgs { grad_input: of, ..self.args }, 0)?;
             }
@@ -162,14 +176,21 @@ impl Pass<'_> {
                 if let Some(grad) = grad_weight {
                     self.grad_weight(count, first, grad)?;
                 }
-                if grad_input.is_some() {
+                if of_inputs {
                     self.grad_input(count)?;
                 }
-                if losses || grad_input.is_some() {
-                    let of = grad_input.map_or(0, |g| g.address);
-                    let args = LaunchArgs { input: self.part(self.layout.grad_inputs), grad_input: of, ..self.args };
-                    self.launch(on, "head_scatter", count, args, start)?;
+                if losses || of_inputs {
+                    let args = LaunchArgs {
+                        input: self.part(self.layout.grad_inputs),
+                        third: self.call.input.address,
+                        grad_input: of(grad_input),
+                        ..self.args
+                    };
+                    self.launch(on, if wide { "head_scatter_wide" } else { "head_scatter" }, count, args, start)?;
                 }
+            }
+            if grad_scale.is_some() {
+                self.launch(on, "head_scale", 1, self.args, 0)?;
             }
             if self.args.value != 0 { self.launch(on, "head_value", 1, self.args, 0) } else { Ok(()) }
         }
@@ -193,15 +214,15 @@ impl Pass<'_> {
             a_transposed: false,
             b: self.weight(),
             b_transposed: true,
-            alpha: self.state(std::mem::offset_of!(HeadState, one)),
+            alpha: self.state(std::mem::offset_of!(HeadState, logit_scale)),
             beta: self.state(std::mem::offset_of!(HeadState, zero)),
             tf32: self.call.tf32,
         };
         let plan = plan::rowwise(part.count as u64, classes as u64, 1, 4, 1, on.limits());
         // The lists behind the state.
         let list = |number: usize, at: usize| self.state(size_of::<HeadState>() + 4 * (number * room + at));
-        let backward =
-            self.call.grad_input.is_some() || self.call.grad_weight.is_some() || self.call.grad_bias.is_some();
+        let HeadRequest { grad_input, grad_weight, grad_bias, grad_scale, .. } = *self.call;
+        let backward = [grad_input, grad_weight, grad_bias, grad_scale].iter().any(Option::is_some);
         let grads = self.grads();
         let args = LaunchArgs {
             input: logits.address,
@@ -209,10 +230,12 @@ impl Pass<'_> {
             weight: if token_weight.is_some() { list(2, part.first) } else { 0 },
             grad_input: if backward { grads.address + (below * pitch) as u64 * dtype.bytes } else { 0 },
             values: if self.args.values == 0 { 0 } else { list(3, part.first) },
-            value: list(4, index),
+            value: list(5, index),
             grad_scale: self.state(std::mem::offset_of!(HeadState, row_scale)),
             divisor: 0,
             scratch: 0,
+            third: 0,
+            grad_third: 0,
             elements: (part.count * pitch) as u64,
             losses: part.count as u64,
             pitch: pitch as u64,
@@ -245,7 +268,7 @@ impl Pass<'_> {
             a_transposed: true,
             b: self.inputs(),
             b_transposed: false,
-            alpha: self.state(std::mem::offset_of!(HeadState, alpha)),
+            alpha: self.state(std::mem::offset_of!(HeadState, scaled_alpha)),
             beta: self.state(beta),
             tf32: self.call.tf32,
         };
@@ -307,6 +330,9 @@ impl Pass<'_> {
             first: first as u32,
             chunks: self.layout.chunks() as u32,
             z_loss: self.call.z_loss,
+            logit_scale: self.call.logit_scale.parts().0,
+            part: self.call.part,
+            adds: self.call.adds.into(),
         };
         let (plan, name) = (Plan::new(grid as u64, (BLOCK, 1), 0), Name::new(&[name], self.call.dtype));
         // SAFETY: the caller's promise.

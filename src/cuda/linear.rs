@@ -5,7 +5,7 @@ use super::call::{OnCuda, Outputs};
 use super::handle::Cuda;
 use super::head::{self, HeadRequest};
 use super::kernel::HasKernel;
-use super::request::Dtype;
+use super::request::{Dtype, Scalar};
 use crate::element::Element;
 use crate::error::{Result, check_len};
 use crate::head::{Lens, LinearCrossEntropy, LinearShape, NOT_INDICES};
@@ -222,6 +222,11 @@ impl<'a, T: Element> CudaLinearCall<'a, T> {
             budget: self.head.budget,
             tf32: self.tf32,
             z_loss: self.head.loss.params().z_loss,
+            logit_scale: Scalar::Host(1.0),
+            grad_scale: None,
+            wide: false,
+            part: 1.0,
+            adds: false,
         };
         // SAFETY: as in `CudaCall::enqueue`; lengths have been checked.
         unsafe { head::run(&self.head.loss.kernel(), &request, self.cuda) }

@@ -5,8 +5,8 @@
 //! * `custom`: the kernel of a loss that the user wrote; `jit`: kernels compiled at run time, by NVRTC, and kept on the disk.
 //! * `driver`: probe and errors; `modules`: kernels, loaded; `handle`: a stream with a workspace; `buffers`: cudarc's slices and
 //!   views; `call`, `methods`, `others`: the methods of losses; `gpu`: what a `Device` has.
-//! * `linear`: the calls of language-model heads; `head`: their launches and products; `chunks`: how many tokens at
-//!   once; `blas`: cuBLAS.
+//! * `linear`: the calls of language-model heads, `contrastive`: those of InfoNCE; `head`: their launches and products; `chunks`: how many
+//!   tokens at once; `blas`: cuBLAS.
 
 #[cfg(all(feature = "cuda", feature = "head"))]
 pub(crate) mod blas;
@@ -16,6 +16,8 @@ mod buffers;
 mod call;
 #[cfg(all(feature = "cuda", feature = "head"))]
 mod chunks;
+#[cfg(all(feature = "cuda", feature = "head"))]
+mod contrastive;
 #[allow(missing_docs)] // public for the tests alone
 pub(crate) mod custom;
 #[cfg(feature = "cuda")]
@@ -48,6 +50,8 @@ pub(crate) mod request;
 pub use buffers::{DeviceMut, DeviceRef, DeviceScalar, DeviceTarget};
 #[cfg(feature = "cuda")]
 pub use call::{CudaCall, OnCuda};
+#[cfg(all(feature = "cuda", feature = "head"))]
+pub use contrastive::{CudaInfoNceCall, CudaInfoNceGrads};
 #[cfg(feature = "cuda")]
 pub use handle::Cuda;
 #[cfg(feature = "cuda")]

@@ -1,8 +1,8 @@
 //! InfoNCE through the head: the similarities of a batch are logits that are never held.
 
-use super::{LinearCrossEntropy, LinearGrads, LinearShape, Scale, matrix};
+use super::{LinearCrossEntropy, LinearGrads, LinearShape, Scale, matrix, product};
 use crate::element::Element;
-use crate::error::{Error, Result, check_len};
+use crate::error::{Error, Result, check_len, check_option};
 use crate::loss::CrossEntropy;
 use crate::reduction::Reduction;
 
@@ -30,6 +30,10 @@ use crate::reduction::Reduction;
 ///
 /// **Speed.** Three matrix products each way.
 ///
+/// **On a GPU**, bound to a `Cuda` by `on`, as [`LinearCrossEntropy`](super::LinearCrossEntropy) is there: calls only enqueue, the scale
+/// may be on the device, gradients are f32 for every storage type, and the gradient of 16-bit similarities is rounded once before it is
+/// multiplied. A scale there that is not finite makes everything NaN.
+///
 /// ```
 /// use fused_loss::head::{InfoNce, InfoNceGrads};
 /// # fn main() -> fused_loss::Result<()> {
@@ -47,14 +51,24 @@ use crate::reduction::Reduction;
 /// ```
 ///
 /// Errors: a scale that is not finite; buffers of other lengths; fewer candidates than pairs; both ways with more candidates than pairs,
-/// which belong to nothing. On a GPU, where similarities are at hand, see the contrastive part of [`CrossEntropy`]'s page.
+/// which belong to nothing. Without any pairs the value is NaN, as a mean of nothing is; on a GPU that is an error.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct InfoNce {
     head: LinearCrossEntropy,
     both: bool,
 }
 
+/// The lengths of the buffers of a call.
+pub(crate) struct InfoNceLens {
+    pub(crate) first: usize,
+    pub(crate) second: usize,
+    pub(crate) grad_first: Option<usize>,
+    pub(crate) grad_second: Option<usize>,
+}
+
 impl InfoNce {
+    pub(crate) const NAME: &'static str = "InfoNCE";
+
     /// Both ways, as CLIP: which of the second belongs to each of the first, and which of the first to each of the second.
     pub fn new() -> Self {
         InfoNce { head: LinearCrossEntropy::new(CrossEntropy::new().ignore_index(None)), both: true }
@@ -75,6 +89,38 @@ impl InfoNce {
     pub fn budget(mut self, bytes: usize) -> Self {
         self.head = self.head.budget(bytes);
         self
+    }
+
+    /// The same on a GPU.
+    #[cfg(feature = "cuda")]
+    pub fn on<'d>(&self, cuda: &'d crate::Cuda) -> crate::OnCuda<'d, Self> {
+        crate::OnCuda { loss: *self, cuda }
+    }
+
+    /// The head of a way, and whether there are two.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn parts(&self) -> (LinearCrossEntropy, bool) {
+        (self.head, self.both)
+    }
+
+    pub(crate) fn check_scale(scale: f32) -> Result<()> {
+        check_option("scale", "a finite number", scale, scale.is_finite()).map(drop)
+    }
+
+    pub(crate) fn check(&self, shape: InfoNceShape, lens: &InfoNceLens) -> Result<()> {
+        let InfoNceShape { pairs, candidates, hidden } = shape;
+        let unsupported = |what| Err(Error::Unsupported { loss: Self::NAME, what });
+        if candidates < pairs {
+            return unsupported("fewer candidates than pairs");
+        }
+        if self.both && candidates != pairs {
+            return unsupported("candidates without a pair, both ways,");
+        }
+        check_len("first", product(pairs, hidden)?, lens.first)?;
+        check_len("second", product(candidates, hidden)?, lens.second)?;
+        let of = |what, expected, got: Option<usize>| got.map_or(Ok(()), |got| check_len(what, expected, got));
+        of("grad_first", lens.first, lens.grad_first)?;
+        of("grad_second", lens.second, lens.grad_second)
     }
 
     /// A call. The shape is made from `(pairs, hidden)` or `(pairs, candidates, hidden)`.
@@ -167,23 +213,14 @@ impl<T: Element> InfoNceCall<'_, T> {
 
     /// The value, and its gradients into `grads`.
     pub fn forward_backward(self, grads: InfoNceGrads<'_, T>) -> Result<f32> {
-        let InfoNceShape { pairs, candidates, hidden } = self.shape;
-        if !self.scale.is_finite() {
-            return Err(Error::Option { name: "scale", expected: "a finite number", got: self.scale.into() });
-        }
-        let unsupported = |what| Err(Error::Unsupported { loss: "InfoNCE", what });
-        if candidates < pairs {
-            return unsupported("fewer candidates than pairs");
-        }
-        if self.loss.both && candidates != pairs {
-            return unsupported("candidates without a pair, both ways,");
-        }
-        let product = |rows: usize| rows.checked_mul(hidden).ok_or(Error::ShapeOverflow);
-        check_len("first", product(pairs)?, self.first.len())?;
-        check_len("second", product(candidates)?, self.second.len())?;
-        let of = |what, expected, got: Option<&[T]>| got.map_or(Ok(()), |got| check_len(what, expected, got.len()));
-        of("grad_first", self.first.len(), grads.first.as_deref())?;
-        of("grad_second", self.second.len(), grads.second.as_deref())?;
+        InfoNce::check_scale(self.scale)?;
+        let lens = InfoNceLens {
+            first: self.first.len(),
+            second: self.second.len(),
+            grad_first: grads.first.as_ref().map(|g| g.len()),
+            grad_second: grads.second.as_ref().map(|g| g.len()),
+        };
+        self.loss.check(self.shape, &lens)?;
         let mut of_scale = 0.0;
         let of_scale_wanted = grads.scale.is_some();
         let value = if let (Some(first), Some(second)) = (matrix::as_f32(self.first), matrix::as_f32(self.second)) {

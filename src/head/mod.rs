@@ -40,11 +40,12 @@ mod contrastive;
 mod matrix;
 mod pass;
 
+pub(crate) use contrastive::InfoNceLens;
 pub use contrastive::{InfoNce, InfoNceCall, InfoNceGrads, InfoNceShape};
 use pass::{Chunks, Pass};
 
 #[cfg(feature = "cuda")]
-pub use crate::cuda::{CudaLinearCall, CudaLinearGrads};
+pub use crate::cuda::{CudaInfoNceCall, CudaInfoNceGrads, CudaLinearCall, CudaLinearGrads};
 
 /// A linear layer and [`CrossEntropy`] on its outputs in one, as Liger's `LinearCrossEntropy` and Apple's cut cross-entropy.
 ///

@@ -64,7 +64,7 @@ pub(crate) mod sharded;
 ///
 /// InfoNCE, and its symmetric form, which trained CLIP, are cross-entropies of a matrix of logits `z = scale * similarity` whose row `i`
 /// belongs to column `i`: by rows, and by columns with the classes on axis 1, which adds to the gradient. (`head::InfoNce` does it from
-/// the embeddings, without that matrix, on the CPU.) For the logarithm of a learned scale the gradient of a row is
+/// the embeddings, without that matrix.) For the logarithm of a learned scale the gradient of a row is
 /// `sum_k (p_k - [k = t]) z_k`, which is its loss less its entropy: both are reported. With f16 and bf16 the gradient is rounded after
 /// each of the two calls.
 ///

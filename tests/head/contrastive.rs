@@ -209,3 +209,121 @@ const PYTORCH: (f64, [f64; 6], [f64; 6], f64) = (
     ],
     3.2991110953106317,
 );
+
+#[cfg(feature = "cuda")]
+mod gpu {
+    use fused_loss::cudarc::driver::{DeviceRepr, ValidAsZeroBits};
+    use fused_loss::head::CudaInfoNceGrads;
+    use fused_loss::{Cuda, Result};
+
+    use super::super::cases::gpu::{Copied, cuda};
+    use super::*;
+
+    /// Gradients of a call, and its value.
+    struct Got {
+        value: f32,
+        first: Vec<f32>,
+        second: Vec<f32>,
+        scale: f32,
+    }
+
+    /// One call with everything; buffers are full of `start` before.
+    fn backward<T: Element + DeviceRepr + ValidAsZeroBits + Default>(
+        cuda: &Cuda,
+        (loss, x, y, shape): (InfoNce, &[T], &[T], InfoNceShape),
+        (scale, on_device, start): (f32, bool, Option<f32>),
+    ) -> Result<Got> {
+        let full = start.unwrap_or(f32::NAN);
+        let (x_there, y_there) = (Copied::new(cuda, x), Copied::new(cuda, y));
+        let mut first = Copied::new(cuda, &vec![full; x.len()]);
+        let mut second = Copied::new(cuda, &vec![full; y.len()]);
+        let (mut value, mut of_scale) = (Copied::new(cuda, &[f32::NAN]), Copied::new(cuda, &[full]));
+        let (there, upstream) = (Copied::new(cuda, &[scale]), Copied::new(cuda, &[4.0]));
+        let call = loss.on(cuda).call(x_there.get(), y_there.get(), shape);
+        let call = if on_device { call.scale(there.get()) } else { call.scale(scale) };
+        let call = if on_device { call.grad_output(upstream.get()) } else { call.grad_output(4.0) };
+        let call = if start.is_some() { call.accumulate() } else { call };
+        let grads = CudaInfoNceGrads {
+            first: Some(first.get_mut()),
+            second: Some(second.get_mut()),
+            scale: Some(of_scale.get_mut()),
+        };
+        call.forward_backward(value.get_mut(), grads)?;
+        cuda.check()?;
+        let mut got = Got { value: 0.0, first: vec![0.0; x.len()], second: vec![0.0; y.len()], scale: 0.0 };
+        value.back(cuda, std::slice::from_mut(&mut got.value));
+        first.back(cuda, &mut got.first);
+        second.back(cuda, &mut got.second);
+        of_scale.back(cuda, std::slice::from_mut(&mut got.scale));
+        Ok(got)
+    }
+
+    /// `rounding`: of one rounding to the storage type, which gradients of similarities go through before they are multiplied.
+    fn check<T: Element + DeviceRepr + ValidAsZeroBits + Default>(rounding: f64) {
+        let Some(cuda) = cuda() else { return };
+        for (pairs, candidates, hidden) in [(1, 1, 1), (7, 7, 5), (33, 33, 16), (5, 9, 4)] {
+            let shape = InfoNceShape::from((pairs, candidates, hidden));
+            let (x, y) = (numbers::<T>(pairs * hidden, 1), numbers::<T>(candidates * hidden, 2));
+            for both in [true, false] {
+                if both && pairs != candidates {
+                    continue;
+                }
+                for (smoothing, scale, on_device) in [(0.0, 1.0, false), (0.125, 14.0, true), (0.0, -3.0, true)] {
+                    let loss = if both { InfoNce::new() } else { InfoNce::one_way() };
+                    let loss = loss.label_smoothing(smoothing).unwrap();
+                    let want = definition(&x, &y, shape, (both, smoothing.into(), scale, 4.0));
+                    let mut value = Copied::new(cuda, &[0.0]);
+                    let (a, b) = (Copied::new(cuda, &x), Copied::new(cuda, &y));
+                    let needed = loss.budget(0).on(cuda).call(a.get(), b.get(), shape).forward(value.get_mut());
+                    let Err(Error::Budget { needed, .. }) = needed else { panic!("{needed:?}") };
+                    for budget in [needed as usize, 1 << 24] {
+                        let call = (loss.budget(budget), &x[..], &y[..], shape);
+                        let got = backward(cuda, call, (scale as f32, on_device, None)).unwrap();
+                        close("value", &[want.value], &[got.value], 3e-6);
+                        close("first", &want.first, &got.first, 4e-6 + 2.0 * rounding);
+                        close("second", &want.second, &got.second, 4e-6 + 2.0 * rounding);
+                        let size: f64 = want.first.iter().zip(&x).map(|(g, x)| (g * f64::from(x.to_f32())).abs()).sum();
+                        let error = (f64::from(got.scale) - want.scale).abs();
+                        assert!(error <= (1e-5 + 2.0 * rounding) * (size + 1e-3), "{} {}", got.scale, want.scale);
+                        let added = backward(cuda, call, (scale as f32, on_device, Some(0.5))).unwrap();
+                        assert_eq!(added.value, got.value);
+                        let gradients = got.first.iter().chain(&got.second).chain([&got.scale]);
+                        for (own, added) in gradients.zip(added.first.iter().chain(&added.second).chain([&added.scale]))
+                        {
+                            assert!((added - (0.5 + own)).abs() <= 1e-6 * (own.abs() + 1.0), "{added} {own}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn f32_is_the_definition_on_a_gpu() {
+        check::<f32>(0.0);
+    }
+
+    #[test]
+    fn f16_is_the_definition_on_a_gpu() {
+        check::<f16>(f64::powi(2.0, -11));
+    }
+
+    #[test]
+    fn bf16_is_the_definition_on_a_gpu() {
+        check::<bf16>(f64::powi(2.0, -8));
+    }
+
+    #[test]
+    fn bad_calls_are_refused_on_a_gpu() {
+        let Some(cuda) = cuda() else { return };
+        let x = [0.5f32; 6];
+        let call = |shape: (usize, usize, usize), scale: f32| {
+            let call = (InfoNce::one_way(), &x[..], &x[..], InfoNceShape::from(shape));
+            backward(cuda, call, (scale, false, None)).map(|got| got.value)
+        };
+        assert!(matches!(call((4, 2, 3), 1.0), Err(Error::Unsupported { .. })));
+        assert!(matches!(call((2, 3, 3), 1.0), Err(Error::Length { what: "second", expected: 9, got: 6 })));
+        assert!(matches!(call((2, 2, 3), f32::NAN), Err(Error::Option { name: "scale", .. })));
+        assert!(matches!(call((0, 2, 3), 1.0), Err(Error::Length { what: "first", .. })));
+    }
+}
