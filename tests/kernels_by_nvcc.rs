@@ -123,7 +123,9 @@ fn main_loops_move_sixteen_bytes_and_compute_in_f32() {
 
 /// What a head does beside its products and losses: a hundredth of the bytes, or less.
 fn is_small_of_head(name: &str) -> bool {
-    ["rows", "scatter", "scale", "rest", "bias", "value"].iter().any(|kernel| name.starts_with(&format!("fl_head_{kernel}_")))
+    ["rows", "scatter", "scale", "rest", "bias", "value"]
+        .iter()
+        .any(|kernel| name.starts_with(&format!("fl_head_{kernel}_")))
 }
 
 #[test]
