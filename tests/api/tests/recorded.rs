@@ -14,7 +14,7 @@ fn the_public_interface_is_the_recorded_one() {
     // Of its own, for the variable has other crates compiled again.
     let target = root.join("target/api");
     let mut rustdoc = Command::new(env!("CARGO"));
-    rustdoc.args(["rustdoc", "--lib", "-p", "fused-loss", "--target-dir"]).arg(&target);
+    rustdoc.args(["rustdoc", "--lib", "-p", "fused-loss", "--features", "head", "--target-dir"]).arg(&target);
     rustdoc.args(["--", "-Z", "unstable-options", "--output-format", "json", "--cap-lints", "allow"]);
     // JSON is not stable; a stable compiler has it all the same.
     let status = rustdoc.current_dir(&root).env("RUSTC_BOOTSTRAP", "1").env_remove("RUSTDOCFLAGS").status().unwrap();
