@@ -157,7 +157,7 @@ impl<'a, T: Element> CudaInfoNceCall<'a, T> {
             grad_weight: of_second,
             grad_bias: None,
             counted: pairs,
-            budget: head.budget,
+            budget: head.budget_on_gpus(),
             tf32: self.tf32,
             z_loss: 0.0,
             logit_scale: lender.scalar(&self.scale)?,

@@ -219,7 +219,7 @@ impl<'a, T: Element> CudaLinearCall<'a, T> {
             grad_weight: grads.weight.as_mut().map(|g| lender.write(g)).transpose()?,
             grad_bias: grads.bias.as_mut().map(|g| lender.write(g)).transpose()?,
             counted: self.counted,
-            budget: self.head.budget,
+            budget: self.head.budget_on_gpus(),
             tf32: self.tf32,
             z_loss: self.head.loss.params().z_loss,
             logit_scale: Scalar::Host(1.0),
