@@ -13,9 +13,12 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Where builds go.
+/// Where builds go: a folder of the target directory, or `FUSED_LOSS_HOST_EXEC`, for several of them to compile the kernels once.
 pub fn out() -> &'static Path {
-    Path::new(env!("CARGO_TARGET_TMPDIR"))
+    static OUT: OnceLock<PathBuf> = OnceLock::new();
+    OUT.get_or_init(|| {
+        std::env::var_os("FUSED_LOSS_HOST_EXEC").map_or(env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from)
+    })
 }
 
 /// Every file of `kernels/` that is compiled, and those of the losses that the tests define.

@@ -11,7 +11,7 @@ target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 export CARGO_TARGET_DIR=$target/pretend NVCC="$PWD/tests/pretend/nvcc.sh" FUSED_LOSS_REQUIRE_NVCC=0
 # Compiles the kernels for the host, as a test does first of all.
 cargo test --test kernels_on_host -- --exact the_kernels_are_compiled_for_the_host
-kernels=$CARGO_TARGET_DIR/tmp/host_exec_plain/libkernels.so
+kernels=${FUSED_LOSS_HOST_EXEC:-$CARGO_TARGET_DIR/tmp}/host_exec_plain/libkernels.so
 header=$(dirname "$(ls -t "$CARGO_TARGET_DIR"/debug/build/fused-loss-*/out/fused_loss_params.h | head -1)")
 mkdir -p "$CARGO_TARGET_DIR/driver"
 library() { # name, then the rest
