@@ -12,6 +12,7 @@
 //! | `NVCC` | the nvcc to take; an empty one means none |
 //! | `CUDA_HOME`, `CUDA_PATH` | where CUDA is installed |
 //! | `FUSED_LOSS_REQUIRE_NVCC` | 1: no nvcc is an error |
+//! | `FUSED_LOSS_PTX` | of the two virtual architectures, `75` (any GPU) and `90` (Hopper and newer), the one to compile for: in half the time |
 //! | `FUSED_LOSS_CUBIN` | compute capabilities such as `80,90` to compile machine code for as well |
 
 use std::fmt::Write;
@@ -36,7 +37,15 @@ fn main() {
             println!("cargo::rerun-if-changed={}", path.display());
         }
     }
-    for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH", "FUSED_LOSS_REQUIRE_NVCC", "FUSED_LOSS_CUBIN", "VIRTUAL_ENV"] {
+    for variable in [
+        "NVCC",
+        "CUDA_HOME",
+        "CUDA_PATH",
+        "FUSED_LOSS_REQUIRE_NVCC",
+        "FUSED_LOSS_PTX",
+        "FUSED_LOSS_CUBIN",
+        "VIRTUAL_ENV",
+    ] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
@@ -159,7 +168,12 @@ fn compile(nvcc: &Path, out: &Path) -> Vec<Module> {
             .parse()
             .unwrap_or_else(|_| fail(&format!("FUSED_LOSS_CUBIN: `{c}` is no compute capability such as 90")))
     });
-    let kinds: Vec<(u32, &str)> = VIRTUAL.into_iter().map(|c| (c, "ptx")).chain(native.map(|c| (c, "cubin"))).collect();
+    let only = std::env::var("FUSED_LOSS_PTX").ok().filter(|only| !only.is_empty());
+    if let Some(only) = only.as_ref().filter(|only| !VIRTUAL.iter().any(|c| c.to_string() == **only)) {
+        fail(&format!("FUSED_LOSS_PTX: `{only}` is neither 75 nor 90"));
+    }
+    let ptx = VIRTUAL.into_iter().filter(|c| only.as_ref().is_none_or(|only| *only == c.to_string()));
+    let kinds: Vec<(u32, &str)> = ptx.map(|c| (c, "ptx")).chain(native.map(|c| (c, "cubin"))).collect();
     let mut modules = Vec::new();
     for source in entries(Path::new("kernels")) {
         if source.extension().is_some_and(|e| e == "cu") {

@@ -58,7 +58,7 @@ fn compiled() -> bool {
 }
 
 #[test]
-fn both_architectures_have_every_kernel_with_the_arguments_that_rust_passes() {
+fn every_architecture_has_every_kernel_with_the_arguments_that_rust_passes() {
     if !compiled() {
         return;
     }
@@ -74,12 +74,16 @@ fn both_architectures_have_every_kernel_with_the_arguments_that_rust_passes() {
             assert!(entry.text.contains(&format!("_param_0[{size}]")), "{} has other arguments", entry.name);
         }
     }
-    assert_eq!(names["75"], names["90"]);
-    for name in &names["75"] {
+    // Of both, unless FUSED_LOSS_PTX says one.
+    let one = option_env!("FUSED_LOSS_PTX").is_some_and(|only| !only.is_empty());
+    assert_eq!(names.len(), if one { 1 } else { 2 });
+    let names: Vec<_> = names.into_values().collect();
+    assert_eq!(names.first(), names.last());
+    for name in &names[0] {
         let (stem, dtype) = name.rsplit_once('_').unwrap();
         assert!(stem.starts_with("fl_") && ["f32", "f16", "bf16"].contains(&dtype), "{name}");
         for other in ["f32", "f16", "bf16"] {
-            assert!(names["75"].contains(&format!("{stem}_{other}")), "{stem} lacks {other}");
+            assert!(names[0].contains(&format!("{stem}_{other}")), "{stem} lacks {other}");
         }
     }
 }
