@@ -174,6 +174,10 @@ fn compile(nvcc: &Path, out: &Path) -> Vec<Module> {
     }
     let ptx = VIRTUAL.into_iter().filter(|c| only.as_ref().is_none_or(|only| *only == c.to_string()));
     let kinds: Vec<(u32, &str)> = ptx.map(|c| (c, "ptx")).chain(native.map(|c| (c, "cubin"))).collect();
+    // Of another choice, in whose place they would be taken for what there is.
+    for old in entries(out).into_iter().filter(|path| path.extension().is_some_and(|e| e == "ptx")) {
+        std::fs::remove_file(old).expect("OUT_DIR can be written");
+    }
     let mut modules = Vec::new();
     for source in entries(Path::new("kernels")) {
         if source.extension().is_some_and(|e| e == "cu") {
