@@ -25,12 +25,12 @@ use crate::reduction::Reduction;
 ///
 /// **Precision.** Products, similarities and sums are f32 whatever the storage; each gradient is rounded once to it.
 ///
-/// **Memory.** Each way is a pass of [`LinearCrossEntropy`](super::LinearCrossEntropy), within the [`budget`](Self::budget). For f16 and
+/// **Memory.** Each way is a pass of [`LinearCrossEntropy`], within the [`budget`](Self::budget). For f16 and
 /// bf16 both batches and their gradients are held in f32 besides, which is little where rows are shorter than there are of them.
 ///
 /// **Speed.** Three matrix products each way.
 ///
-/// **On a GPU**, bound to a `Cuda` by `on`, as [`LinearCrossEntropy`](super::LinearCrossEntropy) is there: calls only enqueue, the scale
+/// **On a GPU**, bound to a `Cuda` by `on`, as [`LinearCrossEntropy`] is there: calls only enqueue, the scale
 /// may be on the device, gradients are f32 for every storage type, and the gradient of 16-bit similarities is rounded once before it is
 /// multiplied. A scale there that is not finite makes everything NaN.
 ///
@@ -85,7 +85,7 @@ impl InfoNce {
         Ok(self)
     }
 
-    /// As [`LinearCrossEntropy::budget`](super::LinearCrossEntropy::budget).
+    /// As [`LinearCrossEntropy::budget`].
     pub fn budget(mut self, bytes: usize) -> Self {
         self.head = self.head.budget(bytes);
         self
