@@ -19,7 +19,9 @@ mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use instructions::{IOTA, zip_map};
+#[cfg(target_arch = "x86_64")]
+use instructions::IOTA;
+use instructions::zip_map;
 pub(crate) use instructions::{Machine, Simd};
 pub(crate) use one::One;
 pub(crate) use pair::Pair;
