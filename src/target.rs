@@ -81,13 +81,25 @@ impl Indices<'_> {
     pub(crate) fn get(self, row: usize) -> i64 {
         for_indices!(self, |x| x[row].into())
     }
+}
 
-    /// Indices `start..start + count`, at most sixteen, as `i32`, and whether each is `ignore`. An index that is no
-    /// class may become another number.
+/// Indices `start..start + count`, at most sixteen, as `i32`, and whether each is `ignore`. An index that is no class may become another
+/// number. (A function apart from the losses, which would have it for four types.)
+pub(crate) struct Sixteen<'a> {
+    pub(crate) indices: Indices<'a>,
+    pub(crate) start: usize,
+    pub(crate) count: usize,
+    pub(crate) ignore: Option<i64>,
+}
+
+impl Kernel for Sixteen<'_> {
+    type Output = ([i32; LANES], [bool; LANES]);
+
     #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn sixteen(self, start: usize, count: usize, ignore: Option<i64>) -> ([i32; LANES], [bool; LANES]) {
+    fn run<S: Machine>(self, _: S) -> Self::Output {
+        let Sixteen { indices, start, count, ignore } = self;
         let (mut index, mut ignored) = ([-1; LANES], [false; LANES]);
-        for_indices!(self, |x| {
+        for_indices!(indices, |x| {
             let x = &x[start..start + count];
             // As an array, where it is one, for LLVM to make vectors of.
             if let Ok(x) = <&[_; LANES]>::try_from(x) {
@@ -103,23 +115,6 @@ impl Indices<'_> {
             }
         });
         (index, ignored)
-    }
-}
-
-/// [`Indices::sixteen`], apart from the losses.
-pub(crate) struct Sixteen<'a> {
-    pub(crate) indices: Indices<'a>,
-    pub(crate) start: usize,
-    pub(crate) count: usize,
-    pub(crate) ignore: Option<i64>,
-}
-
-impl Kernel for Sixteen<'_> {
-    type Output = ([i32; LANES], [bool; LANES]);
-
-    #[cfg_attr(optimized, inline(always))]
-    fn run<S: Machine>(self, _: S) -> Self::Output {
-        self.indices.sixteen(self.start, self.count, self.ignore)
     }
 }
 

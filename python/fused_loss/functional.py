@@ -258,6 +258,7 @@ def combined_loss(input, target, terms, *, reduction="mean", weight=None, pos_we
     four of mse, mae, huber, smooth_l1, bce, bce_with_logits, hinge, squared_hinge, kl_div, kl_div_probs and sigmoid_focal, with the
     options of C's structs of these names. With `return_terms`, also the value of each by its name, without its weight.
     """
+    _tensor("input", input)
     sum_of = []
     for name, term in terms.items():
         factor, options = term if isinstance(term, tuple) else (term, {})
@@ -265,8 +266,8 @@ def combined_loss(input, target, terms, *, reduction="mean", weight=None, pos_we
             raise ValueError(f"terms: expected some of {', '.join(ELEMENTS)}, got {name!r}")
         sum_of.append((factor, name, options))
     if pos_weight is not None:
-        pos_weight = _weight("pos_weight", pos_weight, _tensor("input", input).shape[-1:] or (1,), input)
-    values, result = _with_terms(list(terms), _tensor("input", input), return_terms)
+        pos_weight = _weight("pos_weight", pos_weight, input.shape[-1:] or (1,), input)
+    values, result = _with_terms(list(terms), input, return_terms)
     of_sum = {"class_weight": pos_weight, "terms": values}
     return result(_elementwise("sum", sum_of, input, target, reduction, weight, **of_sum))
 
@@ -450,6 +451,8 @@ def _region_tensors(input, target, activation, batch, include_background):
     _tensor("target", target, input)
     if input.dim() < 2:
         raise ValueError(f"input: expected (samples, channels, ...), got shape {tuple(input.shape)}")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation: expected None, 'sigmoid' or 'softmax', got {activation!r}")
     samples, channels = input.shape[:2]
     if target.dtype in INDICES:
         expected = (samples, *input.shape[2:])
@@ -459,8 +462,6 @@ def _region_tensors(input, target, activation, batch, include_background):
         input, target = input.contiguous(), target.contiguous()
     else:
         input, target = _pair(input, target)
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation: expected None, 'sigmoid' or 'softmax', got {activation!r}")
     options = {
         "activation": ACTIVATIONS[activation],
         "batch": int(batch),
@@ -480,15 +481,18 @@ def _regions(name, options, input, target, reduction, weight, activation, batch,
     return Loss.apply(spec, input, target)
 
 
-def _dice_and(other, options, input, target, activation, lambda_dice, factor, reduction, weight, return_terms, **dice):
-    """Dice and another loss of the same logits in one pass."""
-    batch, include_background = dice.pop("batch"), dice.pop("include_background")
-    input, target, common, dims = _region_tensors(input, target, activation, batch, include_background)
+def _dice_options(smooth_nr, smooth_dr, squared_pred, jaccard):
+    return {"smooth_nr": smooth_nr, "smooth_dr": smooth_dr, "squared_pred": int(squared_pred), "jaccard": int(jaccard)}
+
+
+def _dice_and(other, options, input, target, factors, dice, regions, reduction, weight, return_terms):
+    """Dice and another loss of the same logits in one pass. `regions`: activation, batch, include_background."""
+    input, target, common, dims = _region_tensors(input, target, *regions)
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction: expected mean or sum, got {reduction!r}")
     weight = _weight("weight", weight, (dims[1],), input)
     values, result = _with_terms(["dice", other], input, return_terms)
-    sum_of = [(lambda_dice, "dice", dice | common), (factor, other, options)]
+    sum_of = [(factors[0], "dice", dice | common), (factors[1], other, options)]
     spec = Spec("sum", sum_of, reduction, (), dims=dims, terms=values, class_weight=weight)
     return result(Loss.apply(spec, input, target))
 
@@ -508,7 +512,7 @@ def dice_loss(
     reduction="mean",
 ):
     """Dice loss of (samples, channels, ...) and masks of that shape, or class indices: MONAI's options."""
-    options = {"smooth_nr": smooth_nr, "smooth_dr": smooth_dr, "squared_pred": int(squared_pred), "jaccard": int(jaccard)}
+    options = _dice_options(smooth_nr, smooth_dr, squared_pred, jaccard)
     return _regions("dice", options, input, target, reduction, weight, activation, batch, include_background)
 
 
@@ -534,10 +538,9 @@ def dice_ce_loss(
     `weight` has one number for each channel, and is both losses'. With `return_terms`, also the values of dice and cross_entropy by
     their names, without the factors.
     """
-    dice = {"smooth_nr": smooth_nr, "smooth_dr": smooth_dr, "squared_pred": int(squared_pred), "jaccard": int(jaccard)}
-    dice |= {"batch": batch, "include_background": include_background}
-    other = ("cross_entropy", {"label_smoothing": label_smoothing})
-    return _dice_and(*other, input, target, "softmax", lambda_dice, lambda_ce, reduction, weight, return_terms, **dice)
+    dice, regions = _dice_options(smooth_nr, smooth_dr, squared_pred, jaccard), ("softmax", batch, include_background)
+    other, factors = ("cross_entropy", {"label_smoothing": label_smoothing}), (lambda_dice, lambda_ce)
+    return _dice_and(*other, input, target, factors, dice, regions, reduction, weight, return_terms)
 
 
 def dice_focal_loss(
@@ -561,10 +564,9 @@ def dice_focal_loss(
 
     With `return_terms`, also the values of dice and sigmoid_focal by their names, without the factors.
     """
-    dice = {"smooth_nr": smooth_nr, "smooth_dr": smooth_dr, "squared_pred": int(squared_pred), "jaccard": int(jaccard)}
-    dice |= {"batch": batch, "include_background": include_background}
-    other = ("sigmoid_focal", {"gamma": gamma, "alpha": -1.0 if alpha is None else alpha})
-    return _dice_and(*other, input, target, "sigmoid", lambda_dice, lambda_focal, reduction, None, return_terms, **dice)
+    dice, regions = _dice_options(smooth_nr, smooth_dr, squared_pred, jaccard), ("sigmoid", batch, include_background)
+    other, factors = ("sigmoid_focal", {"gamma": gamma, "alpha": -1.0 if alpha is None else alpha}), (lambda_dice, lambda_focal)
+    return _dice_and(*other, input, target, factors, dice, regions, reduction, None, return_terms)
 
 
 def tversky_loss(

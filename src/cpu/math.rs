@@ -44,7 +44,7 @@ const EXPONENT_ONE: f32 = 8_388_608.0;
 
 /// An elementary function, or two of the same argument. NaN gives NaN in all of them.
 pub(crate) trait Elementary {
-    /// What a function is alone has no second.
+    /// One that is alone is its own second.
     fn of<S: Simd>(x: F32s<S>) -> (F32s<S>, F32s<S>);
 }
 
