@@ -40,6 +40,7 @@ mod contrastive;
 mod matrix;
 mod pass;
 
+#[cfg(feature = "cuda")]
 pub(crate) use contrastive::InfoNceLens;
 pub use contrastive::{InfoNce, InfoNceCall, InfoNceGrads, InfoNceShape};
 use pass::{Chunks, Pass};
