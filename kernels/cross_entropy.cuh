@@ -30,6 +30,17 @@ struct Capped {
     }
 };
 
+// Logits less their bias, of the head, which is added wherever they are looked at: once more through memory would cost as much as the loss.
+template <class Logits, class B> struct Biased : Logits {
+    const B* bias;
+    FL Biased(float softcap, const LaunchArgs& a) : Logits(softcap, a), bias(fl::at<const B>(a.bias)) {}
+    template <class Row> FL float whole(const Row& row, int k, float x) const {
+        return bias && unsigned(k) < unsigned(row.classes) ? x + fl::to_f32(bias[k]) : x;
+    }
+    template <class Row> FL float at(const Row& row, int k, float x) const { return Logits::at(row, k, whole(row, k, x)); }
+    template <class Row> FL float slope(const Row& row, int k, float x) const { return Logits::slope(row, k, whole(row, k, x)); }
+};
+
 // USUAL: a class index and no smoothing. By itself it needs far fewer registers, and so has more threads at work. REPORT: with what else
 // the softmax of the row tells.
 template <class Logits, bool USUAL, bool REPORT = false> struct CrossEntropy {

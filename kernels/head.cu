@@ -12,7 +12,7 @@
 //
 // g is not scaled by alpha, which in f16 would make zeros of it, but by a power of two that makes the largest possible gradient about
 // 2^13 in f16, and by 1 in f32 and bf16.
-#include "cross_entropy.cuh"
+#include "vocab.cuh"
 
 namespace fl {
 
@@ -29,9 +29,21 @@ static constexpr uint32_t NO_ROW = 0xffffffffu;
 // Without targets a token is of the class of its number.
 FL int64_t class_of(const LaunchArgs& a, uint64_t row) { return has_index(a) ? index_of(a, row) : int64_t(row); }
 
-FL bool counts(const LaunchArgs& a, uint64_t row) {
+FL bool counts(const LaunchArgs& a, const HeadParams& p, uint64_t row) {
     const int64_t index = class_of(a, row);
-    return !ignored(a, index) && is_class(a, index);
+    return !ignored(a, index) && uint64_t(index) < p.total;
+}
+
+// What a token adds to the denominator: of class weights, what those do that are of a class of this rank.
+FL double head_share(const LaunchArgs& a, const HeadParams& p, uint64_t row) {
+    const int64_t index = class_of(a, row);
+    if (ignored(a, index)) return 0.0;
+    double of_class = 1.0;
+    if (a.divide_by != FL_BY_ROWS && a.class_weight && uint64_t(index) < p.total) {
+        const uint64_t here = uint64_t(index) - p.first_class;
+        of_class = here < a.classes ? double(at<const float>(a.class_weight)[here]) : 0.0;
+    }
+    return a.divide_by == FL_BY_WEIGHTS ? of_class * double(weight_of(a, row)) : of_class;
 }
 
 // Whether small gradients would become zeros.
@@ -43,6 +55,16 @@ FL float row_scale_of(float largest) {
     const int exponent = ((__float_as_int(largest) >> 23) & 255) - 127;
     if (!(largest > 0.0f) || exponent > 100 || exponent < -100) return 1.0f;
     return __int_as_float((13 - exponent + 127) << 23);
+}
+
+// What the value is divided by and products are multiplied by, from what the tokens add to the denominator. One thread.
+FL void head_denominator(const LaunchArgs& a, double share) {
+    HeadState* s = head(a);
+    s->denominator = a.divide_by == FL_BY_HOST ? a.denominator : a.divide_by == FL_BY_DEVICE ? double(*at<const float>(a.divisor)) : share;
+    const float scale = a.divide_by >= FL_BY_ROWS ? scale_of(a) / float(share) : scale_of(a);
+    // Nothing to count is a mean of nothing, whose gradients are still zero.
+    s->alpha = s->counted == 0 ? 0.0f : scale / s->row_scale;
+    s->scaled_alpha = s->alpha * s->logit_scale;
 }
 
 // Lists the tokens that count, each thread those of a part, and finds the denominator.
@@ -57,8 +79,8 @@ template <class T> FL void head_rows_of(const LaunchArgs& a, const HeadParams& p
     double share = 0.0, strays = 0.0;
     float of_token = 0.0f, of_class = a.class_weight ? 0.0f : 1.0f;
     for (uint64_t r = from; r < to; ++r) {
-        share += share_of(a, r);
-        if (counts(a, r)) {
+        share += head_share(a, p, r);
+        if (counts(a, p, r)) {
             const float w = fabsf(weight_of(a, r));
             of_token = w > of_token ? w : of_token;
             ++count;
@@ -87,28 +109,27 @@ template <class T> FL void head_rows_of(const LaunchArgs& a, const HeadParams& p
         // The z-loss has no class weight; a log-sum-exp is rarely above 32, and eight times that still fits.
         of_class = of_class > 64.0f * p.z_loss ? of_class : 64.0f * p.z_loss;
         s->row_scale = Narrow<T>::VALUE ? row_scale_of(of_token * of_class) : 1.0f;
-        s->denominator = a.divide_by == FL_BY_HOST ? a.denominator : a.divide_by == FL_BY_DEVICE ? double(*at<const float>(a.divisor)) : share;
-        const float scale = a.divide_by >= FL_BY_ROWS ? scale_of(a) / float(share) : scale_of(a);
-        // Nothing to count is a mean of nothing, whose gradients are still zero.
-        s->alpha = all == 0 ? 0.0f : scale / s->row_scale;
-        s->one = 1.0f, s->zero = 0.0f;
+        s->one = 1.0f, s->zero = 0.0f, s->share = float(share);
         s->logit_scale = a.third ? p.logit_scale * *at<const float>(a.third) : p.logit_scale;
-        s->scaled_alpha = s->alpha * s->logit_scale;
+        if (!p.apart) head_denominator(a, share);
     }
     __syncthreads();
     uint32_t place = before[t];
     for (uint64_t r = from; r < to; ++r) {
-        if (!counts(a, r)) continue;
+        if (!counts(a, p, r)) continue;
         if (place < p.room) {
             head_rows(a)[place] = uint32_t(r);
-            head_targets(a, p)[place] = int32_t(class_of(a, r));
+            const uint64_t here = uint64_t(class_of(a, r)) - p.first_class;
+            head_targets(a, p)[place] = here < a.classes ? int32_t(here) : ELSEWHERE;
             head_weights(a, p)[place] = weight_of(a, r);
         } else if (place == p.room) {
             report_row(a, r | uint64_t(1) << FL_TOO_MANY);
         }
         ++place;
     }
-    for (uint64_t i = uint64_t(all) + t; i < p.room; i += FL_BLOCK) head_rows(a)[i] = NO_ROW, head_targets(a, p)[i] = -1;
+    for (uint64_t i = uint64_t(all) + t; i < p.room; i += FL_BLOCK) {
+        head_rows(a)[i] = NO_ROW, head_targets(a, p)[i] = NOWHERE, head_weights(a, p)[i] = 0.0f;
+    }
 }
 
 // The inputs of a chunk, one block a row. In this and the next two a row is as long as `pitch`.
@@ -159,9 +180,9 @@ FL void head_scale(const LaunchArgs& a, const HeadParams& p) {
 }
 
 // Gradients and losses of the tokens that do not count. One block a token.
-template <class T> FL void head_rest(const LaunchArgs& a) {
+template <class T> FL void head_rest(const LaunchArgs& a, const HeadParams& p) {
     const uint64_t row = blockIdx.x;
-    if (counts(a, row)) return;
+    if (counts(a, p, row)) return;
     if (a.values && threadIdx.x == 0) at<float>(a.values)[row] = ignored(a, class_of(a, row)) ? 0.0f : nan();
     if (a.grad_input == 0 || (a.flags & FL_ACCUMULATE)) return;
     T* to = at<T>(a.grad_input) + row * a.pitch;
@@ -196,17 +217,6 @@ FL void head_value(const LaunchArgs& a, const HeadParams& p) {
 
 } // namespace fl
 
-// Logits less their bias, which is added wherever they are looked at: once more through memory would cost as much as the loss.
-template <class Logits, class B> struct Biased : Logits {
-    const B* bias;
-    FL Biased(float softcap, const LaunchArgs& a) : Logits(softcap, a), bias(fl::at<const B>(a.bias)) {}
-    template <class Row> FL float whole(const Row& row, int k, float x) const {
-        return bias && unsigned(k) < unsigned(row.classes) ? x + fl::to_f32(bias[k]) : x;
-    }
-    template <class Row> FL float at(const Row& row, int k, float x) const { return Logits::at(row, k, whole(row, k, x)); }
-    template <class Row> FL float slope(const Row& row, int k, float x) const { return Logits::slope(row, k, whole(row, k, x)); }
-};
-
 template <class B> using Usual = CrossEntropy<Biased<Plain, B>, true>;
 template <class B> using Every = CrossEntropy<Biased<Plain, B>, false>;
 template <class B> using Softcap = CrossEntropy<Biased<Capped, B>, false>;
@@ -219,11 +229,12 @@ template <class B> using Softcap = CrossEntropy<Biased<Capped, B>, false>;
     KERNEL(fl_head_##name##_##dtype)
 #define HEAD(dtype, T)                                        \
     HEAD_KERNEL(rows, dtype, head_rows_of<T>(a, p))           \
+    HEAD_KERNEL(apart, dtype, if (threadIdx.x == 0) head_denominator(a, double(head(a)->share))) \
     HEAD_KERNEL(gather, dtype, head_gather<T>(a, p))          \
     HEAD_KERNEL(scatter, dtype, (head_scatter<T, T>(a, p)))   \
     HEAD_KERNEL(scatter_wide, dtype, (head_scatter<T, float>(a, p))) \
     HEAD_KERNEL(scale, dtype, head_scale(a, p))               \
-    HEAD_KERNEL(rest, dtype, head_rest<T>(a))                 \
+    HEAD_KERNEL(rest, dtype, head_rest<T>(a, p))                 \
     HEAD_KERNEL(bias, dtype, head_bias<T>(a))                 \
     HEAD_KERNEL(value, dtype, head_value(a, p))               \
     FL_ROWWISE_TO(head_cross_entropy, Usual<T>, CrossEntropyParams, dtype, float, T, 3) \

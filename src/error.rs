@@ -146,6 +146,13 @@ pub enum Error {
         /// What it brought.
         got: usize,
     },
+    /// NCCL waited for other ranks, and none of what it waited for came.
+    RanksLate {
+        /// How long.
+        seconds: f64,
+    },
+    /// There is no NCCL: libnccl could not be loaded, or is older than 2.14.
+    NoNccl,
     /// A call of the CUDA driver failed, or a launch before it did.
     Cuda {
         /// What was being done.
@@ -230,6 +237,15 @@ impl fmt::Display for Error {
             Error::RanksDisagree { rank, expected, got } => write!(
                 f,
                 "rank {rank} came with {got} numbers or with another operation, rank 0 with {expected}: do the shapes agree?"
+            ),
+            Error::RanksLate { seconds } => write!(
+                f,
+                "NCCL waited {seconds} s for the other ranks: one has ended, is late, or was called with another shape; the group has ended"
+            ),
+            Error::NoNccl => write!(
+                f,
+                "no NCCL: libnccl (2.14 or later) could not be loaded; PyTorch brings it, and so does `pip install nvidia-nccl-cu13`, whose \
+                 folder nvidia/nccl/lib in site-packages LD_LIBRARY_PATH must name"
             ),
             Error::Cuda { what, name } => write!(f, "CUDA, {what}: {name}"),
             Error::Capturing { what } => {

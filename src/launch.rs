@@ -52,6 +52,22 @@ pub unsafe fn run_average(call: &Average, launcher: &mut dyn Launch) -> crate::R
     unsafe { crate::cuda::marshal::run_average(call, ["grad_high", "grad_low"], launcher) }
 }
 
+/// Cross-entropy of this rank's classes, the first of which is the first of these two numbers, among as many as the second; `reduce` has the
+/// ranks reduce so many f32 at an address.
+///
+/// # Safety
+/// As for [`run`]; the request has a shape of its own rows and classes, indices, and lengths that fit.
+pub unsafe fn run_vocab(
+    loss: &crate::CrossEntropy,
+    request: &Request,
+    classes: [usize; 2],
+    launcher: &mut dyn Launch,
+    reduce: &dyn Fn(u64, usize, crate::parallel::ReduceOp) -> crate::Result<()>,
+) -> crate::Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { crate::cuda::vocab::run(loss, request, classes, launcher, reduce) }
+}
+
 /// A call on a GPU of a loss of any type, where the loss's own methods cannot be named.
 #[cfg(feature = "cuda")]
 pub fn call<'a, L: crate::Loss, T: crate::Element>(

@@ -107,6 +107,9 @@ constants! {
     /// `DiceParams::together`: weights are the inverse of T^2.
     WEIGH_SQUARE = 3;
 
+    /// Numbers of a row that ranks add up: see `kernels/vocab.cuh`.
+    VOCAB_SUMS = 5;
+
     /// Most terms of a combined loss.
     MAX_TERMS = 4;
     /// `TermsParams::kind`
@@ -258,6 +261,10 @@ params! {
         logit_scale: f32,
         /// `alpha` times that, of which the weight gradient is made.
         scaled_alpha: f32,
+        /// What tokens with a class of this rank add to the denominator; then what those of all ranks do.
+        share: f32,
+        /// Nothing.
+        unused: f32,
     }
 
     /// The small kernels of a head.
@@ -276,6 +283,12 @@ params! {
         part: f32,
         /// Not 0 if it is added to what is there.
         adds: u32,
+        /// The first class of this rank, and how many all ranks have.
+        first_class: u32,
+        /// See `first_class`.
+        total: u32,
+        /// Not 0 if `denominator` comes of what the ranks add up: a launch of its own makes it.
+        apart: u32,
     }
 
     /// For losses without options.
@@ -430,6 +443,18 @@ params! {
         z_loss: f32,
         /// Logits are bent to `softcap * tanh(z / softcap)`; zero for not at all.
         softcap: f32,
+    }
+
+    /// Cross-entropy of which a rank has some classes.
+    struct VocabParams {
+        /// Its options.
+        of: CrossEntropyParams,
+        /// The first class of this rank.
+        first: u32,
+        /// Classes of all ranks.
+        total: u32,
+        /// Not 0 if classes have weights.
+        weighs: u32,
     }
 
     /// Cross-entropy and a distillation of the same rows.

@@ -34,6 +34,10 @@ template <bool DENSE = false, class Row, class Body, class Special = Zero>
 FL void put(Row& row, float pad, Body body, int except = -1, Special special = {}) {
     row.template write<true, DENSE, false>(row.grad(), pad, except, special, body);
 }
+// The same of a row that has not been looked at before, so that nothing of it has been kept: of a launch without FL_CACHED.
+template <class Row, class Body> FL void put_of_memory(Row& row, Body body) {
+    row.template write<true, false, false>(row.grad(), -infinity(), -1, Zero(), body);
+}
 // The same without looking at the row.
 template <class Row, class Body, class Special = Zero> FL void put_blindly(Row& row, Body body, int except = -1, Special special = {}) {
     row.template write<false, false, false>(row.grad(), 0.0f, except, special, [&](int k, float, float) { return body(k); });

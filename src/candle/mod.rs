@@ -53,7 +53,8 @@
 //! cross-entropy with dense targets, KL divergence, distillation, relativistic pairs. Other losses refuse them, as all refuse weights
 //! on the graph, rather than lose a gradient in silence: pass `target.detach()`. There are no second derivatives.
 //!
-//! candle's `backward` adds every gradient that it is given to zeros of its own, which takes several times as long as the loss. A
+//! candle's `backward` adds every gradient that it is given to zeros of its own, which takes several times as long as the loss (and, in bf16 on
+//! CPUs with AVX512-BF16, makes zeros of subnormal numbers). A
 //! training loop that does not need the graph uses [`forward_backward`](TensorCall::forward_backward).
 //!
 //! # Errors

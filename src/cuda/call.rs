@@ -193,7 +193,7 @@ impl<'a, L: Combination, T: Element, I> CudaCall<'a, L, T, I> {
 }
 
 /// The input of a call, which in place becomes the gradient.
-enum Input<'a, T> {
+pub(super) enum Input<'a, T> {
     Read(DeviceRef<'a, T>),
     InPlace(DeviceMut<'a, T>),
 }

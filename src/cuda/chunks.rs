@@ -37,14 +37,16 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    pub(super) fn new(dtype: Dtype, shape: LinearShape, counted: usize, budget: usize) -> Result<Self> {
+    pub(super) fn new(dtype: Dtype, shape: LinearShape, counted: usize, budget: usize, of_rank: usize) -> Result<Self> {
         let LinearShape { tokens, hidden, classes } = shape;
         let room = counted.min(tokens).max(1);
+        // What ranks tell one another of a chunk is behind the lists.
+        let of_token = TOKEN_LISTS + 4 * of_rank;
         let pitch = classes.next_multiple_of(8);
         let narrow = dtype.bytes < 4;
         let cublas = (budget / 8).clamp(CUBLAS[1], CUBLAS[0]);
         let wide = |n: usize| n as u128;
-        let lists = (size_of::<HeadState>() + PARTS * BORDER) as u128 + wide(TOKEN_LISTS) * wide(room);
+        let lists = (size_of::<HeadState>() + PARTS * BORDER) as u128 + wide(of_token) * wide(room);
         // Of a token of a block, and of one of a chunk besides.
         let of_block = wide(hidden) * u128::from(dtype.bytes + 4) + wide(pitch) * u128::from(dtype.bytes);
         let of_chunk = if narrow { 4 * wide(pitch) } else { 0 };
@@ -70,7 +72,7 @@ impl Layout {
             end = (start + bytes).next_multiple_of(BORDER);
             start
         };
-        part(size_of::<HeadState>() + TOKEN_LISTS * room);
+        part(size_of::<HeadState>() + of_token * room);
         let (logits, bytes) = (part(chunk * pitch * 4), dtype.bytes as usize);
         let grads = if narrow { part(block * pitch * bytes) } else { logits };
         let (inputs, grad_inputs, workspace) = (part(block * hidden * bytes), part(block * hidden * 4), part(cublas));
@@ -119,12 +121,12 @@ mod tests {
                 [(0, 0, 1), (1, 1, 1), (300, 16, 33), (8192, 4096, 128_256), (8192, 768, 50_257)]
             {
                 let shape = LinearShape { tokens, hidden, classes };
-                let Err(Error::Budget { needed, .. }) = Layout::new(dtype, shape, tokens, 0) else {
+                let Err(Error::Budget { needed, .. }) = Layout::new(dtype, shape, tokens, 0, 7) else {
                     panic!("0 is enough")
                 };
                 let least = needed as usize;
                 for budget in [least, least + 1, 2 * least, 256 << 20, 512 << 20, 4 << 30] {
-                    let Ok(layout) = Layout::new(dtype, shape, tokens, budget) else {
+                    let Ok(layout) = Layout::new(dtype, shape, tokens, budget, 7) else {
                         assert!(budget < least.max(1 << 28), "{budget} of {least}");
                         continue;
                     };

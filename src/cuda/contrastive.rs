@@ -165,6 +165,7 @@ impl<'a, T: Element> CudaInfoNceCall<'a, T> {
             wide: true,
             part: if both { 0.5 } else { 1.0 },
             adds: false,
+            looks: None,
         };
         let kernel = head.loss.kernel();
         // SAFETY, of both: as in `CudaCall::enqueue`; lengths have been checked.

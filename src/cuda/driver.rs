@@ -5,7 +5,7 @@ use cudarc::driver::{CudaContext, DriverError, sys};
 use crate::error::{Error, Result};
 
 /// What this crate calls of the driver, by itself or through cudarc.
-const FUNCTIONS: [&str; 34] = [
+const FUNCTIONS: [&str; 35] = [
     "cuInit",
     "cuDriverGetVersion",
     "cuDeviceGetCount",
@@ -29,6 +29,7 @@ const FUNCTIONS: [&str; 34] = [
     "cuStreamCreate",
     "cuStreamDestroy_v2",
     "cuStreamGetCtx",
+    "cuStreamQuery",
     "cuStreamSynchronize",
     "cuStreamWaitEvent",
     "cuStreamIsCapturing",

@@ -175,6 +175,11 @@ impl Cuda {
         self.stream.context().bind_to_thread().map_err(|e| failed("using the context", e))
     }
 
+    /// An error while the stream is captured.
+    pub(super) fn may_wait(&self, what: &'static str) -> Result<()> {
+        if self.is_capturing()? { Err(Error::Capturing { what }) } else { Ok(()) }
+    }
+
     pub(super) fn is_capturing(&self) -> Result<bool> {
         let status = self.stream.capture_status().map_err(|e| failed("asking for the stream's state", e))?;
         Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)

@@ -13,12 +13,14 @@ use super::marshal::{self, Launch, Name, of};
 use super::params::*;
 use super::plan::{self, Plan};
 use super::request::{Dtype, Memory, Output, Request, Scalar, Sizes, Targets, Weight};
+use super::vocab::{Looks, OF_ROW};
 use crate::error::{Error, Result};
 use crate::head::LinearShape;
+use crate::parallel::{ReduceOp, Vocab};
 
 /// A call whose lengths have been checked.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct HeadRequest {
+#[derive(Clone, Copy)]
+pub(super) struct HeadRequest<'v> {
     pub(super) dtype: Dtype,
     pub(super) shape: LinearShape,
     pub(super) input: Memory,
@@ -47,6 +49,8 @@ pub(super) struct HeadRequest {
     /// What value and gradients are multiplied by, and whether the value is added to what is there.
     pub(super) part: f32,
     pub(super) adds: bool,
+    /// Where ranks share the classes.
+    pub(super) looks: Option<(&'v Vocab<'v>, Looks<'v>)>,
 }
 
 const F32: Dtype = Dtype { name: "f32", bytes: 4 };
@@ -55,7 +59,7 @@ const F32: Dtype = Dtype { name: "f32", bytes: 4 };
 ///
 /// # Safety
 /// As for [`marshal::run`]; and lengths are those of the shape.
-pub(super) unsafe fn run(loss: &Kernel, call: &HeadRequest, cuda: &Cuda) -> Result<()> {
+pub(super) unsafe fn run(loss: &Kernel, call: &HeadRequest<'_>, cuda: &Cuda) -> Result<()> {
     let LinearShape { tokens, hidden, classes } = call.shape;
     if [tokens, hidden, classes].iter().any(|&n| i32::try_from(n.next_multiple_of(8)).is_err()) {
         return Err(Error::Unsupported {
@@ -63,10 +67,20 @@ pub(super) unsafe fn run(loss: &Kernel, call: &HeadRequest, cuda: &Cuda) -> Resu
             what: "more than 2^31 tokens, hidden numbers or classes on a GPU",
         });
     }
-    if classes == 0 {
-        return Err(Error::Unsupported { loss: loss.loss, what: "a head without classes on a GPU" });
+    // Blocks and chunks are those of the rank with most classes, so that all ranks have the same.
+    let (least, most) = call.looks.map_or((classes, classes), |(vocab, _)| vocab.least_and_most);
+    if least == 0 {
+        return Err(Error::Unsupported {
+            loss: loss.loss,
+            what: "a head, or a rank's part of one, without classes on a GPU",
+        });
     }
-    let layout = Layout::new(call.dtype, call.shape, call.counted, call.budget)?;
+    let (shape, of_rank) = (LinearShape { classes: most, ..call.shape }, if call.looks.is_some() { OF_ROW } else { 0 });
+    let layout = Layout::new(call.dtype, shape, call.counted, call.budget, of_rank)?;
+    if let Some((vocab, _)) = call.looks {
+        let wait = || cuda.may_wait("the first call of ranks with so many tokens");
+        vocab.agree([tokens, layout.chunk], wait)?;
+    }
     let mut stream = cuda.launcher();
     let (blas, memory) = stream.head(layout.bytes)?;
     // SAFETY: the handle has the memory as long as the stream does; the workspace is a part of it.
@@ -93,7 +107,7 @@ pub unsafe fn product(cuda: &Cuda, product: &Product) -> Result<()> {
 }
 
 /// What all launches are told.
-fn args(loss: &Kernel, call: &HeadRequest, memory: u64, workspace: u64) -> LaunchArgs {
+fn args(loss: &Kernel, call: &HeadRequest<'_>, memory: u64, workspace: u64) -> LaunchArgs {
     let LinearShape { tokens, hidden, classes } = call.shape;
     let mut request = Request::of(call.dtype, call.input, call.targets, None);
     request.class_weight = call.class_weight;
@@ -135,7 +149,7 @@ fn args(loss: &Kernel, call: &HeadRequest, memory: u64, workspace: u64) -> Launc
 
 struct Pass<'p> {
     loss: &'p Kernel,
-    call: &'p HeadRequest,
+    call: &'p HeadRequest<'p>,
     layout: Layout,
     memory: u64,
     blas: &'p Blas,
@@ -154,6 +168,10 @@ impl Pass<'_> {
         // of the memory are as large as the layout says.
         unsafe {
             self.launch(on, "head_rows", 1, self.args, 0)?;
+            if let Some((_, looks)) = self.call.looks.filter(|_| self.apart()) {
+                (looks.reduce)(self.state(std::mem::offset_of!(HeadState, share)), 1, ReduceOp::Sum)?;
+                self.launch(on, "head_apart", 1, self.args, 0)?;
+            }
             if rest {
                 let of = grad_input.map_or(0, |g| g.address);
                 self.launch(on, "head_rest", shape.tokens, LaunchArgs { grad_input: of, ..self.args }, 0)?;
@@ -178,6 +196,9 @@ impl Pass<'_> {
                 }
                 if of_inputs {
                     self.grad_input(count)?;
+                    if let Some((_, looks)) = self.call.looks {
+                        (looks.reduce)(self.part(self.layout.grad_inputs), count * shape.hidden, ReduceOp::Sum)?;
+                    }
                 }
                 if losses || of_inputs {
                     let args = LaunchArgs {
@@ -252,7 +273,20 @@ impl Pass<'_> {
         // SAFETY: the caller's promise.
         unsafe {
             self.blas.product(&product)?;
-            on.launch("head", name.text(), &plan, &args, &self.loss.params)
+            match self.call.looks {
+                None => on.launch("head", name.text(), &plan, &args, &self.loss.params),
+                Some((_, looks)) => {
+                    // Of its list, in which a class is where it is here.
+                    let args = LaunchArgs {
+                        scratch: list(6, 0),
+                        target_kind: TARGET_NONE,
+                        flags: 0,
+                        weight: list(2, part.first),
+                        ..args
+                    };
+                    looks.run(on, &args, F32.bytes, |_| Ok(()))
+                }
+            }
         }
     }
 
@@ -333,10 +367,18 @@ impl Pass<'_> {
             logit_scale: self.call.logit_scale.parts().0,
             part: self.call.part,
             adds: self.call.adds.into(),
+            first_class: self.call.looks.map_or(0, |(_, looks)| looks.params.first),
+            total: self.call.looks.map_or(self.call.shape.classes as u32, |(_, looks)| looks.params.total),
+            apart: self.apart().into(),
         };
         let (plan, name) = (Plan::new(grid as u64, (BLOCK, 1), 0), Name::new(&[name], self.call.dtype));
         // SAFETY: the caller's promise.
         unsafe { on.launch("head", name.text(), &plan, &args, &Params::new(params)) }
+    }
+
+    /// Whether the denominator is of class weights that other ranks have.
+    fn apart(&self) -> bool {
+        self.call.looks.is_some() && self.args.class_weight != 0 && self.args.divide_by > BY_ROWS
     }
 
     fn part(&self, start: usize) -> u64 {

@@ -110,7 +110,7 @@ words! {
     NoParams MseParams HuberParams SmoothL1Params QuantileParams PoissonNllParams GaussianNllParams MarginRankingParams DpoParams
     JsdParams BoxIouParams CosineEmbeddingParams TripletMarginParams BceParams BceWithLogitsParams HingeParams KlDivProbsParams
     SigmoidFocalParams GanTermParams CrossEntropyParams CombinedRowsParams CrossEntropyProbsParams SoftmaxFocalParams
-    DistillationParams MultiMarginParams GradientPenaltyParams DiceParams TermsParams DiceCrossEntropyParams DiceLogitsParams HeadParams
+    DistillationParams MultiMarginParams GradientPenaltyParams DiceParams TermsParams DiceCrossEntropyParams DiceLogitsParams HeadParams VocabParams
 }
 
 impl Params {

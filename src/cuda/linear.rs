@@ -6,9 +6,11 @@ use super::handle::Cuda;
 use super::head::{self, HeadRequest};
 use super::kernel::HasKernel;
 use super::request::{Dtype, Scalar};
+use super::vocab::Looks;
 use crate::element::Element;
 use crate::error::{Result, check_len};
 use crate::head::{Lens, LinearCrossEntropy, LinearShape, NOT_INDICES};
+use crate::parallel::Vocab;
 use crate::reduction::Reduction;
 
 /// Where the gradients go on a GPU. What is `None` is not computed: a frozen weight costs one product less.
@@ -72,6 +74,7 @@ pub struct CudaLinearCall<'a, T> {
     accumulate: bool,
     counted: usize,
     tf32: bool,
+    vocab: Option<&'a Vocab<'a>>,
 }
 
 impl<'d> OnCuda<'d, LinearCrossEntropy> {
@@ -102,11 +105,19 @@ impl<'d> OnCuda<'d, LinearCrossEntropy> {
             accumulate: false,
             counted: usize::MAX,
             tf32: false,
+            vocab: None,
         }
     }
 }
 
 impl<'a, T: Element> CudaLinearCall<'a, T> {
+    /// Shares the classes among ranks, see [`LinearCall::across`](crate::head::LinearCall::across); every rank has at least one class, and
+    /// all have the same budget. Verbs are collectives: two all-reduces a chunk, and one of the input's gradient a block.
+    pub fn across(mut self, vocab: &'a Vocab<'a>) -> Self {
+        self.vocab = Some(vocab);
+        self
+    }
+
     /// Adds one number to each class's logits.
     pub fn bias(mut self, bias: impl Into<DeviceRef<'a, T>>) -> Self {
         self.bias = Some(bias.into());
@@ -203,6 +214,18 @@ impl<'a, T: Element> CudaLinearCall<'a, T> {
             reduction.check(self.shape.tokens)?;
             check_len("value", 1, value.len())?;
         }
+        let reduce = |address, len, op| match self.vocab {
+            // SAFETY: it is memory of the handle that this call has, and no other call comes between.
+            Some(vocab) => unsafe { vocab.ranks.all_reduce_on(&self.cuda.stream, address, len, op) },
+            None => Ok(()),
+        };
+        let looks = self.vocab.map(|vocab| {
+            check_len("weight", vocab.here().saturating_mul(self.shape.hidden), self.weight.len())?;
+            let classes = [vocab.first(), vocab.classes()];
+            let kernels = ("head_vocab", Dtype::of::<T>());
+            Ok((vocab, Looks::new(&self.head.loss, classes, self.class_weight.is_some(), kernels, &reduce)?))
+        });
+        let looks = looks.transpose()?;
         let request = HeadRequest {
             dtype: Dtype::of::<T>(),
             shape: self.shape,
@@ -227,6 +250,7 @@ impl<'a, T: Element> CudaLinearCall<'a, T> {
             wide: false,
             part: 1.0,
             adds: false,
+            looks,
         };
         // SAFETY: as in `CudaCall::enqueue`; lengths have been checked.
         unsafe { head::run(&self.head.loss.kernel(), &request, self.cuda) }

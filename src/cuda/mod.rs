@@ -7,7 +7,10 @@
 //!   views; `call`, `methods`, `others`: the methods of losses; `gpu`: what a `Device` has.
 //! * `linear`: the calls of language-model heads, `contrastive`: those of InfoNCE; `head`: their launches and products; `chunks`: how many
 //!   tokens at once; `blas`: cuBLAS.
+//! * `vocab`: the launches of cross-entropy whose classes ranks share, `across`: its calls; `nccl`: what they talk through.
 
+#[cfg(feature = "cuda")]
+mod across;
 #[cfg(all(feature = "cuda", feature = "head"))]
 pub(crate) mod blas;
 #[cfg(feature = "cuda")]
@@ -40,12 +43,19 @@ pub(crate) mod methods;
 #[cfg(feature = "cuda")]
 mod modules;
 #[cfg(feature = "cuda")]
+mod nccl;
+#[cfg(feature = "cuda")]
 mod others;
 #[allow(missing_docs)] // public for the tests alone
 pub mod plan;
 #[allow(missing_docs)] // public for the tests alone
 pub(crate) mod request;
+pub(crate) mod vocab;
 
+#[cfg(feature = "cuda")]
+pub use across::CudaVocabCall;
+#[cfg(feature = "cuda")]
+pub(crate) use across::reduce_on_host;
 #[cfg(feature = "cuda")]
 pub use buffers::{DeviceMut, DeviceRef, DeviceScalar, DeviceTarget};
 #[cfg(feature = "cuda")]
@@ -58,5 +68,7 @@ pub use handle::Cuda;
 pub(crate) use jit::{nvrtc, ptx};
 #[cfg(all(feature = "cuda", feature = "head"))]
 pub use linear::{CudaLinearCall, CudaLinearGrads};
+#[cfg(feature = "cuda")]
+pub use nccl::{Nccl, NcclId};
 
 use crate::params;

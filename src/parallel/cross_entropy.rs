@@ -21,8 +21,8 @@ use crate::target::{Indices, Target};
 /// Logits are read twice and their gradient is written once; ranks reduce `4 rows` bytes (maxima) and then `16 rows` (sums).
 #[derive(Clone, Copy, Debug)]
 pub struct VocabCrossEntropy<'v> {
-    loss: CrossEntropy,
-    vocab: &'v Vocab<'v>,
+    pub(crate) loss: CrossEntropy,
+    pub(crate) vocab: &'v Vocab<'v>,
 }
 
 impl CrossEntropy {

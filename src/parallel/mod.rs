@@ -35,13 +35,22 @@
 //!
 //! The head, of the feature `head`, does the same with `LinearCall::across`.
 //!
+//! **On GPUs** each rank has a [`Cuda`](crate::Cuda) handle, on a GPU of its own, and what ranks reduce stays there: `across(&vocab).on(&cuda)`
+//! for logits, `on(&cuda)` and then `across` for the head. `Nccl` is the communicator for that, of threads of one process or of
+//! processes that have an `NcclId` from one of them; with any other communicator, such as [`Local`], numbers go by way of the host, and
+//! every verb waits. `cargo run --release --features head --example ranks -- --gpus` trains on all GPUs of a node.
+//!
+//! Calls only enqueue, but for the first of each number of rows, in which ranks tell one another how many they have: a CUDA graph can be
+//! captured after it. A GPU waits for ranks that do not come, for ever, if nobody looks: `Nccl::wait` is the way to wait for results, and
+//! ends such a wait with an error.
+//!
 //! **Data-parallel.** Ranks that have different tokens divide by the number that all of them count, which [`sum_over_ranks`] finds:
 //! `Reduction::SumOver(sum_over_ranks(&rank, counted)?)` makes the sum of the ranks' values, and of their gradients, those of one
 //! device. Where gradients are averaged over ranks, as PyTorch's DDP does, multiply `grad_output` by the number of ranks.
 //!
 //! # Traffic and time, on paper
 //!
-//! Of `n` tokens and `h` hidden numbers, ranks reduce `20 n` bytes for the loss, whatever the vocabulary, and with the head `4 n h` bytes
+//! Of `n` tokens and `h` hidden numbers, ranks reduce `20 n` bytes for the loss (`24 n` on GPUs), whatever the vocabulary, and with the head `4 n h` bytes
 //! for the gradient of the input; a ring of `P` ranks moves `2 (P - 1) / P` times that through each. What a rank computes falls with the
 //! number of ranks, what it sends does not. For 8192 tokens, 4096 hidden numbers and 262144 classes in bf16, were each GPU to multiply at
 //! 600 TFLOP/s, to move 3 TB/s in its memory (6 bytes a logit for the loss, 10 where it is looked at twice), 400 GB/s within its node of
@@ -62,14 +71,17 @@
 mod cross_entropy;
 mod local;
 
+#[cfg(feature = "cuda")]
+pub use crate::cuda::{CudaVocabCall, Nccl, NcclId};
+
 #[cfg(feature = "head")]
 pub(crate) use cross_entropy::{Rows, run as run_rows};
 pub use cross_entropy::{VocabCall, VocabCrossEntropy};
 pub use local::Local;
 
-#[cfg(feature = "head")]
-use crate::error::Error;
-use crate::error::Result;
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::{Error, Result};
 
 /// What is done to the numbers of all ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +94,8 @@ pub enum ReduceOp {
 
 /// What ranks talk through. All of a group call the same collectives in the same order.
 ///
-/// [`Local`] is one for threads of a process; anything else that can reduce a slice of f32, as MPI or gloo can, is a few lines.
+/// [`Local`] is one for threads of a process, `Nccl` for GPUs; anything else that can reduce a slice of f32, as MPI or gloo can, is a few
+/// lines.
 pub trait Communicator: std::fmt::Debug + Sync {
     /// Which rank this is, from 0.
     fn rank(&self) -> usize;
@@ -93,6 +106,24 @@ pub trait Communicator: std::fmt::Debug + Sync {
     /// Replaces the numbers by what comes of those of all ranks, which bring equally many. All get the same bits. A rank that does not
     /// come must become an error, such as [`RankLost`](crate::Error::RankLost), and after an error the numbers may be anything.
     fn all_reduce(&self, data: &mut [f32], op: ReduceOp) -> Result<()>;
+
+    /// The same of `len` numbers at a device address, enqueued on a stream. Unless an implementation knows better, it copies them to the
+    /// host, waits, has them reduced there, and copies them back.
+    ///
+    /// # Safety
+    /// Until the stream is done with it, the address is of so many `f32` of the stream's context, which nobody else uses.
+    #[cfg(feature = "cuda")]
+    #[allow(unsafe_code)]
+    unsafe fn all_reduce_on(
+        &self,
+        stream: &std::sync::Arc<cudarc::driver::CudaStream>,
+        address: u64,
+        len: usize,
+        op: ReduceOp,
+    ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { crate::cuda::reduce_on_host(|data| self.all_reduce(data, op), stream, address, len) }
+    }
 }
 
 /// The numbers that all ranks bring, in their order; exact for numbers of 48 bits.
@@ -110,12 +141,17 @@ pub fn sum_over_ranks(ranks: &dyn Communicator, number: f64) -> Result<f64> {
 }
 
 /// Which classes a rank has: those of the ranks follow one another.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Vocab<'c> {
     pub(crate) ranks: &'c dyn Communicator,
     first: usize,
     here: usize,
     classes: usize,
+    /// The fewest and the most that a rank has.
+    #[cfg_attr(not(all(feature = "cuda", feature = "head")), allow(dead_code))]
+    pub(crate) least_and_most: (usize, usize),
+    /// What ranks have been asked for, and all said the same.
+    agreed: Mutex<Vec<[usize; 2]>>,
 }
 
 impl<'c> Vocab<'c> {
@@ -123,7 +159,9 @@ impl<'c> Vocab<'c> {
     pub fn new(ranks: &'c dyn Communicator, here: usize) -> Result<Self> {
         let all: Vec<usize> = gather(ranks, here as f64)?.iter().map(|&n| n as usize).collect();
         let first = all[..ranks.rank()].iter().sum();
-        Ok(Vocab { ranks, first, here, classes: all.iter().sum() })
+        let most = all.iter().fold(0, |a, &n| a.max(n));
+        let least_and_most = (all.iter().fold(most, |a, &n| a.min(n)), most);
+        Ok(Vocab { ranks, first, here, classes: all.iter().sum(), least_and_most, agreed: Mutex::default() })
     }
 
     /// The first class of this rank.
@@ -141,13 +179,32 @@ impl<'c> Vocab<'c> {
         self.classes
     }
 
+    /// An error unless all ranks have the same number. A collective.
+    fn same(&self, number: usize) -> Result<()> {
+        let all = gather(self.ranks, number as f64)?;
+        match all.iter().position(|&n| n != all[0]) {
+            Some(rank) => Err(Error::RanksDisagree { rank, expected: all[0] as usize, got: all[rank] as usize }),
+            None => Ok(()),
+        }
+    }
+
+    /// An error unless all ranks have the same two numbers; a collective where they are new.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    pub(crate) fn agree(&self, numbers: [usize; 2], may_wait: impl FnOnce() -> Result<()>) -> Result<()> {
+        // Nothing panics while it is held.
+        let mut agreed = self.agreed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !agreed.contains(&numbers) {
+            may_wait()?;
+            numbers.into_iter().try_for_each(|number| self.same(number))?;
+            agreed.push(numbers);
+        }
+        Ok(())
+    }
+
     /// The smallest of a number of each rank, of tokens at once; all must have the same number of tokens.
     #[cfg(feature = "head")]
     pub(crate) fn smallest(&self, at_once: usize, tokens: usize) -> Result<usize> {
-        let all = gather(self.ranks, tokens as f64)?;
-        if let Some(rank) = all.iter().position(|&n| n != all[0]) {
-            return Err(Error::RanksDisagree { rank, expected: all[0] as usize, got: all[rank] as usize });
-        }
+        self.same(tokens)?;
         let all = gather(self.ranks, at_once as f64)?;
         Ok(all.into_iter().fold(f64::INFINITY, f64::min) as usize)
     }

@@ -17,6 +17,13 @@ fn bits<T: Element>(x: &[T]) -> Vec<u32> {
     x.iter().map(|x| (x.to_f32() + 0.0).to_bits()).collect()
 }
 
+/// The same of what has come through candle's graph, which adds it to zeros: where the CPU adds bf16 (AVX512-BF16), that makes zeros of
+/// subnormal numbers.
+fn bits_of_graph<T: Element>(x: &[T]) -> Vec<u32> {
+    let subnormal = |bits: u32| T::NAME == "bfloat16" && bits & 0x7f80_0000 == 0;
+    bits(x).into_iter().map(|bits| if subnormal(bits) { 0 } else { bits }).collect()
+}
+
 const REDUCTIONS: [Reduction; 4] = [Reduction::Mean, Reduction::Sum, Reduction::WeightedMean, Reduction::SumOver(12.5)];
 
 #[derive(Clone, Copy, Debug)]
@@ -142,9 +149,10 @@ impl<T: Scalar> Trial<'_, T> {
         same(&value)?;
         for time in ["first", "second"] {
             let got = gradient::<T>(&value, &input)?;
-            assert_eq!(bits(&got), bits(&grad), "{name}: {time} backward");
+            assert_eq!(bits_of_graph(&got), bits_of_graph(&grad), "{name}: {time} backward");
             if let Some(target) = &tracked {
-                assert_eq!(bits(&gradient::<T>(&value, target)?), bits(&grad_target), "{name}: {time}, target");
+                let got = gradient::<T>(&value, target)?;
+                assert_eq!(bits_of_graph(&got), bits_of_graph(&grad_target), "{name}: {time}, target");
             }
         }
 
@@ -153,12 +161,12 @@ impl<T: Scalar> Trial<'_, T> {
         run(0.3, None, Verb::Backward(reduction, &mut scaled));
         let value = (call().forward(reduction)? * 0.3)?;
         let (kept, again) = (gradient::<T>(&value, &input)?, gradient::<T>(&value, &input)?);
-        assert_eq!(bits(&again), bits(&scaled), "{name}: second backward of 0.3");
+        assert_eq!(bits_of_graph(&again), bits_of_graph(&scaled), "{name}: second backward of 0.3");
         // Where two terms cancel, as those of Dice may, each is rounded as the largest is.
         let largest = scaled.iter().fold(0f32, |a, g| a.max(g.to_f32().abs()));
         let relative = if T::NAME == "bfloat16" { 1.0 / 128.0 } else { 3e-7 };
         for (kept, want) in kept.iter().zip(&scaled).map(|(a, b)| (a.to_f32(), b.to_f32())) {
-            let near = (kept - want).abs() <= relative * want.abs() + 2e-6 * largest + 1e-38;
+            let near = (kept - want).abs() <= relative * want.abs() + 2e-6 * largest + 1.2e-38;
             assert!(near || kept.to_bits() == want.to_bits(), "{name}: 0.3 times: {kept} for {want}");
         }
         if T::NAME == "float16" {
@@ -174,7 +182,8 @@ impl<T: Scalar> Trial<'_, T> {
         run(1.0, None, Verb::BackwardUnreduced { grad_output, grad: &mut grad });
         let sum = (value * tensor(grad_output, unreduced.shape()))?.sum_all()?;
         for time in ["first", "second"] {
-            assert_eq!(bits(&gradient::<T>(&sum, &input)?), bits(&grad), "{name}: unreduced, {time} backward");
+            let got = gradient::<T>(&sum, &input)?;
+            assert_eq!(bits_of_graph(&got), bits_of_graph(&grad), "{name}: unreduced, {time} backward");
         }
         Ok(())
     }

@@ -8,67 +8,99 @@ use half::bf16;
 use super::{borders, on_ranks};
 use crate::cases::draw::Rng;
 
-struct Got<T> {
-    value: f32,
-    input: Vec<T>,
-    weight: Vec<f32>,
-    bias: Vec<f32>,
+pub const SHAPE: (usize, usize, usize) = (50, 12, 70);
+
+/// A head with everything: bias, weights, ignored tokens, all options.
+pub struct Head<T> {
+    pub input: Vec<T>,
+    pub weight: Vec<T>,
+    pub bias: Vec<T>,
+    pub of_tokens: Vec<f32>,
+    pub of_classes: Vec<f32>,
+    pub target: Vec<i64>,
+    pub loss: CrossEntropy,
 }
 
-fn check<T: Element>(rounding: f32) {
-    let (tokens, hidden, classes) = (50, 12, 70);
-    let mut rng = Rng::new(3);
-    let mut numbers = |n: usize| (0..n).map(|_| T::from_f32(rng.uniform(-1.0, 1.0) as f32)).collect::<Vec<T>>();
-    let (input, weight, bias) = (numbers(tokens * hidden), numbers(classes * hidden), numbers(classes));
-    let of_tokens: Vec<f32> = (0..tokens).map(|i| 0.5 + (i % 3) as f32).collect();
-    let of_classes: Vec<f32> = (0..classes).map(|i| 0.5 + (i % 4) as f32).collect();
-    let target: Vec<i64> = (0..tokens).map(|i| if i % 4 == 1 { -100 } else { (i * 11 % classes) as i64 }).collect();
-    let loss = CrossEntropy::new().label_smoothing(0.1).unwrap().z_loss(1e-3).unwrap().softcap(5.0).unwrap();
-    // The classes of a rank, with a vocabulary or of one device.
-    let run = |vocab: Option<&Vocab<'_>>, from: usize, to: usize| {
-        let here = to - from;
+/// What comes of a rank.
+pub struct Got<T> {
+    pub value: f32,
+    pub losses: Vec<f32>,
+    pub input: Vec<T>,
+    pub weight: Vec<f32>,
+    pub bias: Vec<f32>,
+}
+
+impl<T: Element> Head<T> {
+    pub fn new() -> Self {
+        let (tokens, hidden, classes) = SHAPE;
+        let mut rng = Rng::new(3);
+        let mut numbers = |n: usize| (0..n).map(|_| T::from_f32(rng.uniform(-1.0, 1.0) as f32)).collect::<Vec<T>>();
+        Head {
+            input: numbers(tokens * hidden),
+            weight: numbers(classes * hidden),
+            bias: numbers(classes),
+            of_tokens: (0..tokens).map(|i| 0.5 + (i % 3) as f32).collect(),
+            of_classes: (0..classes).map(|i| 0.5 + (i % 4) as f32).collect(),
+            target: (0..tokens).map(|i| if i % 4 == 1 { -100 } else { (i * 11 % classes) as i64 }).collect(),
+            loss: CrossEntropy::new().label_smoothing(0.1).unwrap().z_loss(1e-3).unwrap().softcap(5.0).unwrap(),
+        }
+    }
+
+    /// The classes of a rank on the CPU, with a vocabulary or of one device.
+    pub fn run(&self, vocab: Option<&Vocab<'_>>, from: usize, to: usize) -> Got<T> {
+        let ((tokens, hidden, _), here) = (SHAPE, to - from);
         let mut got = Got {
             value: 0.0,
+            losses: vec![f32::NAN; tokens],
             input: vec![T::default(); tokens * hidden],
             weight: vec![9.0; here * hidden],
             bias: vec![9.0; here],
         };
-        let head = LinearCrossEntropy::new(loss).budget(1 << 14);
-        let mut call = head.call(&input, &weight[from * hidden..to * hidden], &target, (tokens, hidden, here));
-        call = call.bias(&bias[from..to]).class_weight(&of_classes[from..to]).token_weight(&of_tokens).grad_output(3.0);
+        let head = LinearCrossEntropy::new(self.loss).budget(1 << 14);
+        let weight = &self.weight[from * hidden..to * hidden];
+        let mut call = head.call(&self.input, weight, &self.target, (tokens, hidden, here)).bias(&self.bias[from..to]);
+        call = call.class_weight(&self.of_classes[from..to]).token_weight(&self.of_tokens).grad_output(3.0);
         if let Some(vocab) = vocab {
             call = call.across(vocab);
         }
-        let mut losses = vec![f32::NAN; tokens];
-        call.forward_unreduced(&mut losses).unwrap();
+        call.forward_unreduced(&mut got.losses).unwrap();
         let grads =
             LinearGrads { input: Some(&mut got.input[..]), weight: Some(&mut got.weight), bias: Some(&mut got.bias) };
         got.value = call.forward_backward(Reduction::Mean, grads).unwrap();
-        (got, losses)
-    };
-    let (whole, losses) = run(None, 0, classes);
-    let close = |want: &[f32], got: &[f32], rounding: f32| {
-        let largest = want.iter().fold(0f32, |a, x| a.max(x.abs()));
-        for (want, got) in want.iter().zip(got) {
-            assert!(
-                (want - got).abs() <= 4e-6 * largest + rounding * want.abs(),
-                "{got}, of one device {want}, of {largest}"
-            );
-        }
-    };
+        got
+    }
+}
+
+/// To these shares of the largest, and of the number itself.
+fn close(want: &[f32], got: &[f32], [of_largest, of_each]: [f32; 2]) {
+    let largest = want.iter().fold(0f32, |a, x| a.max(x.abs()));
+    for (want, got) in want.iter().zip(got) {
+        let allowed = of_largest * largest + of_each * want.abs();
+        assert!((want - got).abs() <= allowed, "{got}, of one device {want}, of {largest}");
+    }
+}
+
+/// Whether a rank has what is its own of one device's; how close gradients of the input are, and of weight and bias.
+pub fn same<T: Element>(whole: &Got<T>, got: &Got<T>, (from, to): (usize, usize), [input, weight]: [[f32; 2]; 2]) {
     let wide = |x: &[T]| x.iter().map(|x| x.to_f32()).collect::<Vec<f32>>();
+    let hidden = SHAPE.1;
+    close(&[whole.value], &[got.value], [4e-6, 0.0]);
+    close(&whole.losses, &got.losses, [4e-6, 0.0]);
+    close(&wide(&whole.input), &wide(&got.input), input);
+    close(&whole.weight[from * hidden..to * hidden], &got.weight, weight);
+    close(&whole.bias[from..to], &got.bias, weight);
+}
+
+fn check<T: Element>(rounding: f32) {
+    let head = Head::<T>::new();
+    let whole = head.run(None, 0, SHAPE.2);
     // Of 16 some have no class.
     for ranks in [1, 2, 3, 8, 16] {
-        let borders = borders(classes, ranks);
+        let borders = borders(SHAPE.2, ranks);
         on_ranks(ranks, |rank| {
             let (from, to) = (borders[rank.rank()], borders[rank.rank() + 1]);
             let vocab = Vocab::new(rank, to - from).unwrap();
-            let (got, of_tokens) = run(Some(&vocab), from, to);
-            close(&[whole.value], &[got.value], 0.0);
-            close(&losses, &of_tokens, 0.0);
-            close(&wide(&whole.input), &wide(&got.input), rounding);
-            close(&whole.weight[from * hidden..to * hidden], &got.weight, 0.0);
-            close(&whole.bias[from..to], &got.bias, 0.0);
+            same(&whole, &head.run(Some(&vocab), from, to), (from, to), [[4e-6, rounding], [4e-6, 0.0]]);
         });
     }
 }

@@ -151,6 +151,7 @@ R cuStreamDestroy_v2(void* stream) { FAULTY return forget((uint64_t)stream); }
 // A stream that is not ours is another GPU's.
 R cuStreamGetCtx(void* stream, void** c) { FAULTY return *c = is_known((uint64_t)stream) ? &context_of_device : NULL, OK; }
 R cuStreamSynchronize(void* stream) { FAULTY return stream && stream == captured_stream ? CAPTURING : OK; }
+R cuStreamQuery(void* stream) { FAULTY return stream && stream == captured_stream ? CAPTURING : OK; }
 R cuEventCreate(Event** event, unsigned flags) { FAULTY return *event = calloc(1, sizeof(Event)), OK; }
 R cuEventDestroy_v2(Event* event) { FAULTY return free(event), OK; }
 R cuEventRecord(Event* event, void* stream) { FAULTY

@@ -3,7 +3,7 @@
 # that the tests compile for the host. Arguments go to cargo test; without any it runs tests/gpu.rs. Others of use:
 #   tests/pretend/run.sh -p throughput --test serve gpu
 #   tests/pretend/run.sh --bench losses -- ^cuda/.*/4096
-#   tests/pretend/run.sh --features head --test head -- --test-threads 1 gpu
+#   tests/pretend/run.sh --features head --test head --test parallel -- --test-threads 1 gpu
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # Absolute, for tests run in the folder of their package.
@@ -20,6 +20,7 @@ library() { # name, then the rest
 }
 library libcuda.so.1 tests/pretend/libcuda.c -ldl -lpthread
 library libcublas.so.13 tests/pretend/libcublas.c -L "$CARGO_TARGET_DIR/driver" -l:libcuda.so.1
+library libnccl.so.2 tests/pretend/libnccl.c -L "$CARGO_TARGET_DIR/driver" -l:libcuda.so.1 -lpthread
 ln -sf libcuda.so.1 "$CARGO_TARGET_DIR/driver/libcuda.so"
 export LD_LIBRARY_PATH="$CARGO_TARGET_DIR/driver" PRETEND_KERNELS="$kernels" FUSED_LOSS_REQUIRE_GPU=1
 if [ $# -eq 0 ]; then set -- --test gpu -- --test-threads 1; fi

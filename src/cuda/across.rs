@@ -1,0 +1,236 @@
+//! Calls on GPUs of cross-entropy whose classes ranks share.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaStream, result, sys};
+
+use super::buffers::{DeviceMut, DeviceRef, DeviceScalar, DeviceTarget, Lender};
+use super::call::{Input, OnCuda, Outputs};
+use super::driver::failed;
+use super::handle::Cuda;
+use super::request::{Output, Request, Weight};
+use super::vocab;
+use crate::element::Element;
+use crate::error::{Error, Result, check_len};
+use crate::loss::CrossEntropy;
+use crate::parallel::VocabCrossEntropy;
+use crate::reduction::Reduction;
+
+/// What a communicator does that knows nothing of GPUs.
+///
+/// # Safety
+/// The address is of so many f32 of the stream's context, which nobody else uses.
+pub(crate) unsafe fn reduce_on_host(
+    reduce: impl FnOnce(&mut [f32]) -> Result<()>,
+    stream: &Arc<CudaStream>,
+    address: u64,
+    len: usize,
+) -> Result<()> {
+    let refused = |e| failed("copying what ranks reduce", e);
+    let idle = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+    if stream.capture_status().is_ok_and(|status| status != idle) {
+        return Err(Error::Capturing { what: "ranks that reduce on the host" });
+    }
+    stream.context().bind_to_thread().map_err(refused)?;
+    let mut data = vec![0f32; len];
+    // SAFETY: the caller's promise; and the stream has done with the host's memory when this returns.
+    unsafe { result::memcpy_dtoh_async(&mut data, address, stream.cu_stream()) }.map_err(refused)?;
+    stream.synchronize().map_err(refused)?;
+    reduce(&mut data)?;
+    unsafe { result::memcpy_htod_async(address, &data, stream.cu_stream()) }.map_err(refused)?;
+    stream.synchronize().map_err(refused)
+}
+
+impl<'v> VocabCrossEntropy<'v> {
+    /// The same on a GPU, each rank on its own. Everything is as for [`CrossEntropy`] there, and on all ranks alike.
+    pub fn on<'d>(&self, cuda: &'d Cuda) -> OnCuda<'d, VocabCrossEntropy<'v>> {
+        OnCuda { loss: *self, cuda }
+    }
+}
+
+impl<'d> OnCuda<'d, VocabCrossEntropy<'d>> {
+    /// A call: the logits of this rank's classes, and a class index (`i64`, `i32`, `u32` or `u8`), among all classes, for each row.
+    pub fn call<'a, T: Element>(
+        &self,
+        logits: impl Into<DeviceRef<'a, T>>,
+        target: impl Into<DeviceTarget<'a, T>>,
+    ) -> CudaVocabCall<'a, T>
+    where
+        'd: 'a,
+    {
+        CudaVocabCall::new(*self, logits.into(), target.into())
+    }
+
+    /// The same with the gradient written over the logits.
+    pub fn call_in_place<'a, T: Element>(
+        &self,
+        logits: impl Into<DeviceMut<'a, T>>,
+        target: impl Into<DeviceTarget<'a, T>>,
+    ) -> CudaVocabCall<'a, T, DeviceMut<'a, T>>
+    where
+        'd: 'a,
+    {
+        CudaVocabCall::new(*self, logits.into(), target.into())
+    }
+}
+
+/// A call of [`VocabCrossEntropy`] on a GPU, to which weights and so on are added before one of the verbs enqueues it. Every verb is a
+/// collective; every buffer is device memory of the handle's GPU, and the verbs write the value to one f32 there.
+///
+/// ```no_run
+/// use fused_loss::parallel::{Nccl, Vocab};
+/// use fused_loss::{CrossEntropy, Cuda, Reduction, cudarc::driver::CudaContext};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // Two GPUs of this machine, of a thread each; both have 1000 of 2000 classes, and the same 16 targets.
+/// let streams = [CudaContext::new(0)?.default_stream(), CudaContext::new(1)?.default_stream()];
+/// std::thread::scope(|scope| {
+///     for (ranks, stream) in Nccl::group(&streams)?.into_iter().zip(streams) {
+///         scope.spawn(move || -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+///             let (cuda, vocab) = (Cuda::new(&stream)?, Vocab::new(&ranks, 1000)?);
+///             let logits = stream.alloc_zeros::<half::bf16>(16 * 1000)?;
+///             let targets = stream.alloc_zeros::<i64>(16)?;
+///             let (mut loss, mut grad) = (stream.alloc_zeros::<f32>(1)?, stream.alloc_zeros::<half::bf16>(16 * 1000)?);
+///             let call = CrossEntropy::new().across(&vocab).on(&cuda).call(&logits, &targets);
+///             call.forward_backward(Reduction::Mean, &mut loss, &mut grad)?;
+///             ranks.wait()?; // an error, and no endless wait, if the other does not come
+///             Ok(())
+///         });
+///     }
+///     Ok(())
+/// })
+/// # }
+/// ```
+#[must_use = "a call does nothing until one of its verbs runs it"]
+pub struct CudaVocabCall<'a, T, I = DeviceRef<'a, T>> {
+    on: OnCuda<'a, VocabCrossEntropy<'a>>,
+    logits: I,
+    target: DeviceTarget<'a, T>,
+    weight: Option<DeviceRef<'a, f32>>,
+    class_weight: Option<DeviceRef<'a, f32>>,
+    grad_output: DeviceScalar<'a>,
+    denominator: Option<DeviceRef<'a, f32>>,
+    accumulate: bool,
+}
+
+impl<'a, T: Element, I> CudaVocabCall<'a, T, I> {
+    fn new(on: OnCuda<'a, VocabCrossEntropy<'a>>, logits: I, target: DeviceTarget<'a, T>) -> Self {
+        CudaVocabCall {
+            on,
+            logits,
+            target,
+            weight: None,
+            class_weight: None,
+            grad_output: DeviceScalar::Host(1.0),
+            denominator: None,
+            accumulate: false,
+        }
+    }
+
+    /// One weight for each row: it multiplies value and gradient. Only [`Reduction::WeightedMean`] divides by it.
+    pub fn weight(mut self, weight: impl Into<DeviceRef<'a, f32>>) -> Self {
+        self.weight = Some(weight.into());
+        self
+    }
+
+    /// One weight for each of this rank's classes: PyTorch's `weight` of cross-entropy. On all ranks or on none.
+    pub fn class_weight(mut self, weight: impl Into<DeviceRef<'a, f32>>) -> Self {
+        self.class_weight = Some(weight.into());
+        self
+    }
+
+    /// The gradient that comes from above: a number, or one f32 on the device. Defaults to 1.
+    pub fn grad_output(mut self, grad_output: impl Into<DeviceScalar<'a>>) -> Self {
+        self.grad_output = grad_output.into();
+        self
+    }
+
+    /// Divides the sum by one f32 on the device, which must be above zero, such as `num_items_in_batch`. For [`Reduction::Sum`].
+    pub fn denominator(mut self, denominator: impl Into<DeviceRef<'a, f32>>) -> Self {
+        self.denominator = Some(denominator.into());
+        self
+    }
+
+    fn enqueue(
+        self,
+        input: fn(I) -> Input<'a, T>,
+        mut grad: Option<DeviceMut<'a, T>>,
+        mut outputs: Outputs<'a>,
+    ) -> Result<()> {
+        let OnCuda { loss: VocabCrossEntropy { loss, vocab }, cuda } = self.on;
+        let name = <CrossEntropy as crate::Loss>::NAME;
+        let mut input = input(self.logits);
+        let mut lender = Lender::new(cuda)?;
+        let (logits, in_place) = match &mut input {
+            Input::Read(x) => (lender.read(x)?, false),
+            Input::InPlace(x) => (lender.write(x)?, true),
+        };
+        let targets = lender.targets(&self.target)?;
+        let unsupported = |what| Error::Unsupported { loss: name, what };
+        let rows = targets.indices().ok_or(unsupported("a target of anything but class indices, across ranks,"))?.len;
+        let here = vocab.here();
+        if i32::try_from(here).is_err() {
+            return Err(unsupported("more than 2^31 classes on a GPU"));
+        }
+        check_len("logits", rows.checked_mul(here).ok_or(Error::ShapeOverflow)?, logits.len)?;
+        let grad = if in_place { Some(logits) } else { grad.as_mut().map(|g| lender.write(g)).transpose()? };
+        grad.map_or(Ok(()), |grad| check_len("grad_input", logits.len, grad.len))?;
+        let mut request = Request::new::<T>(logits, targets, Some((rows, here).into()));
+        request.class_weight = self.class_weight.as_ref().map(|w| lender.read(w)).transpose()?;
+        request.class_weight.map_or(Ok(()), |w| check_len("class_weight", here, w.len))?;
+        let weight = self.weight.as_ref().map(|w| lender.read(w)).transpose()?;
+        weight.map_or(Ok(()), |w| check_len("weight", rows, w.len))?;
+        request.weight = weight.map(Weight::PerElement);
+        request.grad_input = grad;
+        request.accumulate = self.accumulate;
+        request.grad_output = lender.scalar(&self.grad_output)?;
+        request.output = outputs.lend(&mut lender, &self.denominator, name)?;
+        if let Output::Reduced(reduction, _) = request.output {
+            reduction.check(rows)?;
+        }
+        let ([value, values, _], _) = request.output.parts();
+        value.map_or(Ok(()), |value| check_len("value", 1, value.len))?;
+        values.map_or(Ok(()), |values| check_len("losses", rows, values.len))?;
+        vocab.agree([rows, 0], || cuda.may_wait("the first call of ranks with so many rows"))?;
+        let reduce = |address, len, op| {
+            // SAFETY: it is scratch memory of the handle, and no other call comes between.
+            unsafe { vocab.ranks.all_reduce_on(&cuda.stream, address, len, op) }
+        };
+        // SAFETY: as in `CudaCall::enqueue`; lengths have been checked.
+        unsafe { vocab::run(&loss, &request, [vocab.first(), vocab.classes()], &mut cuda.launcher(), &reduce) }
+    }
+}
+
+impl<'a, T: Element> CudaVocabCall<'a, T> {
+    /// Adds to the gradient instead of overwriting it.
+    pub fn accumulate(mut self) -> Self {
+        self.accumulate = true;
+        self
+    }
+
+    /// The value, the same on all ranks, into `value`.
+    pub fn forward(self, reduction: Reduction, value: impl Into<DeviceMut<'a, f32>>) -> Result<()> {
+        self.enqueue(Input::Read, None, Outputs::Reduced(reduction, Some(value.into())))
+    }
+
+    /// The value of each row, the same on all ranks, into `losses`.
+    pub fn forward_unreduced(self, losses: impl Into<DeviceMut<'a, f32>>) -> Result<()> {
+        self.enqueue(Input::Read, None, Outputs::Unreduced { losses: Some(losses.into()), grad_output: None })
+    }
+
+    /// The value, the same on all ranks, into `value`, and its gradient for this rank's logits into `grad_input`.
+    pub fn forward_backward(
+        self,
+        reduction: Reduction,
+        value: impl Into<DeviceMut<'a, f32>>,
+        grad_input: impl Into<DeviceMut<'a, T>>,
+    ) -> Result<()> {
+        self.enqueue(Input::Read, Some(grad_input.into()), Outputs::Reduced(reduction, Some(value.into())))
+    }
+}
+
+impl<'a, T: Element> CudaVocabCall<'a, T, DeviceMut<'a, T>> {
+    /// The value, the same on all ranks, into `value`, and its gradient over this rank's logits.
+    pub fn forward_backward(self, reduction: Reduction, value: impl Into<DeviceMut<'a, f32>>) -> Result<()> {
+        self.enqueue(Input::InPlace, None, Outputs::Reduced(reduction, Some(value.into())))
+    }
+}

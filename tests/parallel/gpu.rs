@@ -1,0 +1,316 @@
+//! The same on GPUs: ranks that are threads, each with a stream of the first GPU and what it reduces going by way of the host; and, where
+//! there are enough GPUs, or a pretended one, ranks that talk through NCCL.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fused_loss::cudarc::driver::{CudaContext, CudaStream, DeviceRepr, ValidAsZeroBits};
+use fused_loss::parallel::{Communicator, CudaVocabCall, Local, Nccl, ReduceOp, Vocab, VocabCrossEntropy};
+use fused_loss::{CrossEntropy, Cuda, Element, Error, OnCuda, Reduction, Target};
+use half::{bf16, f16};
+
+use super::cases::gpu::{Copied, Targets, cuda};
+use super::cases::tolerance::half_ulp;
+use super::{Problem, borders, close};
+
+pub trait Number: Element + DeviceRepr + ValidAsZeroBits + Default {}
+impl<T: Element + DeviceRepr + ValidAsZeroBits + Default> Number for T {}
+
+/// What ranks talk through.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Through {
+    Host,
+    Nccl,
+}
+
+/// A stream of each of so many GPUs, or of one that is pretended; none where there are too few.
+fn streams(size: usize, through: Through) -> Option<Vec<Arc<CudaStream>>> {
+    cuda()?;
+    let pretended = std::env::var_os("PRETEND_KERNELS").is_some();
+    let gpus = CudaContext::device_count().unwrap() as usize;
+    if through == Through::Nccl && !pretended && gpus < size {
+        eprintln!("SKIPPED, {size} ranks through NCCL: there are {gpus} GPUs");
+        return None;
+    }
+    let ordinal = |rank| if through == Through::Nccl && !pretended { rank } else { 0 };
+    Some((0..size).map(|rank| CudaContext::new(ordinal(rank)).unwrap().new_stream().unwrap()).collect())
+}
+
+/// Runs every rank of a group in a thread of its own; what they return, in their order.
+pub fn on_gpus<R: Send>(
+    size: usize,
+    through: Through,
+    run: impl Fn(&dyn Communicator, &Cuda) -> R + Sync,
+) -> Option<Vec<R>> {
+    let streams = streams(size, through)?;
+    let ranks: Vec<Box<dyn Communicator + Send>> = match through {
+        Through::Host => Local::group(size).into_iter().map(|rank| Box::new(rank) as _).collect(),
+        Through::Nccl => Nccl::group(&streams).unwrap().into_iter().map(|rank| Box::new(rank) as _).collect(),
+    };
+    let run = &run;
+    Some(std::thread::scope(|scope| {
+        let threads: Vec<_> = ranks
+            .into_iter()
+            .zip(streams)
+            .map(|(rank, stream)| scope.spawn(move || run(&*rank, &Cuda::new(&stream).unwrap())))
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    }))
+}
+
+/// The buffers of a rank.
+struct Buffers<T: Element> {
+    logits: Copied<T>,
+    target: Targets<T>,
+    weight: Option<Copied<f32>>,
+    class_weight: Option<Copied<f32>>,
+    value: Copied<f32>,
+}
+
+impl<T: Number> Buffers<T> {
+    fn new(cuda: &Cuda, problem: &Problem<T>, vocab: &Vocab<'_>) -> Self {
+        let (from, to) = (vocab.first(), vocab.first() + vocab.here());
+        Buffers {
+            logits: Copied::new(cuda, &problem.columns(&problem.logits, from, to)),
+            target: Targets::new(cuda, Target::I64(&problem.target)),
+            weight: problem.weight.as_ref().map(|w| Copied::new(cuda, w)),
+            class_weight: problem.class_weight.as_ref().map(|w| Copied::new(cuda, &w[from..to])),
+            value: Copied::new(cuda, &[f32::NAN]),
+        }
+    }
+}
+
+fn extended<'a, T: Element, I>(
+    mut call: CudaVocabCall<'a, T, I>,
+    weight: &'a Option<Copied<f32>>,
+    class_weight: &'a Option<Copied<f32>>,
+) -> CudaVocabCall<'a, T, I> {
+    call = call.grad_output(2.0);
+    call = if let Some(w) = weight { call.weight(w.get()) } else { call };
+    if let Some(w) = class_weight { call.class_weight(w.get()) } else { call }
+}
+
+fn check<T: Number>(through: Through) {
+    for everything in [false, true] {
+        for (rows, classes) in [(0, 7), (1, 1), (5, 7), (13, 40), (600, 3), (4, 9001)] {
+            let problem = Problem::<T>::new(rows, classes, everything);
+            let reductions = [Reduction::Mean, Reduction::Sum, Reduction::WeightedMean, Reduction::SumOver(3.5)];
+            for (ranks, reduction) in [1, 2, 3, 8].into_iter().zip(reductions.into_iter().cycle().skip(rows % 3)) {
+                let (value, losses, grad) = problem.whole(reduction);
+                let borders = borders(classes, ranks);
+                let results = on_gpus(ranks, through, |rank, cuda| {
+                    let (from, to) = (borders[rank.rank()], borders[rank.rank() + 1]);
+                    let vocab = Vocab::new(rank, to - from).unwrap();
+                    let on = problem.loss().across(&vocab).on(cuda);
+                    let Buffers { mut logits, target, weight, class_weight, mut value } =
+                        Buffers::new(cuda, &problem, &vocab);
+                    let n = rows * (to - from);
+                    let (mut back, mut got, mut of_rows) = ([0.0], vec![T::default(); n], vec![0.0; rows]);
+                    let mut losses = Copied::new(cuda, &vec![f32::NAN; rows]);
+                    let mut apart = Copied::new(cuda, &vec![T::from_f32(f32::NAN); n]);
+                    macro_rules! call {
+                        () => {
+                            extended(on.call(logits.get(), target.get()), &weight, &class_weight)
+                        };
+                    }
+                    call!().forward_backward(reduction, value.get_mut(), apart.get_mut()).unwrap();
+                    value.back(cuda, &mut back);
+                    apart.back(cuda, &mut got);
+                    let got_value = back[0];
+                    // Gradients are differences of numbers that are f32 here, and made of a soft-cap that is off by some units in the last place.
+                    let largest = grad.iter().fold(0f64, |a, g| a.max(g.to_f32().abs().into()));
+                    close(&problem.columns(&grad, from, to), &got, to - from, 5e-7 * largest);
+
+                    call!().forward(reduction, value.get_mut()).unwrap();
+                    value.back(cuda, &mut back);
+                    assert_eq!(back[0].to_bits(), got_value.to_bits());
+                    call!().forward_unreduced(losses.get_mut()).unwrap();
+                    losses.back(cuda, &mut of_rows);
+
+                    // Added to what is there, and over the logits.
+                    call!().accumulate().forward_backward(reduction, value.get_mut(), apart.get_mut()).unwrap();
+                    let mut twice = got.clone();
+                    apart.back(cuda, &mut twice);
+                    for (once, twice) in got.iter().zip(&twice) {
+                        let (want, got) = (2.0 * f64::from(once.to_f32()), f64::from(twice.to_f32()));
+                        assert!((want - got).abs() <= 1e-6 * want.abs() + 3.0 * half_ulp::<T>(want), "{got} {want}");
+                    }
+                    let call = extended(on.call_in_place(logits.get_mut(), target.get()), &weight, &class_weight);
+                    call.forward_backward(reduction, value.get_mut()).unwrap();
+                    logits.back(cuda, &mut twice);
+                    assert!(got.iter().zip(&twice).all(|(a, b)| a.to_f32() == b.to_f32()), "in place");
+                    cuda.check().unwrap();
+                    (got_value, of_rows)
+                });
+                for (got, of_rows) in results.iter().flatten() {
+                    assert!(
+                        (got - value).abs() <= 2e-6 * value.abs() || got.is_nan() && value.is_nan(),
+                        "{got} {value}, {rows} x {classes}"
+                    );
+                    for (got, want) in of_rows.iter().zip(&losses) {
+                        assert!((got - want).abs() <= 2e-6 * want.abs(), "{got} {want}");
+                    }
+                }
+                let values = results.iter().flatten().map(|(got, of_rows)| (got.to_bits(), of_rows));
+                assert!(values.clone().all(|of| Some(of) == values.clone().next()), "ranks differ");
+            }
+        }
+    }
+}
+
+#[test]
+fn f32_is_that_of_one_device() {
+    check::<f32>(Through::Host);
+}
+
+#[test]
+fn f16_is_that_of_one_device() {
+    check::<f16>(Through::Host);
+}
+
+#[test]
+fn bf16_is_that_of_one_device() {
+    check::<bf16>(Through::Host);
+}
+
+#[test]
+fn through_nccl_it_is_the_same() {
+    check::<f32>(Through::Nccl);
+    check::<bf16>(Through::Nccl);
+}
+
+/// What is not a number, or not finite, does what it does on one device, and so does a class that is none.
+#[test]
+fn numbers_at_the_edge_are_those_of_one_device() {
+    let (inf, nan) = (f32::INFINITY, f32::NAN);
+    let rows: [([f32; 6], i64); 10] = [
+        ([nan; 6], -100),
+        ([-inf, -inf, 1.0, 2.0, 0.5, -1.0], 3),
+        ([-inf, -inf, 1.0, 2.0, 0.5, -1.0], 0),
+        ([-inf, nan, 1.0, 2.0, 0.5, -1.0], 3),
+        ([-inf; 6], 1),
+        ([0.0, inf, 1.0, 2.0, 0.5, -1.0], 4),
+        ([0.0, 1.0, 24.0, 2.0, 0.5, -1.0], 2),
+        ([1e30, 1e30, -1e30, 0.0, 1e30, 1e30], 0),
+        ([3e4, 3e4 + 1.0, 3e4, 3e4, 3e4, 3e4], 5),
+        ([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], 6),
+    ];
+    for (r, (logits, target)) in rows.into_iter().enumerate() {
+        let target = [target];
+        let mut want = [9.0; 6];
+        let one = CrossEntropy::new().forward_backward(&logits, &target, (1, 6), Reduction::Sum, &mut want);
+        // A class index that is none is not known before, here.
+        let value = one.clone().unwrap_or(f32::NAN);
+        if one.is_err() {
+            want = [0.0; 6];
+        }
+        let results = on_gpus(3, Through::Host, |rank, cuda| {
+            let vocab = Vocab::new(rank, 2).unwrap();
+            let mut buffer = Copied::new(cuda, &logits[2 * rank.rank()..][..2]);
+            let (target, mut value) = (Copied::new(cuda, &target), Copied::new(cuda, &[0.0]));
+            let on: OnCuda<'_, VocabCrossEntropy<'_>> = CrossEntropy::new().across(&vocab).on(cuda);
+            on.call_in_place(buffer.get_mut(), target.get()).forward_backward(Reduction::Sum, value.get_mut()).unwrap();
+            let (mut got, mut grad) = ([0.0], [0.0; 2]);
+            value.back(cuda, &mut got);
+            buffer.back(cuda, &mut grad);
+            assert_eq!(cuda.check(), if r == 9 { Err(Error::ClassIndexOnDevice { row: 0 }) } else { Ok(()) });
+            (got[0], grad)
+        });
+        let Some(results) = results else { return };
+        let same = |got: f32, want: f32| {
+            got == want || got.is_nan() && want.is_nan() || (got - want).abs() <= 1e-6 * want.abs()
+        };
+        let grads: Vec<f32> = results.iter().flat_map(|(_, grad)| *grad).collect();
+        assert!(results.iter().all(|&(got, _)| same(got, value)), "row {r}: {results:?}, of one device {value}");
+        assert!(
+            grads.iter().zip(&want).all(|(&got, &want)| same(got, want)),
+            "row {r}: {grads:?}, of one device {want:?}"
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_anything_is_written() {
+    on_gpus(2, Through::Host, |rank, cuda| {
+        let vocab = Vocab::new(rank, 2).unwrap();
+        let logits = Copied::new(cuda, &[0.0f32; 4]);
+        let (target, short) = (Copied::new(cuda, &[0i64, 3]), Copied::new(cuda, &[0i64; 3]));
+        let (mut value, one, four) =
+            (Copied::new(cuda, &[7.0]), Copied::new(cuda, &[1.0f32]), Copied::new(cuda, &[1.0f32; 4]));
+        let mut grad = Copied::new(cuda, &[9.0f32; 3]);
+        let on = CrossEntropy::new().across(&vocab).on(cuda);
+        let call = || on.call(logits.get(), target.get());
+        let length = |what, expected, got| Err(Error::Length { what, expected, got });
+        assert_eq!(on.call(logits.get(), short.get()).forward(Reduction::Sum, value.get_mut()), length("logits", 6, 4));
+        assert_eq!(call().weight(one.get()).forward(Reduction::Sum, value.get_mut()), length("weight", 2, 1));
+        let weighed = call().class_weight(four.get());
+        assert_eq!(weighed.forward(Reduction::Sum, value.get_mut()), length("class_weight", 2, 4));
+        let mut losses = Copied::new(cuda, &[9.0]);
+        assert_eq!(call().forward_unreduced(losses.get_mut()), length("losses", 2, 1));
+        assert_eq!(
+            call().forward_backward(Reduction::Sum, value.get_mut(), grad.get_mut()),
+            length("grad_input", 4, 3)
+        );
+        assert!(on.call(logits.get(), logits.get()).forward(Reduction::Sum, value.get_mut()).is_err());
+        assert!(call().forward(Reduction::SumOver(0.0), value.get_mut()).is_err());
+        let mut back = [0.0];
+        value.back(cuda, &mut back);
+        assert_eq!(back, [7.0]);
+        // Nobody has come to a collective, so that the next goes well.
+        call().forward(Reduction::Mean, value.get_mut()).unwrap();
+    });
+}
+
+#[test]
+fn ranks_that_disagree_are_told_so() {
+    for through in [Through::Host, Through::Nccl] {
+        let results = on_gpus(3, through, |rank, cuda| {
+            let vocab = Vocab::new(rank, 2).unwrap();
+            let rows = if rank.rank() == 2 { 3 } else { 2 };
+            let (logits, target) = (Copied::new(cuda, &vec![0.0f32; 2 * rows]), Copied::new(cuda, &vec![0i64; rows]));
+            let mut value = Copied::new(cuda, &[0.0]);
+            let call = CrossEntropy::new().across(&vocab).on(cuda).call(logits.get(), target.get());
+            call.forward(Reduction::Sum, value.get_mut())
+        });
+        let told = Err(Error::RanksDisagree { rank: 2, expected: 2, got: 3 });
+        assert!(results.iter().flatten().all(|r| *r == told), "{results:?}");
+    }
+}
+
+#[test]
+fn an_nccl_rank_that_does_not_come_is_an_error_and_the_group_has_ended() {
+    let Some(streams) = streams(2, Through::Nccl) else { return };
+    let timeout = Duration::from_millis(300);
+    let late = Error::RanksLate { seconds: 0.3 };
+    let begin = Instant::now();
+    // One does not come to make the group.
+    let alone = Nccl::new(&streams[0], &fused_loss::parallel::NcclId::new().unwrap(), 2, 2);
+    assert!(matches!(alone, Err(Error::Option { name: "rank", .. })));
+    let mut ranks = Nccl::group_with_timeout(&streams, timeout).unwrap();
+    assert_eq!((ranks[1].rank(), ranks[1].size()), (1, 2));
+    std::thread::scope(|scope| {
+        let both: Vec<_> = ranks
+            .iter()
+            .map(|rank| {
+                scope.spawn(|| {
+                    let mut data = [rank.rank() as f32, 1.0];
+                    rank.all_reduce(&mut data, ReduceOp::Sum).unwrap();
+                    assert_eq!(data, [1.0, 2.0]);
+                    let mut data = [rank.rank() as f32, 1.0];
+                    rank.all_reduce(&mut data, ReduceOp::Max).unwrap();
+                    assert_eq!(data, [1.0, 1.0]);
+                })
+            })
+            .collect();
+        both.into_iter().for_each(|rank| rank.join().unwrap());
+    });
+    let gone = ranks.pop().unwrap();
+    assert_eq!(ranks[0].all_reduce(&mut [1.0], ReduceOp::Sum), Err(late.clone()));
+    assert_eq!(ranks[0].all_reduce(&mut [1.0], ReduceOp::Sum), Err(late.clone()), "the group has ended");
+    assert_eq!(ranks[0].wait(), Err(late));
+    drop((gone, ranks));
+    assert!(begin.elapsed() < Duration::from_secs(20));
+    // And the GPU goes on.
+    let cuda = Cuda::new(&streams[0]).unwrap();
+    cuda.check().unwrap();
+}
