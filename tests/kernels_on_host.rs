@@ -12,8 +12,9 @@ use cases::draw::{Dims, Problem};
 use cases::oracle::Oracle;
 use cases::trial::{Trial, Worst, largest_divisor, settings};
 use cases::{Case, Family, table};
-use fused_loss::Element;
 use fused_loss::launch::{params, plan};
+use fused_loss::parallel::{Communicator, Local};
+use fused_loss::{Element, Reduction};
 
 /// Empty, one, one pack and its neighbours, one step of a block and its neighbours, several blocks.
 const ELEMENTS: [usize; 10] = [0, 1, 3, 9, 257, 4096, 4100, 8193, 12_289, 33_000];
@@ -210,10 +211,76 @@ fn an_ignored_row_is_exactly_zero_whatever_it_holds() {
     }
 }
 
+/// Of three ranks, of which this thread is the first: their classes follow one another, and the middle one has few.
+fn shared_classes<T: Element>(rows: usize, classes: usize, everything: bool) {
+    let mut rng = cases::draw::Rng::new((rows + classes) as u64);
+    let logits: Vec<T> = (0..rows * classes).map(|_| T::from_f32(rng.uniform(-6.0, 6.0) as f32)).collect();
+    let target: Vec<i64> = (0..rows).map(|r| if r % 5 == 3 { -100 } else { (r * 7 % classes) as i64 }).collect();
+    let of_classes: Vec<f32> = (0..classes).map(|k| 0.5 + (k % 3) as f32).collect();
+    let of_rows: Vec<f32> = (0..rows).map(|r| 0.5 + (r % 4) as f32).collect();
+    let mut loss = fused_loss::CrossEntropy::new();
+    if everything {
+        loss = loss.label_smoothing(0.1).unwrap().z_loss(1e-3).unwrap().softcap(5.0).unwrap();
+    }
+    let mut want = vec![T::from_f32(0.0); logits.len()];
+    let mut whole = loss.call(&logits, &target, (rows, classes));
+    if everything {
+        whole = whole.class_weight(&of_classes).weight(&of_rows);
+    }
+    let value = whole.forward_backward(Reduction::Mean, &mut want).unwrap();
+    let borders = [0, classes / 2, classes / 2 + 1, classes];
+    let columns = |all: &[T], rank: usize| {
+        all.chunks_exact(classes).flat_map(|row| row[borders[rank]..borders[rank + 1]].to_vec()).collect::<Vec<T>>()
+    };
+    let part = |ranks: Local| {
+        let rank = ranks.rank();
+        let mut mine = columns(&logits, rank);
+        let weights = [&of_classes[borders[rank]..borders[rank + 1]], &of_rows].map(|w| everything.then_some(w));
+        let got = marshal::vocab(&loss, &mut mine, &target, [borders[rank], classes], weights, &ranks);
+        (got, mine)
+    };
+    let mut ranks = Local::group(3).into_iter();
+    let first = ranks.next().unwrap();
+    let part = &part;
+    let results = std::thread::scope(|scope| {
+        let others: Vec<_> = ranks.map(|rank| scope.spawn(move || part(rank))).collect();
+        let mut all = vec![part(first)];
+        all.extend(others.into_iter().map(|other| other.join().unwrap()));
+        all
+    });
+    let largest = want.iter().fold(0f64, |a, g| a.max(g.to_f32().abs().into()));
+    for (rank, ((got, bad), grad)) in results.into_iter().enumerate() {
+        assert!((got - value).abs() <= 2e-6 * value && bad.is_none(), "{got} {value}");
+        for (got, want) in grad.iter().zip(columns(&want, rank)) {
+            let (got, want) = (f64::from(got.to_f32()), f64::from(want.to_f32()));
+            let allowed = 2e-6 * largest + 2.0 * cases::tolerance::half_ulp::<T>(want);
+            assert!((got - want).abs() <= allowed, "{got} {want}, {rows} x {classes}, rank {rank}");
+        }
+    }
+}
+
+/// (The rest, and the language-model head, are `tests/parallel`, which wants a GPU.)
+#[test]
+fn classes_shared_by_ranks_by_kernels_are_those_of_one_device() {
+    if !host_exec::possible() {
+        return;
+    }
+    for (rows, classes) in [(1, 3), (9, 7), (300, 3), (13, 40), (5, 300), (3, 9001)] {
+        for everything in [false, true] {
+            shared_classes::<f32>(rows, classes, everything);
+            shared_classes::<half::f16>(rows, classes, everything);
+            shared_classes::<half::bf16>(rows, classes, everything);
+        }
+    }
+}
+
 /// A small part of the battery, recorded: what the sanitizer builds repeat.
 fn records() -> std::path::PathBuf {
     trace::record(|| {
         marshal::few_threads();
+        shared_classes::<f32>(9, 7, true);
+        shared_classes::<half::bf16>(5, 300, false);
+        shared_classes::<f32>(3, 300, true);
         sample::<f32>(7, true);
         sample::<half::f16>(19, false);
         sample::<half::bf16>(19, false);

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::ffi::c_void;
 
 use fused_loss::launch::{self, Launch, Memory, Output, Params, Request, Scalar, Targets};
+use fused_loss::parallel::Communicator;
 use fused_loss::{Element, Loss, Reduction, Result, Target};
 
 use super::cases::job::{AnyLoss, Job, Verb, Weight};
@@ -285,4 +286,40 @@ pub fn cross_entropy(
     });
     assert_eq!(errors[0], errors[1]);
     (value[0], (errors[0] != 0).then_some(!errors[0]))
+}
+
+/// A rank's part of a cross-entropy whose classes ranks share: the logits of its classes, of which `classes` says the first and how many all
+/// have, and the weights of classes and rows, if there are any. The value, the gradient over the logits, and the first bad row.
+pub fn vocab<T: Element>(
+    loss: &fused_loss::CrossEntropy,
+    logits: &mut [T],
+    target: &[i64],
+    classes: [usize; 2],
+    [class_weight, weight]: [Option<&[f32]>; 2],
+    ranks: &dyn Communicator,
+) -> (f32, Option<u64>) {
+    let (mut value, rows, bytes) = ([f32::NAN], target.len(), size_of_val(logits));
+    let buffer = memory_mut(logits);
+    let shape = Some((rows, buffer.len / rows).into());
+    let mut request = Request::new::<T>(buffer, Targets::I64(memory(target)), shape);
+    request.output = Output::Reduced(Reduction::Mean, Some(memory_mut(&mut value)));
+    request.grad_input = Some(buffer);
+    request.class_weight = class_weight.map(memory);
+    request.weight = weight.map(memory).map(launch::Weight::PerElement);
+    let sizes = trace::Buffers {
+        input: bytes,
+        target: size_of_val(target),
+        class_weight: class_weight.map_or(0, size_of_val),
+        weight: 4 * rows,
+        ..Default::default()
+    };
+    let reduce = |address: u64, len: usize, op| {
+        // SAFETY: on the host an address is one, of so many numbers that nobody else uses.
+        ranks.all_reduce(unsafe { std::slice::from_raw_parts_mut(address as *mut f32, len) }, op)
+    };
+    let mut host = OnHost::new(rows, sizes);
+    // SAFETY: the buffers are as long as that, and live longer than this.
+    unsafe { launch::run_vocab(loss, &request, classes, &mut host, &reduce).unwrap() };
+    let error = host.finish();
+    (value[0], (error != 0).then_some(!error))
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fused_loss::cudarc::driver::{CudaContext, CudaStream, DeviceRepr, ValidAsZeroBits};
+use fused_loss::cudarc::driver::{CudaContext, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits, sys};
 use fused_loss::parallel::{Communicator, CudaVocabCall, Local, Nccl, ReduceOp, Vocab, VocabCrossEntropy};
 use fused_loss::{CrossEntropy, Cuda, Element, Error, OnCuda, Reduction, Target};
 use half::{bf16, f16};
@@ -313,4 +313,49 @@ fn an_nccl_rank_that_does_not_come_is_an_error_and_the_group_has_ended() {
     // And the GPU goes on.
     let cuda = Cuda::new(&streams[0]).unwrap();
     cuda.check().unwrap();
+}
+
+/// The first call of so many rows waits for what ranks say of theirs; after it there is nothing that a capture forbids, but for a
+/// communicator that goes by way of the host.
+#[test]
+fn calls_are_captured_in_a_graph_and_replayed() {
+    for through in [Through::Nccl, Through::Host] {
+        on_gpus(1, through, |rank, cuda| {
+            let stream = cuda.stream();
+            let vocab = Vocab::new(rank, 3).unwrap();
+            let mut logits = stream.clone_htod(&[0.5f32, -1.0, 2.0]).unwrap();
+            let target = stream.clone_htod(&[1i64]).unwrap();
+            let (mut value, mut grad) = (stream.alloc_zeros::<f32>(1).unwrap(), stream.alloc_zeros::<f32>(3).unwrap());
+            let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+            let mut call = |logits: &CudaSlice<f32>| {
+                let call = CrossEntropy::new().across(&vocab).on(cuda).call(logits, &target);
+                call.forward_backward(Reduction::Mean, &mut value, &mut grad)
+            };
+            stream.begin_capture(mode).unwrap();
+            let early = call(&logits);
+            let flags = sys::CUgraphInstantiate_flags_enum::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+            let _ = stream.end_capture(flags);
+            assert!(matches!(early, Err(Error::Capturing { .. })), "{early:?}");
+
+            call(&logits).unwrap();
+            stream.synchronize().unwrap();
+            stream.begin_capture(mode).unwrap();
+            let captured = call(&logits);
+            let graph = stream.end_capture(flags).unwrap();
+            if through == Through::Host {
+                assert_eq!(captured, Err(Error::Capturing { what: "ranks that reduce on the host" }));
+                return;
+            }
+            captured.unwrap();
+            stream.memcpy_htod(&[1.0f32, 2.0, 3.0], &mut logits).unwrap();
+            graph.expect("something was captured").launch().unwrap();
+            stream.synchronize().unwrap();
+            let mut want = [0.0; 3];
+            let of_cpu =
+                CrossEntropy::new().forward_backward(&[1.0, 2.0, 3.0], &[1i64], (1, 3), Reduction::Mean, &mut want);
+            let near = |a: f32, b: f32| (a - b).abs() <= 1e-6;
+            assert!(near(stream.clone_dtoh(&value).unwrap()[0], of_cpu.unwrap()));
+            assert!(stream.clone_dtoh(&grad).unwrap().into_iter().zip(want).all(|(a, b)| near(a, b)));
+        });
+    }
 }

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Runs the tests that need a GPU without one: the CUDA host side on a driver that is pretended (libcuda.c), which executes the kernels
-# that the tests compile for the host. Arguments go to cargo test; without any it runs tests/gpu.rs. Others of use:
+# that the tests compile for the host. Arguments go to cargo test, or after `run` to cargo run; without any it runs tests/gpu.rs. Others of use:
 #   tests/pretend/run.sh -p throughput --test serve gpu
 #   tests/pretend/run.sh --bench losses -- ^cuda/.*/4096
 #   tests/pretend/run.sh --features head --test head --test parallel -- --test-threads 1 gpu
+#   PRETEND_DEVICES=3 tests/pretend/run.sh run --features head --example ranks -- --gpus --check
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # Absolute, for tests run in the folder of their package.
@@ -24,4 +25,4 @@ library libnccl.so.2 tests/pretend/libnccl.c -L "$CARGO_TARGET_DIR/driver" -l:li
 ln -sf libcuda.so.1 "$CARGO_TARGET_DIR/driver/libcuda.so"
 export LD_LIBRARY_PATH="$CARGO_TARGET_DIR/driver" PRETEND_KERNELS="$kernels" FUSED_LOSS_REQUIRE_GPU=1
 if [ $# -eq 0 ]; then set -- --test gpu -- --test-threads 1; fi
-cargo test "$@"
+if [ "$1" = run ]; then cargo "$@"; else cargo test "$@"; fi
