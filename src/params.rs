@@ -445,6 +445,18 @@ params! {
         softcap: f32,
     }
 
+    /// A loss of sorted errors.
+    struct SortParams {
+        /// Regions, each of which is sorted by itself.
+        segments: u32,
+        /// The half of the scratch memory where keys and items are.
+        half: u32,
+        /// Where the byte is that a pass sorts by.
+        shift: u32,
+        /// Not 0 if regions without a foreground count for nothing.
+        present: u32,
+    }
+
     /// Cross-entropy of which a rank has some classes.
     struct VocabParams {
         /// Its options.

@@ -265,6 +265,19 @@ impl<'a, T: Element> Dst<'a, T> {
     }
 }
 
+impl<T: Element> Dst<'_, T> {
+    /// Writes one element, or adds to it.
+    ///
+    /// # Safety
+    /// It exists, and no other task reads or writes it meanwhile.
+    pub(crate) unsafe fn put(self, i: usize, x: f32, accumulate: bool) {
+        debug_assert!(i < self.len);
+        // SAFETY: in bounds, as the caller promises exclusive.
+        let to = unsafe { &mut *self.ptr.add(i) };
+        *to = T::from_f32(if accumulate { to.to_f32() + x } else { x });
+    }
+}
+
 impl Dst<'_, f32> {
     /// Writes one element.
     ///

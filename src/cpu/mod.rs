@@ -1,4 +1,4 @@
-//! The CPU backend: three skeletons over rayon and SIMD.
+//! The CPU backend: four skeletons over rayon and SIMD.
 pub(crate) mod elementwise;
 #[cfg(test)]
 mod levels;
@@ -10,5 +10,6 @@ pub(crate) mod rowwise;
 pub(crate) mod scan;
 pub(crate) mod simd;
 pub(crate) mod softmax;
+pub(crate) mod sorted;
 pub(crate) mod threads;
 pub(crate) mod tiles;

@@ -4,6 +4,7 @@ use super::params::{self, KERAS_LABELS, NoParams, TermsParams};
 use crate::cpu::elementwise::Pointwise;
 use crate::cpu::region::{Activation, Region};
 use crate::cpu::rowwise::Rowwise;
+use crate::cpu::sorted::Sorted;
 use crate::loss::Refused;
 use crate::third::ThirdOf;
 
@@ -49,6 +50,11 @@ pub(super) enum Family {
     Regions {
         softmax: bool,
         together: bool,
+    },
+    /// Regions whose errors are sorted. `present`: those without a foreground count for nothing.
+    Sorted {
+        softmax: bool,
+        present: bool,
     },
 }
 
@@ -110,7 +116,7 @@ words! {
     NoParams MseParams HuberParams SmoothL1Params QuantileParams PoissonNllParams GaussianNllParams MarginRankingParams DpoParams
     JsdParams BoxIouParams CosineEmbeddingParams TripletMarginParams BceParams BceWithLogitsParams HingeParams KlDivProbsParams
     SigmoidFocalParams GanTermParams CrossEntropyParams CombinedRowsParams CrossEntropyProbsParams SoftmaxFocalParams
-    DistillationParams MultiMarginParams GradientPenaltyParams DiceParams TermsParams DiceCrossEntropyParams DiceLogitsParams HeadParams VocabParams
+    DistillationParams MultiMarginParams GradientPenaltyParams DiceParams TermsParams DiceCrossEntropyParams DiceLogitsParams HeadParams VocabParams SortParams
 }
 
 impl Params {
@@ -237,6 +243,15 @@ impl Kernel {
         Kernel { flags: batch | background, takes, ..kernel }
     }
 
+    /// Of a loss of sorted errors.
+    pub(crate) fn sorted(sorted: &Sorted) -> Self {
+        let family = Family::Sorted { softmax: sorted.softmax, present: sorted.present };
+        let takes = Takes { index: sorted.softmax, dense: !sorted.softmax, ..Takes::NOTHING };
+        let kernel = Kernel::new(sorted.name, "lovasz", "lovasz", family, Params::none());
+        let flags = if sorted.batch { params::BATCH } else { 0 };
+        Kernel { flags, takes, ignore_index: sorted.ignore_index, ..kernel }
+    }
+
     /// The same with another loss beside it.
     pub(crate) fn beside(self, name: &'static str, class_weight: bool, params: impl Words, terms: Terms) -> Self {
         let (params, takes) = (Params::new(params), Takes { class_weight, ..self.takes });
@@ -284,6 +299,9 @@ impl Kernel {
         match self.family {
             Family::Elements => Losses::Elements,
             Family::Rows => Losses::Rows,
+            Family::Sorted { .. } => {
+                Losses::Regions { together: false, batch: self.flags & params::BATCH != 0, left_out: 0 }
+            }
             Family::Regions { together, .. } => Losses::Regions {
                 together,
                 batch: self.flags & params::BATCH != 0,

@@ -40,6 +40,15 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
     let third = u64::from(kernel.takes.third == Some(ThirdOf::Elements));
     let tensors = third + if target_kind == TARGET_DENSE { 2 } else { 1 };
     let plan = match kernel.family {
+        Family::Sorted { .. } => {
+            let tiles = plan::sorted_tiles((input.len as u64).checked_div(sizes.losses as u64).unwrap_or(0));
+            let blocks =
+                (sizes.losses as u64).saturating_mul(tiles.max(1)).max((input.len as u64).div_ceil(BLOCK.into()));
+            if blocks > i32::MAX as u64 {
+                return Err(Error::Unsupported { loss: kernel.loss, what: "so many regions on a GPU" });
+            }
+            plan::sorted(0, plan::sorted_scratch(input.len as u64, sizes.losses as u64, tiles))
+        }
         Family::Elements if kernel.terms.is_some() => plan::combined(input.len as u64, dtype.bytes),
         Family::Elements => plan::elementwise(input.len as u64),
         Family::Rows => {
@@ -57,7 +66,7 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
     };
     let (divide_by, denominator) = denominator(kernel, request, &sizes);
     let mean = matches!(request.output, Output::Reduced(Reduction::Mean | Reduction::WeightedMean, _));
-    let own_means = mean && kernel.terms.is_some();
+    let own_means = mean && (kernel.terms.is_some() || matches!(kernel.family, Family::Sorted { .. }));
     let (grad_output, grad_scale) = request.grad_output.parts();
     let ([value, values, grad_outputs], divisor) = request.output.parts();
     let args = LaunchArgs {
@@ -101,6 +110,10 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
         target_kind,
         divide_by,
     };
+    if let Family::Sorted { softmax, present } = kernel.family {
+        // SAFETY: the caller's promise; the scratch memory is as large as the plan says.
+        return unsafe { run_sorted(&args, dtype, softmax, present, launcher) };
+    }
     let report = kernel.takes.report.filter(|_| request.report.is_asked_for());
     let file = if report.is_some() { "cross_entropy_report" } else { kernel.file };
     let mut launch = |suffix: &str, params: &Params, name: &str| {
@@ -124,6 +137,7 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
             let name = report.unwrap_or(if dense { kernel.name_dense } else { kernel.name });
             launch(if plan.columns { "_columns" } else { "" }, &kernel.params, name)
         }
+        Family::Sorted { .. } => unreachable!("its launches are others"),
         Family::Regions { .. } => {
             launch("_sums", &kernel.params, kernel.name)?;
             if grad_input.is_some() { launch("_grads", &kernel.params, kernel.name) } else { Ok(()) }
@@ -131,11 +145,55 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
     }
 }
 
+/// The launches of the sorted skeleton: errors, four passes of a sort, and what follows from their order.
+///
+/// # Safety
+/// As for [`run`].
+unsafe fn run_sorted(
+    args: &LaunchArgs,
+    dtype: Dtype,
+    softmax: bool,
+    present: bool,
+    launcher: &mut dyn Launch,
+) -> Result<()> {
+    let segments = args.losses;
+    let tiles = plan::sorted_tiles(args.elements.checked_div(segments).unwrap_or(0));
+    let whole = Dtype { name: "f32", bytes: 4 };
+    let (errors, grads) = if softmax { ("softmax_errors", "softmax_grads") } else { ("hinge_errors", "hinge_grads") };
+    let threads = if softmax { args.elements.checked_div(args.classes).unwrap_or(0) } else { args.elements };
+    let mut launch = |name: &str, dtype: Dtype, blocks: u64, pass: u32| {
+        if blocks == 0 {
+            return Ok(());
+        }
+        let params = SortParams { segments: segments as u32, half: pass & 1, shift: 8 * pass, present: present.into() };
+        let (plan, name) = (plan::sorted(blocks, 0), Name::new(&["lovasz_", name], dtype));
+        // SAFETY: the caller's promise; and the kernels of this file take these arguments.
+        unsafe { launcher.launch("lovasz", name.text(), &plan, args, &Params::new(params)) }
+    };
+    launch(errors, dtype, threads.div_ceil(BLOCK.into()), 0)?;
+    for pass in 0..if tiles == 0 { 0 } else { 4 } {
+        launch("count", whole, segments * tiles, pass)?;
+        launch("scan", whole, segments, pass)?;
+        launch("scatter", whole, segments * tiles, pass)?;
+    }
+    launch("marks", whole, segments * tiles, 0)?;
+    launch("marks_before", whole, segments, 0)?;
+    launch("slopes", whole, segments * tiles, 0)?;
+    launch("finish", whole, 1, 0)?;
+    if args.grad_input == 0 { Ok(()) } else { launch(grads, dtype, threads.div_ceil(BLOCK.into()), 0) }
+}
+
 /// `LaunchArgs::divide_by` and `LaunchArgs::denominator`.
 pub(super) fn denominator(kernel: &Kernel, request: &Request, sizes: &Sizes) -> (u32, f64) {
     let losses = sizes.losses as f64;
     let indexed = request.targets.indices().is_some() && kernel.family == Family::Rows;
     let class_weight = request.class_weight.is_some();
+    if let (Family::Sorted { .. }, Output::Reduced(Reduction::Mean | Reduction::WeightedMean, _)) =
+        (kernel.family, request.output)
+    {
+        // A launch finds which regions there are.
+        return (BY_HOST, 1.0);
+    }
     let counted = if indexed && kernel.ignore_index.is_some() { BY_ROWS } else { BY_HOST };
     match request.output {
         Output::Unreduced { .. } | Output::Reduced(Reduction::Sum, _) => (BY_HOST, 1.0),

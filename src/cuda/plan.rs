@@ -50,6 +50,23 @@ pub fn elementwise(n: u64) -> Plan {
     Plan::new(n.div_ceil(tile), (BLOCK, 1), tile)
 }
 
+/// A launch of the sorted skeleton: so many blocks.
+pub fn sorted(blocks: u64, scratch: u64) -> Plan {
+    Plan { scratch, ..Plan::new(blocks, (BLOCK, 1), 0) }
+}
+
+/// Tiles of a region of so many elements, see `kernels/skeleton/sorted.cuh`.
+pub fn sorted_tiles(len: u64) -> u64 {
+    len.div_ceil(8 * u64::from(BLOCK))
+}
+
+/// Bytes of its scratch memory: numbers of tiles and of segments, how often each byte is in each tile, two halves of keys and items, and a
+/// number for each element.
+pub fn sorted_scratch(elements: u64, segments: u64, tiles: u64) -> u64 {
+    let bytes = 8 * (segments * tiles + segments) + 4 * (2 * segments + segments * tiles * 257) + 20 * elements;
+    bytes.next_multiple_of(8)
+}
+
 /// A sum of element-wise losses, each of which has a partial sum in every block. What is in flight is in shared memory.
 pub fn combined(n: u64, bytes: u64) -> Plan {
     let plan = elementwise(n);

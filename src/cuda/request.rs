@@ -218,6 +218,7 @@ impl Request {
             Family::Elements => self.check_elements(kernel)?,
             Family::Rows => self.check_rows(kernel)?,
             Family::Regions { .. } => self.check_regions(kernel)?,
+            Family::Sorted { softmax, .. } => self.check_sorted(kernel, softmax)?,
         };
         if let Some(terms) = self.terms {
             check_len("terms", kernel.terms.map_or(0, |terms| terms.count), terms.len)?;
@@ -347,6 +348,36 @@ impl Request {
             indices => check_len("target", shape.rows(), indices.parts().1.len)?,
         }
         Ok(Sizes { losses: regions, dims: [shape.outer, shape.classes, shape.inner], weight, each })
+    }
+
+    fn check_sorted(&self, kernel: &Kernel, softmax: bool) -> Result<Sizes> {
+        self.refuse_report(kernel)?;
+        let n = self.input.len;
+        let unsupported = |what| Error::Unsupported { loss: kernel.loss, what };
+        let shape = self.shape.ok_or(unsupported("a call without a shape"))?;
+        shape.check_input(n)?;
+        self.check_third(kernel, n)?;
+        if self.class_weight.is_some() {
+            return Err(unsupported("a class weight"));
+        }
+        if self.weight.is_some() {
+            return Err(unsupported("a weight"));
+        }
+        if self.grad_target.is_some() {
+            return Err(unsupported("a gradient for the targets"));
+        }
+        let batch = kernel.flags & super::params::BATCH != 0;
+        let regions = if batch { shape.classes } else { shape.outer * shape.classes };
+        let len = if batch { shape.rows() } else { shape.inner };
+        crate::cpu::sorted::check_len_of_region(kernel.loss, len)?;
+        match self.targets {
+            Targets::Dense(t) if !softmax => check_len("target", n, t.len)?,
+            targets if softmax && targets.indices().is_some() => {
+                check_len("target", shape.rows(), targets.memory().len)?;
+            }
+            _ => return Err(unsupported("a target of this kind")),
+        }
+        Ok(Sizes { losses: regions, dims: [shape.outer, shape.classes, shape.inner], weight: None, each: 1 })
     }
 
     /// Of what has no rows.

@@ -12,6 +12,7 @@ mod elementwise;
 mod gan;
 mod large;
 mod literals;
+mod lovasz;
 mod pitfalls;
 mod properties;
 mod region;

@@ -86,6 +86,7 @@ template <class... A, void (*K)(A...)> struct Kernel<K> {
 
 #define __syncthreads() host::block_barrier(__FILE__, __LINE__)
 #define __shfl_sync(...) host::shuffle(__FILE__, __LINE__, host::SHFL_IDX, __VA_ARGS__)
+#define __shfl_up_sync(...) host::shuffle(__FILE__, __LINE__, host::SHFL_UP, __VA_ARGS__)
 #define __shfl_xor_sync(...) host::shuffle(__FILE__, __LINE__, host::SHFL_XOR, __VA_ARGS__)
 #define __ballot_sync(m, p) unsigned(host::warp_op(host::BALLOT, m, (p) != 0, 1, 0, 32, __FILE__, __LINE__))
 #define __syncwarp() host::warp_op(host::SYNCWARP, 0xffffffffu, 0, 0, 0, 32, __FILE__, __LINE__)
