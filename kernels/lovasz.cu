@@ -60,7 +60,8 @@ template <class T> struct ClassesAt {
         for (uint64_t c = 0; c < a.classes; ++c) max = larger(max, to_f32(x[c * stride]));
         float sum = 0.0f;
         for (uint64_t c = 0; c < a.classes; ++c) sum += exp_neg(to_f32(x[c * stride]) - max);
-        inv_sum = ratio(1.0f, sum);
+        // Within 2 ulp; exact division is a function call, around which some GPUs' compilers spill.
+        inv_sum = __fdividef(1.0f, sum);
     }
     FL float p(uint64_t c) const { return exp_neg(to_f32(x[c * stride]) - max) * inv_sum; }
 };
@@ -106,7 +107,7 @@ FL void lovasz_slopes(const LaunchArgs& a, const SortParams& p) {
     }
     before = s.marked_before(a)[blockIdx.x] + scan_threads(before, all);
     const uint64_t foreground = s.marked(a)[t.segment];
-    double value = 0.0;
+    float few = 0.0f; // of a thread
 #pragma unroll
     for (unsigned j = 0; j < SORT_EACH; ++j) {
         if (first + j >= t.count) continue;
@@ -118,11 +119,11 @@ FL void lovasz_slopes(const LaunchArgs& a, const SortParams& p) {
         const float error = of_falling_key(keys[j]);
         // Positive, or no number; what is ignored is neither.
         const bool counts = keys[j] != 0xffffffffu && !(error <= 0.0f);
-        if (counts) value += double(error) * double(weight);
+        if (counts) few += error * weight;
         s.slopes(a)[t.segment * s.len + (items[j] >> 1)] = counts ? (is_nan(error) ? error : weight) : 0.0f;
         before += marked;
     }
-    value = block_sum(value);
+    const double value = block_sum(double(few));
     if (threadIdx.x == 0) s.of_tile(a)[blockIdx.x] = value;
 }
 

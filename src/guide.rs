@@ -18,6 +18,7 @@
 //! | the next of very many words | `head::LinearCrossEntropy` | the logits are never all held | its memory is a budget |
 //! | a mask, of a region that is small | [`DiceLoss`](crate::DiceLoss), with [`CrossEntropy`](crate::CrossEntropy) | overlap does not see the background | say what the input is: `.sigmoid()`, `.softmax()` or probabilities |
 //! | a mask, where misses and false alarms differ | [`TverskyLoss`](crate::TverskyLoss) | a price each | `alpha` is of false positives; Keras up to 3.15 has them the other way round |
+//! | a mask, judged by its Jaccard index (mIoU) | [`LovaszSoftmax`](crate::LovaszSoftmax), [`LovaszHinge`](crate::LovaszHinge), after training with cross-entropy | follows the index itself, pixel by pixel, where Dice follows a mean | sorts all pixels: many times the price of Dice; gradients at few pixels: begin with cross-entropy |
 //! | a box | [`BoxIou`](crate::BoxIou) | what is measured is what is trained | plain IoU has no gradient for boxes that do not touch: take `giou` |
 //! | a distribution | [`KlDiv`](crate::KlDiv) | the distance that likelihood means | log-probabilities in; `BatchMean` is the divergence, `Mean` is not |
 //! | what a teacher says | [`Distillation`](crate::Distillation), [`Jsd`](crate::Jsd) | logits of both, one pass | gradients shrink with the square of the temperature unless they are scaled |

@@ -19,7 +19,7 @@
 //! | binary cross-entropy | [`BceWithLogits`], [`Bce`], [`SoftMargin`] |
 //! | categorical cross-entropy | [`CrossEntropy`], [`CrossEntropyProbs`], [`Nll`] |
 //! | hinge | [`Hinge`], [`SquaredHinge`], [`CategoricalHinge`], [`MultiMargin`] |
-//! | overlap | [`DiceLoss`] (and Jaccard), [`GeneralizedDiceLoss`], [`TverskyLoss`] |
+//! | overlap | [`DiceLoss`] (and Jaccard), [`GeneralizedDiceLoss`], [`TverskyLoss`], [`LovaszHinge`], [`LovaszSoftmax`] |
 //! | boxes | [`BoxIou`] |
 //! | Kullback-Leibler divergence | [`KlDiv`], [`KlDivProbs`], [`Distillation`], [`Jsd`] |
 //! | embeddings | [`CosineEmbedding`], [`TripletMargin`] |
@@ -66,7 +66,7 @@
 //!
 //! # How it is built
 //!
-//! A loss is two small pure functions and a paragraph of maths (`src/loss`). Three skeletons (`src/cpu`) do the rest,
+//! A loss is two small pure functions and a paragraph of maths (`src/loss`). Four skeletons (`src/cpu`) do the rest,
 //! loads, storage types, reductions, scaling, threads, for any loss:
 //!
 //! | skeleton | a loss gives | passes over memory |
@@ -74,6 +74,7 @@
 //! | element-wise | value and gradient at one element | each input read once, each gradient written once |
 //! | row-wise | value and gradients of a row, with the log-sum-exp from the skeleton | the same; further looks at a row hit a cache |
 //! | region | factors of three sums over a region | inputs read twice, the second time from a cache where the region fits one |
+//! | sorted | errors, and what each weighs by its place among them | a sort of each region, which is most of it |
 //!
 //! Scalar maths over sixteen lanes is compiled for AVX-512, AVX2 + FMA and the target's baseline (NEON on aarch64), and
 //! the best is chosen at run time. Large gradients are written past the caches. Results are **bit-identical** from run to

@@ -114,6 +114,35 @@ fn a_hundred_runs_give_the_same_bits() {
     every_dtype!(check);
 }
 
+/// They are sorted, by any number of threads, and take no weights.
+#[test]
+fn lovasz_gives_the_same_bits() {
+    fn check<T: Element>() {
+        let (pools, mut random) = (pools(), Random(102));
+        for shape in [[2, 3, 700], [1, 2, if QUICK { 3000 } else { 100_000 }]] {
+            let [samples, channels, inner] = shape;
+            let n = samples * channels * inner;
+            // Coarse, so that many errors are equal.
+            let logits =
+                to::<T>(&random.floats(n, -3.0, 3.0).iter().map(|x| (8.0 * x).round() / 8.0).collect::<Vec<_>>());
+            let masks: Vec<T> = (0..n).map(|_| T::from_f32(random.pick(&[0.0, 1.0]))).collect();
+            let classes: Vec<u8> = (0..samples * inner).map(|_| random.below(channels) as u8).collect();
+            let run = || {
+                let (mut first, mut second) = (vec![T::default(); n], vec![T::default(); n]);
+                let hinge = LovaszHinge::new().forward_backward(&logits, &masks, shape, Reduction::Mean, &mut first);
+                let soft =
+                    LovaszSoftmax::new().forward_backward(&logits, &classes, shape, Reduction::Mean, &mut second);
+                [vec![hinge.unwrap().to_bits(), soft.unwrap().to_bits()], bits(&first), bits(&second)].concat()
+            };
+            let first = run();
+            for run in pools.iter().map(|pool| pool.install(run)).chain((0..times(10)).map(|_| run())) {
+                assert!(run == first, "{shape:?} {}", T::NAME);
+            }
+        }
+    }
+    every_dtype!(check);
+}
+
 /// It has a skeleton of its own, with two batches.
 #[test]
 fn relativistic_average_gives_the_same_bits() {

@@ -82,11 +82,29 @@ fn every_architecture_has_every_kernel_with_the_arguments_that_rust_passes() {
     for name in &names[0] {
         let (stem, dtype) = name.rsplit_once('_').unwrap();
         assert!(stem.starts_with("fl_") && ["f32", "f16", "bf16"].contains(&dtype), "{name}");
+        if OF_NO_TYPE.contains(&&stem[3..]) {
+            assert_eq!(dtype, "f32");
+            continue;
+        }
         for other in ["f32", "f16", "bf16"] {
             assert!(names[0].contains(&format!("{stem}_{other}")), "{stem} lacks {other}");
         }
     }
 }
+
+/// Kernels that know nothing of the storage type: between the looks of ranks at their logits, and of a sort.
+const OF_NO_TYPE: [&str; 10] = [
+    "vocab_places",
+    "vocab_move",
+    "vocab_divisor",
+    "lovasz_count",
+    "lovasz_scan",
+    "lovasz_scatter",
+    "lovasz_marks",
+    "lovasz_marks_before",
+    "lovasz_slopes",
+    "lovasz_finish",
+];
 
 #[test]
 fn main_loops_move_sixteen_bytes_and_compute_in_f32() {
@@ -96,26 +114,33 @@ fn main_loops_move_sixteen_bytes_and_compute_in_f32() {
     for module in modules() {
         for Entry { name, text } in &module.entries {
             // A thread a row, or a position with all its channels: neighbours in memory belong to neighbouring threads.
-            let by_columns =
-                name.contains("_columns_") || name.contains("region_softmax") || name.contains("region_cross_entropy");
+            // (Likewise what a sort moves, which goes wherever its keys say.)
+            let by_columns = ["_columns_", "region_softmax", "region_cross_entropy", "lovasz_"]
+                .iter()
+                .any(|part| name.contains(part));
             // Reads labels, or what is small beside everything else of a GAN.
-            let small =
-                name.contains("keras_labels") || name.contains("relativistic_average") || is_small_of_head(name);
+            let small = ["keras_labels", "relativistic_average", "_vocab_places", "_vocab_move", "_vocab_divisor"]
+                .iter()
+                .any(|part| name.contains(part))
+                || is_small_of_head(name);
             if !by_columns && !small {
                 let reads = text.matches("ld.global.v4").count() + text.matches("cp.async.cg").count();
                 // NLL reads one element a row, the sums write none.
                 assert!(reads >= 1 || name.contains("_nll_"), "{name}: no 16-byte loads");
                 // The head's logits are f32, its gradients may be 16 bits: four at a time are eight bytes.
-                let stores = if name.contains("head_cross_entropy") { "st.global.v2" } else { "st.global.v4" };
+                let of_head = name.contains("head_cross_entropy") || name.contains("head_vocab");
+                let stores = if of_head { "st.global.v2" } else { "st.global.v4" };
                 let stores = if name.ends_with("_f32") { "st.global.v4" } else { stores };
-                assert!(text.contains(stores) || name.contains("_sums_"), "{name}: no wide stores");
+                let none = name.contains("_sums_") || name.contains("vocab_fold");
+                assert!(text.contains(stores) || none, "{name}: no wide stores");
             }
             // Sums in f64 are of what threads, rows and blocks have found: additions, never products of elements. A division gives
             // the value, and the weights a mean divides by are one product each, written out four times (one block or several,
             // unrolled or not; a sum of losses divides once a term); regions (whose weights generalised Dice
             // makes of their sums) and the norm of the gradient penalty have more arithmetic, once a region or row.
-            let few =
-                name.contains("region_") || name.contains("gradient_penalty") || name.contains("relativistic_average");
+            let few = ["region_", "gradient_penalty", "relativistic_average", "lovasz_finish"]
+                .iter()
+                .any(|part| name.contains(part));
             let products = text.matches("mul.rn.f64").count()
                 + text.matches("fma.rn.f64").count()
                 + text.matches("mul.f64").count();
@@ -127,7 +152,7 @@ fn main_loops_move_sixteen_bytes_and_compute_in_f32() {
 
 /// What a head does beside its products and losses: a hundredth of the bytes, or less.
 fn is_small_of_head(name: &str) -> bool {
-    ["rows", "scatter", "scale", "rest", "bias", "value"]
+    ["rows", "apart", "scatter", "scale", "rest", "bias", "value"]
         .iter()
         .any(|kernel| name.starts_with(&format!("fl_head_{kernel}_")))
 }
@@ -169,7 +194,9 @@ fn no_kernel_spills_on_any_generation() {
             if let Some(rest) = line.split("Compiling entry function '").nth(1) {
                 kernel = rest.split('\'').next().unwrap();
             } else if line.contains("bytes stack frame") {
-                if !line.contains("0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads") {
+                // 24 bytes, for a third block on an SM.
+                let known = *sm == *"120" && kernel.starts_with("fl_head_cross_entropy_");
+                if !known && !line.contains(" 0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads") {
                     bad.push(format!("{kernel} on sm_{sm}: {}", line.trim()));
                 }
             } else if let Some(rest) = line.split("Used ").nth(1) {

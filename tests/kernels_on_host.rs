@@ -274,6 +274,15 @@ fn classes_shared_by_ranks_by_kernels_are_those_of_one_device() {
     }
 }
 
+/// (The rest is in `edge_cases/lovasz.rs`, by `by_kernels.rs`.)
+#[test]
+fn lovasz_by_kernels_is_that_of_the_cpu() {
+    if host_exec::possible() {
+        marshal::lovasz::<f32>([2, 3, 700]);
+        marshal::lovasz::<half::f16>([1, 2, 5000]);
+    }
+}
+
 /// A small part of the battery, recorded: what the sanitizer builds repeat.
 fn records() -> std::path::PathBuf {
     trace::record(|| {
@@ -281,6 +290,9 @@ fn records() -> std::path::PathBuf {
         shared_classes::<f32>(9, 7, true);
         shared_classes::<half::bf16>(5, 300, false);
         shared_classes::<f32>(3, 300, true);
+        // One tile of several regions, and two tiles of one.
+        marshal::lovasz::<f32>([2, 3, 200]);
+        marshal::lovasz::<half::bf16>([1, 1, 2100]);
         sample::<f32>(7, true);
         sample::<half::f16>(19, false);
         sample::<half::bf16>(19, false);

@@ -1,6 +1,9 @@
 //! The rows of the case table that are timed, their sizes, and the fewest bytes that they can move.
 
+use fused_loss::{LovaszHinge, LovaszSoftmax};
+
 use super::cases::draw::Dims;
+use super::cases::textbook::{Activation, Overlap, RegionOptions};
 use super::cases::{self, Case, Dense, Family, Targets};
 
 /// By (the beginning of) their name: element-wise losses, at every size, ...
@@ -40,7 +43,7 @@ pub const ELEMENTWISE: [&str; 31] = [
 pub const SIZES: [usize; 4] = [1 << 12, 1 << 16, 1 << 20, 1 << 24];
 
 /// ... and those with classes, at these shapes.
-pub const SHAPED: [(&str, &[OuterClassesInner]); 20] = [
+pub const SHAPED: [(&str, &[OuterClassesInner]); 22] = [
     (
         "cross_entropy",
         &[
@@ -71,6 +74,8 @@ pub const SHAPED: [(&str, &[OuterClassesInner]); 20] = [
     ("dice[index+softmax", &[(4, 4, 1 << 20)]),
     ("tversky[", &[(4, 4, 1 << 20)]),
     ("generalised_dice[square][sigmoid", &[(4, 4, 1 << 20)]),
+    (LOVASZ[0], &[(4, 4, 1 << 16)]),
+    (LOVASZ[1], &[(4, 4, 1 << 16)]),
 ];
 
 /// One a family, and cross-entropy from an image's classes to a language model's.
@@ -114,16 +119,31 @@ pub const REPRESENTATIVE_GPU: [(&str, OuterClassesInner); 16] = [
 pub type OuterClassesInner = (usize, usize, usize);
 
 const DENSE_DICE: &str = "dice[sigmoid]";
+const LOVASZ: [&str; 2] = ["lovasz_hinge", "lovasz_softmax"];
 
-/// The case table, and Dice with a target for every element, as it is most used: in the table the options of a case take turns.
+/// The case table; Dice with a target for every element, as it is most used: in the table the options of a case take turns; and Lovász's, which
+/// the table does not have, for numerical differentiation would cross from one order of errors to another.
 pub fn table() -> Vec<Case> {
     let mut table = cases::table();
     let dice = table.iter().find(|c| c.name.starts_with("dice[index+sigmoid")).expect("Dice is there");
     let Family::Regions { draw, options } = &dice.family else { panic!("Dice has regions") };
+    let lovasz = |name: &str, activation, batch, loss, targets| {
+        let options = RegionOptions { overlap: Overlap::Lovasz, activation, batch, ..*options };
+        Case {
+            name: name.into(),
+            family: Family::Regions { draw: *draw, options },
+            targets,
+            loss,
+            third: None,
+            ..*dice
+        }
+    };
+    let hinge = lovasz(LOVASZ[0], Activation::None, false, LovaszHinge::new().into(), Targets::Dense(Dense::Paired));
+    let softmax = lovasz(LOVASZ[1], Activation::Softmax, true, LovaszSoftmax::new().into(), Targets::Index);
     let family = Family::Regions { draw: *draw, options: *options };
     let targets = Targets::Dense(Dense::Paired);
     let dense = Case { name: DENSE_DICE.into(), family, targets, loss: dice.loss, third: None, ..*dice };
-    table.push(dense);
+    table.extend([dense, hinge, softmax]);
     table
 }
 

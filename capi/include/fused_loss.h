@@ -619,6 +619,28 @@ typedef struct {
   int32_t include_background;
 } fl_generalized_dice_options;
 
+// Options of `fl_lovasz_hinge`.
+typedef struct {
+  // Set by `fl_lovasz_hinge_options_init`.
+  size_t size;
+  // 1: a region is a channel of the whole batch; 0: of one sample. 0.
+  int32_t batch;
+} fl_lovasz_hinge_options;
+
+// Options of `fl_lovasz_softmax`.
+typedef struct {
+  // Set by `fl_lovasz_softmax_options_init`.
+  size_t size;
+  // 1: a region is a class of the whole batch; 0: of one sample. 1.
+  int32_t batch;
+  // 1: classes that do not occur count too; 0.
+  int32_t all_classes;
+  // Positions with this index are left out, if `has_ignore_index`; it may be a class. -100.
+  int64_t ignore_index;
+  // 1 or 0. 0.
+  int32_t has_ignore_index;
+} fl_lovasz_softmax_options;
+
 // A term of `fl_sum`.
 typedef struct {
   // An `fl_term_loss`.
@@ -911,6 +933,20 @@ void fl_generalized_dice_options_init(fl_generalized_dice_options *options);
 fl_status fl_generalized_dice(const fl_handle *handle,
                               const fl_generalized_dice_options *options,
                               const fl_call *call);
+
+// Fills in the defaults.
+void fl_lovasz_hinge_options_init(fl_lovasz_hinge_options *options);
+
+// Lovasz hinge of regions, on logits and masks of their shape: the Jaccard index, made convex. No weights.
+fl_status fl_lovasz_hinge(const fl_handle *handle, const fl_lovasz_hinge_options *options, const fl_call *call);
+
+// Fills in the defaults.
+void fl_lovasz_softmax_options_init(fl_lovasz_softmax_options *options);
+
+// Lovasz-Softmax, on logits and a class index for each position: the mean Jaccard index of classes, made differentiable. No weights.
+fl_status fl_lovasz_softmax(const fl_handle *handle,
+                            const fl_lovasz_softmax_options *options,
+                            const fl_call *call);
 
 // A weighted sum of losses of the same input and target, in one pass and one launch: of element-wise losses, at most four; of Dice or
 // Tversky, and cross-entropy after a softmax or one of `FL_TERM_BCE_WITH_LOGITS` and `FL_TERM_SIGMOID_FOCAL` after a sigmoid; of

@@ -412,6 +412,41 @@ fn every_loss_beyond_the_ten_families_is_the_one_it_says() {
     );
 }
 
+/// They take no weights, so that they are by themselves.
+#[test]
+fn lovasz_is_the_one_it_says() {
+    let (cpu, x, shape) = (Cpu::new(), numbers(N, 1), Shape::from(REGIONS));
+    let masks: Vec<f32> = numbers(N, 2).iter().map(|&t| f32::from(u8::from(t > 0.0))).collect();
+    let index: Vec<i64> = (0..shape.rows()).map(|i| (i % 4) as i64 - i64::from(i % 4 == 3) * 103).collect();
+    let (mut value, mut grad, mut want) = ([f32::NAN], vec![f32::NAN; x.len()], vec![f32::NAN; x.len()]);
+    let mut call = new_call();
+    (call.input, call.target, call.classes, call.outer) = (read(&x), read(&masks), shape.classes(), 2);
+    call.inner = shape.rows() / 2;
+    (call.value, call.grad_input) = (write(&mut value), write(&mut grad));
+    let mut options = <fl_lovasz_hinge_options as crate::structs::Versioned>::defaults();
+    for batch in [0, 1] {
+        options.batch = batch;
+        // SAFETY: the call's buffers are as long as it says.
+        assert_eq!(unsafe { fl_lovasz_hinge(cpu.0, &raw const options, &raw const call) }, FL_OK, "{}", message());
+        let loss = LovaszHinge::new().batch(batch == 1);
+        assert_eq!(loss.forward_backward(&x, &masks, shape, Reduction::Mean, &mut want), Ok(value[0]));
+        assert_eq!(grad, want);
+    }
+    (call.target, call.target_kind) = (read(&index), fl_target::FL_TARGET_I64 as i32);
+    let mut options = <fl_lovasz_softmax_options as crate::structs::Versioned>::defaults();
+    (options.batch, options.all_classes, options.has_ignore_index) = (0, 1, 1);
+    // SAFETY: as above.
+    assert_eq!(unsafe { fl_lovasz_softmax(cpu.0, &raw const options, &raw const call) }, FL_OK, "{}", message());
+    let loss = LovaszSoftmax::new().batch(false).all_classes(true).ignore_index(-100);
+    assert_eq!(loss.forward_backward(&x, &index, shape, Reduction::Mean, &mut want), Ok(value[0]));
+    assert_eq!(grad, want);
+    let weight = numbers(6, 9);
+    call.weight = read(&weight);
+    // SAFETY: as above.
+    let refused = unsafe { fl_lovasz_softmax(cpu.0, &raw const options, &raw const call) };
+    assert_eq!((refused, message()), (FL_ERROR_UNSUPPORTED, "Lovasz-Softmax: a weight is not supported".into()));
+}
+
 #[test]
 fn a_third_tensor_its_gradient_and_terms() {
     let (cpu, x, t) = (Cpu::new(), numbers(N, 1), numbers(N, 2));

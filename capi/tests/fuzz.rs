@@ -104,6 +104,8 @@ losses! {
     fl_jsd true (fl_jsd_options fl_jsd_options_init);
     fl_box_iou true (fl_box_iou_options fl_box_iou_options_init);
     fl_generalized_dice true (fl_generalized_dice_options fl_generalized_dice_options_init);
+    fl_lovasz_hinge true (fl_lovasz_hinge_options fl_lovasz_hinge_options_init);
+    fl_lovasz_softmax true (fl_lovasz_softmax_options fl_lovasz_softmax_options_init);
 }
 
 /// Sums of terms that follow from the call: options are pointers, of which arbitrary bits are none.
@@ -213,7 +215,8 @@ fn draft(seed: u64) -> Draft {
     let n = if loss.rows { outer * classes * inner } else { rng.pick(&[0, 1, 2, 15, 16, 17, 33, 60]) };
     let (rows, regions) = (outer * inner, outer * classes);
     let losses = match loss.name {
-        "fl_dice" | "fl_tversky" => regions,
+        "fl_dice" | "fl_tversky" | "fl_lovasz_hinge" => regions,
+        "fl_lovasz_softmax" => classes,
         "fl_generalized_dice" => outer,
         _ if loss.rows => rows,
         _ => n,

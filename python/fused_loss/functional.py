@@ -46,6 +46,8 @@ __all__ = [
     "kl_div_probs",
     "l1_loss",
     "log_cosh_loss",
+    "lovasz_hinge_loss",
+    "lovasz_softmax_loss",
     "margin_ranking_loss",
     "mse_loss",
     "multi_margin_loss",
@@ -612,6 +614,34 @@ def generalized_dice_loss(
     options = {"weight": _one_of("w_type", w_type, DICE_WEIGHTS), "smooth_nr": smooth_nr, "smooth_dr": smooth_dr}
     regions = (activation, batch, include_background)
     return _regions("generalized_dice", options, input, target, reduction, None, *regions, together=True)
+
+
+def _lovasz(name, options, input, target, reduction, batch):
+    index = name == "lovasz_softmax"
+    if (getattr(target, "dtype", None) in INDICES) != index:
+        expected = "class indices (samples, ...)" if index else "masks of the input's shape and type"
+        raise TypeError(f"target: expected {expected}, got {getattr(target, 'dtype', type(target).__name__)}")
+    input, target, common, dims = _region_tensors(input, target, None, batch, True)
+    losses = (dims[1],) if batch else dims[:2]
+    spec = Spec(name, options | {"batch": common["batch"]}, reduction, losses, dims=dims, batch=losses[0])
+    return Loss.apply(spec, input, target)
+
+
+def lovasz_hinge_loss(input, target, *, batch=False, reduction="mean"):
+    """Lovasz hinge of logits (samples, channels, ...) and masks of that shape: the Jaccard index, made convex.
+
+    A region is a channel of each sample, or with `batch` of all of them: Berman's `lovasz_hinge(per_image=not batch)`.
+    """
+    return _lovasz("lovasz_hinge", {}, input, target, reduction, batch)
+
+
+def lovasz_softmax_loss(input, target, *, batch=True, all_classes=False, ignore_index=None, reduction="mean"):
+    """Lovasz-Softmax of logits (samples, classes, ...) and class indices (samples, ...): the mean Jaccard index, made differentiable.
+
+    Berman's `lovasz_softmax(softmax(input, 1), target, classes="present", per_image=not batch)`; with `all_classes`, `classes="all"`.
+    """
+    options = {"all_classes": int(all_classes)} | _ignore(ignore_index)
+    return _lovasz("lovasz_softmax", options, input, target, reduction, batch)
 
 
 MODES = {

@@ -291,6 +291,45 @@ class Beyond(Compare):
         ours = F.generalized_dice_loss(x, mask, reduction="none", activation="softmax")
         self.assertEqual(ours.shape, (2,))
 
+    def test_lovasz(self):
+        x, mask = rand(2, 3, 4, 5, seed=10), (rand(2, 3, 4, 5, seed=11) > 0).float()
+        index = classes(3, 2, 4, 5, seed=12)
+        index[0, 0] = 255
+
+        # Berman's, https://github.com/bermanmaxim/LovaszSoftmax, algorithm 1.
+        def of_errors(errors, foreground):
+            errors, order = torch.sort(errors, descending=True, stable=True)
+            gt = foreground[order].to(errors.dtype)
+            jaccard = 1 - (gt.sum() - gt.cumsum(0)) / (gt.sum() + (1 - gt).cumsum(0))
+            jaccard[1:] = jaccard[1:] - jaccard[:-1].clone()
+            return errors.relu() @ jaccard
+
+        def hinge(x, t, batch):
+            regions = [a.transpose(0, 1).flatten(1) if batch else a.flatten(0, 1).flatten(1) for a in (x, t)]
+            return torch.stack([of_errors(1 - x * (2 * t - 1), t) for x, t in zip(*regions)]).mean()
+
+        def softmax(x, t, batch, every):
+            values = []
+            for x, t in [(x, t)] if batch else zip(x[:, None], t[:, None]):
+                p, counts = x.softmax(1).transpose(0, 1).flatten(1), t.flatten() != 255
+                p, t = p[:, counts], t.flatten()[counts]
+                of_classes = [((t == c).float(), p[c]) for c in range(3) if every or (t == c).any()]
+                values.append(torch.stack([of_errors((fg - p).abs(), fg) for fg, p in of_classes]).mean())
+            return torch.stack(values).mean()
+
+        for batch in (False, True):
+            ours = lambda x, t: F.lovasz_hinge_loss(x, t, batch=batch)
+            self.same(ours, lambda x, t: hinge(x, t, batch), x, mask, both=False)
+            for every in (False, True):
+                ours = lambda x: F.lovasz_softmax_loss(x, index, batch=batch, all_classes=every, ignore_index=255)
+                self.same(ours, lambda x: softmax(x, index, batch, every), x)
+        self.assertEqual(F.lovasz_hinge_loss(x, mask, reduction="none").shape, (2, 3))
+        self.assertEqual(F.lovasz_softmax_loss(x, index, ignore_index=255, reduction="none").shape, (3,))
+        with self.assertRaisesRegex(TypeError, r"target: expected class indices \(samples, ...\), got torch.float32"):
+            F.lovasz_softmax_loss(x, mask)
+        with self.assertRaisesRegex(TypeError, "target: expected masks of the input's shape and type, got torch.int64"):
+            F.lovasz_hinge_loss(x, index)
+
     def test_third_tensors_are_like_the_first(self):
         with self.assertRaisesRegex(ValueError, r"var: expected shape \(7, 5\), got \(7, 4\)"):
             F.gaussian_nll_loss(self.x, self.t, self.y[:, :4])

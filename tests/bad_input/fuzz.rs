@@ -174,6 +174,8 @@ fn no_option_that_was_taken_makes_a_call_panic() {
                 DiceLoss::new().smooth_nr(a).and_then(|l| l.smooth_dr(b)) => |l| l.call(&x, dense, [1, rows, classes]);
                 DiceLoss::new().sigmoid().smooth(a) => |l| l.call(&x, dense, [rows, classes, 1]);
                 GeneralizedDiceLoss::new().smooth_nr(a).and_then(|l| l.smooth_dr(b)) => |l| l.call(&x, dense, [1, rows, classes]);
+                Ok::<_, Error>(LovaszHinge::new().batch(rows % 2 == 1)) => |l| l.call(&x, dense, [1, rows, classes]);
+                Ok::<_, Error>(LovaszSoftmax::new().batch(rows % 2 == 1)) => |l| l.call(&x, indices, shape);
                 TverskyLoss::new(a, b).and_then(|l| l.softmax().smooth(c)) => |l| l.call(&x, indices, shape);
                 MarginRanking::new(a) => |l| l.call(&x, &t, &x);
                 Dpo::new(a).and_then(|l| l.label_smoothing(b)) => |l| l.call(&x, &t, &t);

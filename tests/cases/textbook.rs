@@ -382,7 +382,12 @@ pub enum Activation {
 pub enum Overlap {
     Dice,
     Jaccard,
-    Tversky { alpha: f64, beta: f64 },
+    Tversky {
+        alpha: f64,
+        beta: f64,
+    },
+    /// Lovász's: of a hinge without an activation, else of probabilities.
+    Lovasz,
 }
 
 /// The options of the region losses.
@@ -442,6 +447,13 @@ pub fn regions(x: &[f64], t: &[f64], [n, c, positions]: [usize; 3], o: RegionOpt
         .map(|(samples, channel)| {
             let starts = samples.map(|s| (s * c + channel) * positions);
             let pixels: Vec<usize> = starts.flat_map(|start| start..start + positions).collect();
+            if matches!(o.overlap, Overlap::Lovasz) {
+                let error = |&i: &usize| match o.activation {
+                    Activation::None => (1.0 - x[i] * (2.0 * t[i] - 1.0)).max(0.0),
+                    _ => (t[i] - p[i]).abs(),
+                };
+                return lovasz(pixels.iter().map(|i| (error(i), t[*i] > 0.5)).collect());
+            }
             let sum = |f: &dyn Fn(f64, f64) -> f64| pixels.iter().map(|&i| f(p[i], t[i])).sum::<f64>();
             let power = if o.squared_pred { 2 } else { 1 };
             let shared = sum(&|p, t| p * t);
@@ -453,10 +465,25 @@ pub fn regions(x: &[f64], t: &[f64], [n, c, positions]: [usize; 3], o: RegionOpt
                     let (fp, fn_) = (sum(&|p, t| p * (1.0 - t)), sum(&|p, t| (1.0 - p) * t));
                     (shared, shared + alpha * fp + beta * fn_)
                 }
+                Overlap::Lovasz => unreachable!("it is above"),
             };
             (1.0 - (over + o.smooth_nr) / (under + o.smooth_dr)).powf(o.gamma)
         })
         .collect()
+}
+
+/// The Lovász extension of the Jaccard loss, of errors and whether they are of the foreground: Berman's algorithm 1.
+fn lovasz(mut errors: Vec<(f64, bool)>) -> f64 {
+    errors.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let all = errors.iter().filter(|e| e.1).count() as f64;
+    let (mut found, mut others, mut before, mut value) = (0.0, 0.0, 0.0, 0.0);
+    for (error, foreground) in errors {
+        *if foreground { &mut found } else { &mut others } += 1.0;
+        let jaccard = 1.0 - (all - found) / (all + others);
+        value += error * (jaccard - before);
+        before = jaccard;
+    }
+    value
 }
 
 fn activate(x: &[f64], [n, c, positions]: [usize; 3], activation: Activation) -> Vec<f64> {

@@ -323,3 +323,34 @@ pub fn vocab<T: Element>(
     let error = host.finish();
     (value[0], (error != 0).then_some(!error))
 }
+
+/// Lovász's, whose values and gradients are those of the CPU.
+pub fn lovasz<T: Element>(shape: [usize; 3]) {
+    let (n, rows) = (shape.iter().product::<usize>(), shape[0] * shape[2]);
+    let numbers = |f: &dyn Fn(usize) -> f32| (0..n).map(|i| T::from_f32(f(i))).collect::<Vec<T>>();
+    let x = numbers(&|i| ((i * 37) % 101) as f32 / 32.0 - 1.5);
+    let masks = numbers(&|i| ((i * 7) % 5 % 2) as f32);
+    let classes: Vec<u8> = (0..rows).map(|i| if i % 11 == 0 { 255 } else { (i % shape[1]) as u8 }).collect();
+    let (hinge, softmax) = (fused_loss::LovaszHinge::new(), fused_loss::LovaszSoftmax::new().ignore_index(255));
+    let mut want = vec![T::from_f32(0.0); n];
+    let run = |kernel: &dyn Fn(&Request, &mut OnHost), targets, target, of_cpu: f32, want: &[T]| {
+        let (mut value, mut grad) = ([f32::NAN], vec![T::from_f32(f32::NAN); n]);
+        let mut request = Request::new::<T>(memory(&x), targets, Some(shape.into()));
+        request.output = Output::Reduced(Reduction::Mean, Some(memory_mut(&mut value)));
+        request.grad_input = Some(memory_mut(&mut grad));
+        let mut host = OnHost::new(0, trace::Buffers { input: size_of_val(&x[..]), target, ..Default::default() });
+        kernel(&request, &mut host);
+        assert_eq!(host.finish(), 0);
+        assert!((value[0] - of_cpu).abs() <= 1e-6 * of_cpu, "{} {of_cpu}", value[0]);
+        for (got, want) in grad.iter().zip(want).map(|(g, w)| (g.to_f32(), w.to_f32())) {
+            assert!((got - want).abs() <= 1e-6 + want.abs() / 128.0, "{got} {want}");
+        }
+    };
+    let of_cpu = hinge.forward_backward(&x, &masks, shape, Reduction::Mean, &mut want).unwrap();
+    // SAFETY, of both: the buffers are as long as the request says, and live longer than this.
+    let by = |r: &Request, host: &mut OnHost| unsafe { launch::run(&hinge, r, host).unwrap() };
+    run(&by, Targets::Dense(memory(&masks)), size_of_val(&masks[..]), of_cpu, &want);
+    let of_cpu = softmax.forward_backward(&x, &classes, shape, Reduction::Mean, &mut want).unwrap();
+    let by = |r: &Request, host: &mut OnHost| unsafe { launch::run(&softmax, r, host).unwrap() };
+    run(&by, Targets::U8(memory(&classes)), classes.len(), of_cpu, &want);
+}

@@ -1,6 +1,6 @@
 //! Losses of regions: the call says where the channels are, by `outer` (samples), `classes` (channels) and `inner` (positions).
 
-use fl::{DiceLoss, DiceWeight, GeneralizedDiceLoss, TverskyLoss};
+use fl::{DiceLoss, DiceWeight, GeneralizedDiceLoss, LovaszHinge, LovaszSoftmax, TverskyLoss};
 
 use crate::call::{fl_call, flag, run};
 use crate::handle::fl_handle;
@@ -226,5 +226,77 @@ pub unsafe extern "C" fn fl_generalized_dice(
         let loss =
             loss.batch(flag("batch", o.batch)?).include_background(flag("include_background", o.include_background)?);
         run(handle, &activated!(loss, o.activation)?, call)
+    })
+}
+
+/// Options of `fl_lovasz_hinge`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fl_lovasz_hinge_options {
+    /// Set by `fl_lovasz_hinge_options_init`.
+    pub size: usize,
+    /// 1: a region is a channel of the whole batch; 0: of one sample. 0.
+    pub batch: i32,
+}
+options!(fl_lovasz_hinge_options { batch: 0 });
+
+/// Fills in the defaults.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fl_lovasz_hinge_options_init(options: *mut fl_lovasz_hinge_options) {
+    // SAFETY: the caller's promise.
+    guarded(|| unsafe { init(options) });
+}
+
+/// Lovasz hinge of regions, on logits and masks of their shape: the Jaccard index, made convex. No weights.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fl_lovasz_hinge(
+    handle: *const fl_handle,
+    options: *const fl_lovasz_hinge_options,
+    call: *const fl_call,
+) -> fl_status {
+    // SAFETY: the caller's promise.
+    guarded(|| unsafe {
+        let o = read_or_default(options)?;
+        run(handle, &LovaszHinge::new().batch(flag("batch", o.batch)?), call)
+    })
+}
+
+/// Options of `fl_lovasz_softmax`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fl_lovasz_softmax_options {
+    /// Set by `fl_lovasz_softmax_options_init`.
+    pub size: usize,
+    /// 1: a region is a class of the whole batch; 0: of one sample. 1.
+    pub batch: i32,
+    /// 1: classes that do not occur count too; 0.
+    pub all_classes: i32,
+    /// Positions with this index are left out, if `has_ignore_index`; it may be a class. -100.
+    pub ignore_index: i64,
+    /// 1 or 0. 0.
+    pub has_ignore_index: i32,
+}
+options!(fl_lovasz_softmax_options { batch: 1, all_classes: 0, ignore_index: -100, has_ignore_index: 0 });
+
+/// Fills in the defaults.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fl_lovasz_softmax_options_init(options: *mut fl_lovasz_softmax_options) {
+    // SAFETY: the caller's promise.
+    guarded(|| unsafe { init(options) });
+}
+
+/// Lovasz-Softmax, on logits and a class index for each position: the mean Jaccard index of classes, made differentiable. No weights.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fl_lovasz_softmax(
+    handle: *const fl_handle,
+    options: *const fl_lovasz_softmax_options,
+    call: *const fl_call,
+) -> fl_status {
+    // SAFETY: the caller's promise.
+    guarded(|| unsafe {
+        let o = read_or_default(options)?;
+        let ignored = flag("has_ignore_index", o.has_ignore_index)?.then_some(o.ignore_index);
+        let loss = LovaszSoftmax::new().batch(flag("batch", o.batch)?).all_classes(flag("all_classes", o.all_classes)?);
+        run(handle, &loss.ignore_index(ignored), call)
     })
 }
