@@ -60,8 +60,7 @@ template <class T> struct ClassesAt {
         for (uint64_t c = 0; c < a.classes; ++c) max = larger(max, to_f32(x[c * stride]));
         float sum = 0.0f;
         for (uint64_t c = 0; c < a.classes; ++c) sum += exp_neg(to_f32(x[c * stride]) - max);
-        // Within 2 ulp; exact division is a function call, around which some GPUs' compilers spill.
-        inv_sum = __fdividef(1.0f, sum);
+        inv_sum = ratio(1.0f, sum);
     }
     FL float p(uint64_t c) const { return exp_neg(to_f32(x[c * stride]) - max) * inv_sum; }
 };
@@ -76,19 +75,20 @@ template <class T> FL void errors_of_softmax(const LaunchArgs& a, const SortPara
     uint64_t position;
     const uint64_t n = ch.sample(a, group, i, position);
     const int64_t index = index_of(a, n * a.inner + position);
-    const bool skip = ignored(a, index), bad = !skip && !is_class(a, index);
+    const uint64_t first = group * a.classes * s.len + i;
+    if (ignored(a, index)) {
+        // After all others, where it changes nothing.
+        for (uint64_t c = 0; c < a.classes; ++c) s.keys(a, 0)[first + c * s.len] = 0xffffffffu, s.items(a, 0)[first + c * s.len] = uint32_t(i) << 1;
+        return;
+    }
+    const bool bad = !is_class(a, index);
     if (bad) report_row(a, n * a.inner + position);
+    const float spoilt = bad ? nan() : 0.0f;
     const ClassesAt<T> y(a, n, position);
     for (uint64_t c = 0; c < a.classes; ++c) {
-        const uint64_t at = (group * a.classes + c) * s.len + i;
         const bool foreground = int64_t(c) == index;
         const float p_c = y.p(c);
-        if (skip) {
-            // After all others, where it changes nothing.
-            s.keys(a, 0)[at] = 0xffffffffu, s.items(a, 0)[at] = uint32_t(i) << 1;
-        } else {
-            put_error(a, s, at, i, bad ? nan() : foreground ? 1.0f - p_c : p_c, foreground);
-        }
+        put_error(a, s, first + c * s.len, i, (foreground ? 1.0f - p_c : p_c) + spoilt, foreground);
     }
 }
 

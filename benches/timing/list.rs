@@ -7,7 +7,7 @@ use super::cases::textbook::{Activation, Overlap, RegionOptions};
 use super::cases::{self, Case, Dense, Family, Targets};
 
 /// By (the beginning of) their name: element-wise losses, at every size, ...
-pub const ELEMENTWISE: [&str; 31] = [
+pub const ELEMENTWISE: [&str; 33] = [
     "mse",
     "mae",
     "huber[delta=1]",
@@ -39,6 +39,8 @@ pub const ELEMENTWISE: [&str; 31] = [
     "relativistic_pair",
     "combined[mse+mae]",
     "combined[bce+focal]",
+    "custom[expectile+tau=0.5]",
+    "custom[charbonnier]",
 ];
 pub const SIZES: [usize; 4] = [1 << 12, 1 << 16, 1 << 20, 1 << 24];
 
@@ -156,10 +158,17 @@ pub fn find<'a>(table: &'a [Case], name: &str) -> Option<&'a Case> {
     if name.is_empty() { None } else { exactly(name).or_else(timed).or_else(|| begins(name)) }
 }
 
-/// Every loss at every size.
+/// Every loss at every size; but those that a user wrote, which NVRTC compiles, where there is a GPU and no NVRTC.
 pub fn everything(table: &[Case]) -> Vec<(&Case, Dims)> {
     let case = |name| find(table, name).unwrap_or_else(|| panic!("no case is named {name}"));
-    let flat = ELEMENTWISE.iter().flat_map(|name| SIZES.map(|n| (case(name), Dims::new(n, 1, 1))));
+    #[cfg(feature = "cuda")]
+    let custom = fused_loss::launch::nvrtc().is_ok() || !fused_loss::Device::auto().is_cuda();
+    #[cfg(not(feature = "cuda"))]
+    let custom = true;
+    let flat = ELEMENTWISE
+        .iter()
+        .filter(|name| custom || !name.starts_with("custom"))
+        .flat_map(|name| SIZES.map(|n| (case(name), Dims::new(n, 1, 1))));
     flat.chain(SHAPED.iter().flat_map(|(name, shapes)| shapes.iter().map(|&s| (case(name), dims(s))))).collect()
 }
 

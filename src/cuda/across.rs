@@ -190,7 +190,7 @@ impl<'a, T: Element, I> CudaVocabCall<'a, T, I> {
         let ([value, values, _], _) = request.output.parts();
         value.map_or(Ok(()), |value| check_len("value", 1, value.len))?;
         values.map_or(Ok(()), |values| check_len("losses", rows, values.len))?;
-        vocab.agree([rows, 0], || cuda.may_wait("the first call of ranks with so many rows"))?;
+        vocab.agree([rows, 0, 0], || cuda.may_wait("the first call of ranks with so many rows"))?;
         let reduce = |address, len, op| {
             // SAFETY: it is scratch memory of the handle, and no other call comes between.
             unsafe { vocab.ranks.all_reduce_on(&cuda.stream, address, len, op) }

@@ -79,7 +79,7 @@ pub(super) unsafe fn run(loss: &Kernel, call: &HeadRequest<'_>, cuda: &Cuda) -> 
     let layout = Layout::new(call.dtype, shape, call.counted, call.budget, of_rank)?;
     if let Some((vocab, _)) = call.looks {
         let wait = || cuda.may_wait("the first call of ranks with so many tokens");
-        vocab.agree([tokens, layout.chunk], wait)?;
+        vocab.agree([tokens, layout.room, layout.chunk], wait)?;
     }
     let mut stream = cuda.launcher();
     let (blas, memory) = stream.head(layout.bytes)?;

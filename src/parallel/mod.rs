@@ -151,7 +151,7 @@ pub struct Vocab<'c> {
     #[cfg_attr(not(all(feature = "cuda", feature = "head")), allow(dead_code))]
     pub(crate) least_and_most: (usize, usize),
     /// What ranks have been asked for, and all said the same.
-    agreed: Mutex<Vec<[usize; 2]>>,
+    agreed: Mutex<Vec<[usize; 3]>>,
 }
 
 impl<'c> Vocab<'c> {
@@ -188,9 +188,9 @@ impl<'c> Vocab<'c> {
         }
     }
 
-    /// An error unless all ranks have the same two numbers; a collective where they are new.
+    /// An error unless all ranks have the same three numbers; a collective where they are new.
     #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
-    pub(crate) fn agree(&self, numbers: [usize; 2], may_wait: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub(crate) fn agree(&self, numbers: [usize; 3], may_wait: impl FnOnce() -> Result<()>) -> Result<()> {
         // Nothing panics while it is held.
         let mut agreed = self.agreed.lock().unwrap_or_else(PoisonError::into_inner);
         if !agreed.contains(&numbers) {

@@ -187,7 +187,9 @@ fn check<T: Element>(what: &str, data: &Data<T>, want: &Want, run: impl Fn(Job<'
 fn both_are_the_algorithm_of_the_paper() {
     fn all<T: Element>() {
         let shapes = [[1, 1, 1], [2, 3, 5], [3, 1, 17], [1, 4, 300], [2, 2, 2100], [1, 1, 5000]];
-        for (s, shape) in shapes.into_iter().enumerate() {
+        // Kernels that are executed on the host take their time: several tiles of one type.
+        let few = if BY_KERNELS && T::NAME != "float32" { 4 } else { 6 };
+        for (s, shape) in shapes.into_iter().enumerate().take(few) {
             let problem = Problem::<T>::new(shape, s as u64);
             let data = |target| Data { dims: shape, input: problem.logits.clone(), target };
             for batch in [false, true] {
