@@ -116,10 +116,17 @@ unsafe impl Sync for Nccl {}
 impl Nccl {
     /// Rank `rank` of `size`, on the GPU of this stream. A collective: it waits until all have come, for a minute at most.
     pub fn new(stream: &Arc<CudaStream>, id: &NcclId, rank: usize, size: usize) -> Result<Self> {
-        Nccl::within(Duration::from_secs(60), stream, id, rank, size)
+        Nccl::new_with_timeout(stream, id, rank, size, Duration::from_secs(60))
     }
 
-    fn within(timeout: Duration, stream: &Arc<CudaStream>, id: &NcclId, rank: usize, size: usize) -> Result<Self> {
+    /// The same, with the longest that it waits for the others: now, and in all that it does.
+    pub fn new_with_timeout(
+        stream: &Arc<CudaStream>,
+        id: &NcclId,
+        rank: usize,
+        size: usize,
+        timeout: Duration,
+    ) -> Result<Self> {
         if rank >= size || c_int::try_from(size).is_err() {
             return Err(Error::Option { name: "rank", expected: "a number below that of the ranks", got: rank as f64 });
         }
@@ -143,7 +150,8 @@ impl Nccl {
     pub fn group_with_timeout(streams: &[Arc<CudaStream>], timeout: Duration) -> Result<Vec<Nccl>> {
         let id = NcclId::new()?;
         std::thread::scope(|scope| {
-            let new = |(rank, stream)| scope.spawn(move || Nccl::within(timeout, stream, &id, rank, streams.len()));
+            let new =
+                |(rank, stream)| scope.spawn(move || Nccl::new_with_timeout(stream, &id, rank, streams.len(), timeout));
             let threads: Vec<_> = streams.iter().enumerate().map(new).collect();
             threads.into_iter().map(|thread| thread.join().expect("it does not panic")).collect()
         })
