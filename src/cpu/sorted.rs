@@ -113,6 +113,14 @@ pub(crate) fn run<T: Element>(sorted: Sorted, request: Request<'_, T>) -> Result
     if mean && groups == 0 {
         return Ok(f32::NAN);
     }
+    if n == 0 {
+        // Regions without elements, perhaps more of them than there is time to look at.
+        if let Some(losses) = losses {
+            // SAFETY: this is the only task.
+            (0..regions).for_each(|r| unsafe { losses.set(r, 0.0) });
+        }
+        return Ok(0.0);
+    }
     let plan = Plan { sorted, input: request.input, target, channels, inner, len };
     let backward = request.grad_input.is_some();
     // Of a group: the softmax, and what the elements weigh.
