@@ -119,8 +119,7 @@ template <class T> FL void head_rows_of(const LaunchArgs& a, const HeadParams& p
         if (!counts(a, p, r)) continue;
         if (place < p.room) {
             head_rows(a)[place] = uint32_t(r);
-            const uint64_t here = uint64_t(class_of(a, r)) - p.first_class;
-            head_targets(a, p)[place] = here < a.classes ? int32_t(here) : ELSEWHERE;
+            head_targets(a, p)[place] = place_of_class(a, p.first_class, class_of(a, r));
             head_weights(a, p)[place] = weight_of(a, r);
         } else if (place == p.room) {
             report_row(a, r | uint64_t(1) << FL_TOO_MANY);

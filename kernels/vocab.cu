@@ -15,7 +15,7 @@ FL void vocab_places(const LaunchArgs& a, const VocabParams& p) {
     const int64_t index = index_of(a, row);
     const bool skip = ignored(a, index), bad = !skip && uint64_t(index) >= p.total;
     if (bad) report_row(a, row);
-    places(a)[row] = skip ? NOWHERE : bad ? STRAY : place_of_class(a, p, index);
+    places(a)[row] = skip ? NOWHERE : bad ? STRAY : place_of_class(a, p.first, index);
     weights(a)[row] = skip ? 0.0f : weight_of(a, row);
 }
 

@@ -19,8 +19,8 @@ FL float* all_max(const LaunchArgs& a) { return own_max(a) + a.losses; }
 FL float* vocab_sums(const LaunchArgs& a, uint64_t row) { return all_max(a) + a.losses + FL_VOCAB_SUMS * row; }
 
 FL int place_of(const LaunchArgs& a, uint64_t row) { return at<const int32_t>(a.target)[row]; }
-FL int place_of_class(const LaunchArgs& a, const VocabParams& p, int64_t index) {
-    const uint64_t here = uint64_t(index) - p.first;
+FL int place_of_class(const LaunchArgs& a, uint32_t first, int64_t index) {
+    const uint64_t here = uint64_t(index) - first;
     return here < a.classes ? int(here) : ELSEWHERE;
 }
 

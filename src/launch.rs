@@ -64,8 +64,9 @@ pub unsafe fn run_vocab(
     launcher: &mut dyn Launch,
     reduce: &dyn Fn(u64, usize, crate::parallel::ReduceOp) -> crate::Result<()>,
 ) -> crate::Result<()> {
+    let sizes = crate::cuda::vocab::check(request, request.targets.memory().len)?;
     // SAFETY: the caller's promise.
-    unsafe { crate::cuda::vocab::run(loss, request, classes, launcher, reduce) }
+    unsafe { crate::cuda::vocab::run(loss, request, &sizes, classes, launcher, reduce) }
 }
 
 /// A call on a GPU of a loss of any type, where the loss's own methods cannot be named.

@@ -6,11 +6,13 @@
 //! Slices will not do, for two reasons: in place, the gradient *is* the input, and tasks on several
 //! threads write elements of one buffer that lie between each other's (classes on axis 1).
 
+use std::alloc::Layout;
 use std::marker::PhantomData;
 
 use super::simd::{F32s, LANES, Machine, outline};
 use crate::cuda::request::Memory;
 use crate::element::Element;
+use crate::error::{Error, Result};
 
 /// A buffer to read.
 pub(crate) struct Src<'a, T> {
@@ -262,6 +264,20 @@ impl<'a, T: Element> Dst<'a, T> {
             T::store(lanes.as_mut_ptr(), x);
             outline::scatter(self.ptr.add(i), stride, count, &lanes);
         }
+    }
+}
+
+/// Zeros, or an error where there is no memory for them. Fresh pages come as zeros, which nobody writes before they are used.
+pub(crate) fn zeros(n: usize) -> Result<Vec<f32>> {
+    let no_memory = || Error::OutOfMemory { bytes: n as u128 * 4 };
+    let layout = Layout::array::<f32>(n).map_err(|_| no_memory())?;
+    if layout.size() == 0 {
+        return Ok(Vec::new());
+    }
+    // SAFETY: it is not of size 0; the numbers are zeros, from the global allocator, of the layout of a vector of so many.
+    unsafe {
+        let data = std::alloc::alloc_zeroed(layout).cast::<f32>();
+        if data.is_null() { Err(no_memory()) } else { Ok(Vec::from_raw_parts(data, n, n)) }
     }
 }
 

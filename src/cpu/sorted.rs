@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use super::mem::{Dst, Src};
+use super::mem::{Dst, Src, zeros};
 use super::scan::Scan;
 use super::threads::shared;
 use crate::call::{Output, Request};
@@ -56,10 +56,6 @@ enum Of<'a, T> {
     Mask(&'a [T]),
     Class(Indices<'a>),
 }
-
-/// Numbers of a region that are written side by side by several tasks: each its own.
-#[derive(Clone, Copy)]
-struct Slopes<'a>(Dst<'a, f32>);
 
 pub(crate) fn run<T: Element>(sorted: Sorted, request: Request<'_, T>) -> Result<f32> {
     let n = request.input.len();
@@ -131,7 +127,7 @@ pub(crate) fn run<T: Element>(sorted: Sorted, request: Request<'_, T>) -> Result
         if sorted.softmax {
             shared(|| plan.softmax(group, &mut probs));
         }
-        let of = Slopes(Dst::new(&mut slopes));
+        let of = Dst::new(&mut slopes);
         let found = shared(|| {
             let one = |c| plan.region(group, c, &probs, backward.then_some(of));
             (0..channels).into_par_iter().map(one).collect::<Result<Vec<(f64, bool)>>>()
@@ -160,13 +156,6 @@ pub(crate) fn run<T: Element>(sorted: Sorted, request: Request<'_, T>) -> Result
     Ok(total as f32)
 }
 
-fn zeros(len: usize) -> Result<Vec<f32>> {
-    let mut zeros = Vec::new();
-    zeros.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { bytes: 4 * len as u128 })?;
-    zeros.resize(len, 0.0);
-    Ok(zeros)
-}
-
 impl<T: Element> Plan<'_, T> {
     /// The row of position `i` of a group, and its element of channel 0.
     fn place(&self, group: usize, i: usize) -> (usize, usize) {
@@ -187,7 +176,7 @@ impl<T: Element> Plan<'_, T> {
 
     /// The softmax of each position, of all positions of a channel one after another.
     fn softmax(&self, group: usize, probs: &mut [f32]) {
-        let (to, len) = (Slopes(Dst::new(probs)), self.len);
+        let (to, len) = (Dst::new(probs), self.len);
         (0..len.div_ceil(TILE)).into_par_iter().for_each(|tile| {
             let mut e = vec![0.0; self.channels];
             for i in tile * TILE..len.min((tile + 1) * TILE) {
@@ -201,20 +190,20 @@ impl<T: Element> Plan<'_, T> {
                     sum += *e;
                 }
                 for (c, e) in e.iter().enumerate() {
-                    unsafe { to.0.set(c * len + i, e / sum) };
+                    unsafe { to.set(c * len + i, e / sum) };
                 }
             }
         });
     }
 
     /// The value of a region and whether it counts; what its elements weigh goes to its part of `slopes`.
-    fn region(&self, group: usize, c: usize, probs: &[f32], slopes: Option<Slopes<'_>>) -> Result<(f64, bool)> {
+    fn region(&self, group: usize, c: usize, probs: &[f32], slopes: Option<Dst<'_, f32>>) -> Result<(f64, bool)> {
         let (mut sorted, mut foreground) = (Vec::new(), 0usize);
         sorted.try_reserve(self.len).map_err(|_| Error::OutOfMemory { bytes: 8 * self.len as u128 })?;
         let put = |i: usize, slope: f32| {
             if let Some(slopes) = slopes {
                 // SAFETY: the element exists, and a region is one task's.
-                unsafe { slopes.0.set(c * self.len + i, slope) };
+                unsafe { slopes.set(c * self.len + i, slope) };
             }
         };
         for i in 0..self.len {

@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaStream, result, sys};
 
-use super::buffers::{DeviceMut, DeviceRef, DeviceScalar, DeviceTarget, Lender};
-use super::call::{Input, OnCuda, Outputs};
+use super::buffers::{DeviceMut, DeviceRef, DeviceScalar, DeviceTarget};
+use super::call::{CudaCall, Input, OnCuda, Outputs};
 use super::driver::failed;
 use super::handle::Cuda;
-use super::request::{Output, Request, Weight};
 use super::vocab;
+use crate::call::Loss;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
 use crate::loss::CrossEntropy;
-use crate::parallel::VocabCrossEntropy;
+use crate::parallel::{Vocab, VocabCrossEntropy};
 use crate::reduction::Reduction;
 
 /// What a communicator does that knows nothing of GPUs.
@@ -102,108 +102,67 @@ impl<'d> OnCuda<'d, VocabCrossEntropy<'d>> {
 /// ```
 #[must_use = "a call does nothing until one of its verbs runs it"]
 pub struct CudaVocabCall<'a, T, I = DeviceRef<'a, T>> {
-    on: OnCuda<'a, VocabCrossEntropy<'a>>,
-    logits: I,
-    target: DeviceTarget<'a, T>,
-    weight: Option<DeviceRef<'a, f32>>,
-    class_weight: Option<DeviceRef<'a, f32>>,
-    grad_output: DeviceScalar<'a>,
-    denominator: Option<DeviceRef<'a, f32>>,
-    accumulate: bool,
+    vocab: &'a Vocab<'a>,
+    call: CudaCall<'a, CrossEntropy, T, I>,
 }
 
 impl<'a, T: Element, I> CudaVocabCall<'a, T, I> {
     fn new(on: OnCuda<'a, VocabCrossEntropy<'a>>, logits: I, target: DeviceTarget<'a, T>) -> Self {
-        CudaVocabCall {
-            on,
-            logits,
-            target,
-            weight: None,
-            class_weight: None,
-            grad_output: DeviceScalar::Host(1.0),
-            denominator: None,
-            accumulate: false,
-        }
+        let OnCuda { loss: VocabCrossEntropy { loss, vocab }, cuda } = on;
+        CudaVocabCall { vocab, call: CudaCall::new(OnCuda { loss, cuda }, logits, target, None) }
     }
 
     /// One weight for each row: it multiplies value and gradient. Only [`Reduction::WeightedMean`] divides by it.
     pub fn weight(mut self, weight: impl Into<DeviceRef<'a, f32>>) -> Self {
-        self.weight = Some(weight.into());
+        self.call = self.call.weight(weight);
         self
     }
 
     /// One weight for each of this rank's classes: PyTorch's `weight` of cross-entropy. On all ranks or on none.
     pub fn class_weight(mut self, weight: impl Into<DeviceRef<'a, f32>>) -> Self {
-        self.class_weight = Some(weight.into());
+        self.call = self.call.class_weight(weight);
         self
     }
 
     /// The gradient that comes from above: a number, or one f32 on the device. Defaults to 1.
     pub fn grad_output(mut self, grad_output: impl Into<DeviceScalar<'a>>) -> Self {
-        self.grad_output = grad_output.into();
+        self.call = self.call.grad_output(grad_output);
         self
     }
 
     /// Divides the sum by one f32 on the device, which must be above zero, such as `num_items_in_batch`. For [`Reduction::Sum`].
     pub fn denominator(mut self, denominator: impl Into<DeviceRef<'a, f32>>) -> Self {
-        self.denominator = Some(denominator.into());
+        self.call = self.call.denominator(denominator);
         self
     }
 
-    fn enqueue(
-        self,
-        input: fn(I) -> Input<'a, T>,
-        mut grad: Option<DeviceMut<'a, T>>,
-        mut outputs: Outputs<'a>,
-    ) -> Result<()> {
-        let OnCuda { loss: VocabCrossEntropy { loss, vocab }, cuda } = self.on;
-        let name = <CrossEntropy as crate::Loss>::NAME;
-        let mut input = input(self.logits);
-        let mut lender = Lender::new(cuda)?;
-        let (logits, in_place) = match &mut input {
-            Input::Read(x) => (lender.read(x)?, false),
-            Input::InPlace(x) => (lender.write(x)?, true),
-        };
-        let targets = lender.targets(&self.target)?;
-        let unsupported = |what| Error::Unsupported { loss: name, what };
-        let rows = targets.indices().ok_or(unsupported("a target of anything but class indices, across ranks,"))?.len;
-        let here = vocab.here();
-        if i32::try_from(here).is_err() {
-            return Err(unsupported("more than 2^31 classes on a GPU"));
-        }
-        check_len("logits", rows.checked_mul(here).ok_or(Error::ShapeOverflow)?, logits.len)?;
-        let grad = if in_place { Some(logits) } else { grad.as_mut().map(|g| lender.write(g)).transpose()? };
-        grad.map_or(Ok(()), |grad| check_len("grad_input", logits.len, grad.len))?;
-        let mut request = Request::new::<T>(logits, targets, Some((rows, here).into()));
-        request.class_weight = self.class_weight.as_ref().map(|w| lender.read(w)).transpose()?;
-        request.class_weight.map_or(Ok(()), |w| check_len("class_weight", here, w.len))?;
-        let weight = self.weight.as_ref().map(|w| lender.read(w)).transpose()?;
-        weight.map_or(Ok(()), |w| check_len("weight", rows, w.len))?;
-        request.weight = weight.map(Weight::PerElement);
-        request.grad_input = grad;
-        request.accumulate = self.accumulate;
-        request.grad_output = lender.scalar(&self.grad_output)?;
-        request.output = outputs.lend(&mut lender, &self.denominator, name)?;
-        if let Output::Reduced(reduction, _) = request.output {
-            reduction.check(rows)?;
-        }
-        let ([value, values, _], _) = request.output.parts();
-        value.map_or(Ok(()), |value| check_len("value", 1, value.len))?;
-        values.map_or(Ok(()), |values| check_len("losses", rows, values.len))?;
-        vocab.agree([rows, 0, 0], || cuda.may_wait("the first call of ranks with so many rows"))?;
-        let reduce = |address, len, op| {
-            // SAFETY: it is scratch memory of the handle, and no other call comes between.
-            unsafe { vocab.ranks.all_reduce_on(&cuda.stream, address, len, op) }
-        };
-        // SAFETY: as in `CudaCall::enqueue`; lengths have been checked.
-        unsafe { vocab::run(&loss, &request, [vocab.first(), vocab.classes()], &mut cuda.launcher(), &reduce) }
+    fn enqueue(self, input: fn(I) -> Input<'a, T>, grad: Option<DeviceMut<'a, T>>, outputs: Outputs<'a>) -> Result<()> {
+        let (vocab, cuda) = (self.vocab, self.call.cuda());
+        self.call.lend(input, grad, outputs, |loss, mut request| {
+            let what = "a target of anything but class indices, across ranks,";
+            let indices = request.targets.indices();
+            let rows = indices.ok_or(Error::Unsupported { loss: <CrossEntropy as Loss>::NAME, what })?.len;
+            check_len("logits", rows.checked_mul(vocab.here()).ok_or(Error::ShapeOverflow)?, request.input.len)?;
+            request.shape = Some((rows, vocab.here()).into());
+            let sizes = vocab::check(&request, rows)?;
+            vocab.agree([rows, 0, 0], || cuda.may_wait("the first call of ranks with so many rows"))?;
+            let reduce = |address, len, op| {
+                // SAFETY: it is scratch memory of the handle, and no other call comes between.
+                unsafe { vocab.ranks.all_reduce_on(&cuda.stream, address, len, op) }
+            };
+            // SAFETY: as in `CudaCall::enqueue`; lengths have been checked.
+            unsafe {
+                let classes = [vocab.first(), vocab.classes()];
+                vocab::run(loss, &request, &sizes, classes, &mut cuda.launcher(), &reduce)
+            }
+        })
     }
 }
 
 impl<'a, T: Element> CudaVocabCall<'a, T> {
     /// Adds to the gradient instead of overwriting it.
     pub fn accumulate(mut self) -> Self {
-        self.accumulate = true;
+        self.call = self.call.accumulate();
         self
     }
 

@@ -124,6 +124,10 @@ impl<'a, L: Loss, T: Element, I> CudaCall<'a, L, T, I> {
         }
     }
 
+    pub(super) fn cuda(&self) -> &'a Cuda {
+        self.cuda
+    }
+
     pub(crate) fn with_terms(mut self, values: DeviceMut<'a, f32>) -> Self {
         self.terms = Some(values);
         self
@@ -273,11 +277,23 @@ impl<'a, L: Loss, T: Element> CudaCall<'a, L, T, DeviceMut<'a, T>> {
 }
 
 impl<'a, L: Loss, T: Element, I> CudaCall<'a, L, T, I> {
-    fn enqueue(
+    fn enqueue(self, input: fn(I) -> Input<'a, T>, grad: Option<DeviceMut<'a, T>>, outputs: Outputs<'a>) -> Result<()> {
+        let cuda = self.cuda;
+        self.lend(input, grad, outputs, |loss, request| {
+            // SAFETY: the lender has these addresses from buffers that the call has borrowed, of their lengths and of this context; cudarc
+            // orders what is done to them by the events that it has taken and given, or the one who made them from an address has promised
+            // it. Launches of one handle are on one stream.
+            unsafe { marshal::run(&loss.kernel(), &request, &mut cuda.launcher()) }
+        })
+    }
+
+    /// Has something done with the call as addresses, while they are lent.
+    pub(super) fn lend(
         self,
         input: fn(I) -> Input<'a, T>,
         mut grad: Option<DeviceMut<'a, T>>,
         mut outputs: Outputs<'a>,
+        then: impl FnOnce(&L, Request) -> Result<()>,
     ) -> Result<()> {
         let CudaCall { cuda, loss, target, shape, weight, class_weight, denominator, accumulate, .. } = self;
         let (mut input, grad_output) = (input(self.input), self.grad_output);
@@ -307,10 +323,7 @@ impl<'a, L: Loss, T: Element, I> CudaCall<'a, L, T, I> {
         request.accumulate = accumulate;
         request.grad_output = lender.scalar(&grad_output)?;
         request.output = outputs.lend(&mut lender, &denominator, L::NAME)?;
-        // SAFETY: the lender has these addresses from buffers that the call has borrowed, of their lengths and of this context; cudarc
-        // orders what is done to them by the events that it has taken and given, or the one who made them from an address has promised
-        // it. Launches of one handle are on one stream.
-        unsafe { marshal::run(&loss.kernel(), &request, &mut cuda.launcher()) }
+        then(&loss, request)
     }
 }
 

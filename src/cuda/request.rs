@@ -159,7 +159,7 @@ pub struct Average {
 }
 
 /// What the checks have found out on the way.
-pub(super) struct Sizes {
+pub(crate) struct Sizes {
     pub(super) losses: usize,
     /// Outer, classes (of an element-wise loss the number of class weights, or 1) and inner.
     pub(super) dims: [usize; 3],
@@ -402,7 +402,7 @@ impl Request {
     }
 
     /// The weights, and how many consecutive losses of `n` share one.
-    fn weights(&self, n: usize) -> Result<(Option<Memory>, usize)> {
+    pub(super) fn weights(&self, n: usize) -> Result<(Option<Memory>, usize)> {
         match self.weight {
             None => Ok((None, 1)),
             Some(Weight::PerElement(w)) => {

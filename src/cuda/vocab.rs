@@ -5,9 +5,9 @@ use super::kernel::{HasKernel, Params};
 use super::marshal::{self, Launch, Name, of};
 use super::params::*;
 use super::plan::{self, Plan};
-use super::request::{Dtype, Request, Sizes, Weight};
+use super::request::{Dtype, Memory, Output, Request, Sizes};
 use crate::cpu::rowwise::Rowwise;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_len};
 use crate::loss::CrossEntropy;
 use crate::parallel::ReduceOp;
 
@@ -105,42 +105,58 @@ impl<'r> Looks<'r> {
     }
 }
 
+/// The checks of so many rows of this rank's classes, of which there may be none, unlike those of other losses; the input has been checked.
+pub(crate) fn check(request: &Request, rows: usize) -> Result<Sizes> {
+    let here = request.shape.map_or(0, |shape| shape.classes);
+    if i32::try_from(here).is_err() {
+        let loss = <CrossEntropy as crate::Loss>::NAME;
+        return Err(Error::Unsupported { loss, what: "more than 2^31 classes on a GPU" });
+    }
+    let of = |what, memory: Option<Memory>, len| memory.map_or(Ok(()), |m| check_len(what, len, m.len));
+    of("grad_input", request.grad_input, request.input.len)?;
+    of("class_weight", request.class_weight, here)?;
+    let (weight, each) = request.weights(rows)?;
+    if let Output::Reduced(reduction, _) = request.output {
+        reduction.check(rows)?;
+    }
+    let ([value, losses, _], _) = request.output.parts();
+    of("value", value, 1)?;
+    of("losses", losses, rows)?;
+    Ok(Sizes { losses: rows, dims: [rows, here, 1], weight, each })
+}
+
 /// Launches a call of rows of this rank's classes, whose targets are indices among the classes of all: of `total`, from `first` on.
 ///
 /// # Safety
-/// As for [`marshal::run`]; and lengths are those of the shape.
+/// As for [`marshal::run`]; and the checks have found these sizes.
 pub(crate) unsafe fn run(
     loss: &CrossEntropy,
     request: &Request,
+    sizes: &Sizes,
     classes: [usize; 2],
     on: &mut dyn Launch,
     reduce: &Reduce<'_>,
 ) -> Result<()> {
     let (target_kind, target) = request.targets.parts();
-    let (rows, here) = (target.len, request.shape.map_or(0, |shape| shape.classes));
+    let (rows, here) = (sizes.losses, sizes.dims[1]);
     let looks = Looks::new(loss, classes, request.class_weight.is_some(), ("vocab", request.dtype), reduce)?;
     // Behind what is of each row: its place and its weight; and what a mean is divided by.
     let of_rows = |numbers: usize| 4 * (numbers * rows) as u64;
     let scratch = on.scratch((of_rows(OF_ROW + 2) + 4).next_multiple_of(8))?;
-    let weight = match request.weight {
-        Some(Weight::PerElement(weight)) => Some(weight),
-        _ => None,
-    };
-    let sizes = Sizes { losses: rows, dims: [rows, here, 1], weight, each: 1 };
-    let (divide_by, denominator) = marshal::denominator(&loss.kernel(), request, &sizes);
+    let (divide_by, denominator) = marshal::denominator(&loss.kernel(), request, sizes);
     let ([value, values, _], divisor) = request.output.parts();
     let (grad_output, grad_scale) = request.grad_output.parts();
     let (found, ignore) = (divide_by >= BY_ROWS, Rowwise::ignore_index(loss));
     let before = LaunchArgs {
         target: target.address,
-        weight: of(weight),
+        weight: of(sizes.weight),
         workspace: on.workspace(),
         scratch,
         losses: rows as u64,
         classes: here as u64,
         inner: 1,
         pitch: here as u64,
-        each: 1,
+        each: sizes.each as u64,
         ignore_index: ignore.unwrap_or(0),
         flags: if ignore.is_some() { IGNORE } else { 0 },
         target_kind,

@@ -1,6 +1,7 @@
 //! InfoNCE through the head: the similarities of a batch are logits that are never held.
 
 use super::{LinearCrossEntropy, LinearGrads, LinearShape, Scale, matrix, product};
+use crate::cpu::mem::zeros;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len, check_option};
 use crate::loss::CrossEntropy;
@@ -228,10 +229,10 @@ impl<T: Element> InfoNceCall<'_, T> {
             self.both_ways([first, second], to, self.accumulate, of_scale_wanted.then_some(&mut of_scale))?
         } else {
             // Widened, so that what both ways add to a gradient is rounded once.
-            let mut wide = [matrix::zeros(self.first.len())?, matrix::zeros(self.second.len())?];
+            let mut wide = [zeros(self.first.len())?, zeros(self.second.len())?];
             matrix::widen(self.first, &mut wide[0]);
             matrix::widen(self.second, &mut wide[1]);
-            let own = |grad: &Option<&mut [T]>| grad.as_ref().map(|g| matrix::zeros(g.len())).transpose();
+            let own = |grad: &Option<&mut [T]>| grad.as_ref().map(|g| zeros(g.len())).transpose();
             let (mut first, mut second) = (own(&grads.first)?, own(&grads.second)?);
             let to = [first.as_deref_mut(), second.as_deref_mut()];
             let of_scale = of_scale_wanted.then_some(&mut of_scale);

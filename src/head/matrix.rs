@@ -1,14 +1,11 @@
 //! Matrices of f32, row after row: their products, and rows of storage types to and from them.
 
-use std::alloc::Layout;
-
 use gemm::Parallelism;
 use rayon::prelude::*;
 
 use crate::cpu::mem::{Dst, Mode, Src};
 use crate::cpu::simd::{Isa, Kernel, LANES, Machine};
 use crate::element::Element;
-use crate::error::{Error, Result};
 
 /// Numbers of an `f32` buffer as a matrix, perhaps transposed, perhaps of some columns of a wider one.
 #[derive(Clone, Copy)]
@@ -188,18 +185,4 @@ pub(super) fn add_columns(from: &[f32], rows: usize, to: &mut [f32]) {
             to.iter_mut().zip(&sums).for_each(|(to, sum)| *to += sum);
         }
     });
-}
-
-/// Zeros, or an error where there is no memory for them. Fresh pages come as zeros, which nobody writes before the products do.
-pub(super) fn zeros(n: usize) -> Result<Vec<f32>> {
-    let no_memory = || Error::OutOfMemory { bytes: n as u128 * 4 };
-    let layout = Layout::array::<f32>(n).map_err(|_| no_memory())?;
-    if layout.size() == 0 {
-        return Ok(Vec::new());
-    }
-    // SAFETY: it is not of size 0; the numbers are zeros, from the global allocator, of the layout of a vector of so many.
-    unsafe {
-        let data = std::alloc::alloc_zeroed(layout).cast::<f32>();
-        if data.is_null() { Err(no_memory()) } else { Ok(Vec::from_raw_parts(data, n, n)) }
-    }
 }

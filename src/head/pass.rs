@@ -3,7 +3,7 @@
 use super::matrix::{self, View};
 use super::{LinearCall, LinearGrads, LinearShape, Scale};
 use crate::call::{Call, Output, Request, Weight};
-use crate::cpu::mem::Dst;
+use crate::cpu::mem::{Dst, zeros};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::parallel::{ReduceOp, Rows, run_rows};
@@ -68,10 +68,10 @@ impl<T: Element> Pass<'_, '_, T> {
         let of_inputs = grad_input.is_some() || grad_by.is_some();
         let backward = of_inputs || grad_weight.is_some() || grad_bias.is_some();
         let size = self.chunks.tokens;
-        let mut logits = matrix::zeros(size * classes)?;
-        let mut inputs = matrix::zeros(size * hidden)?;
-        let mut grad_inputs = matrix::zeros(if of_inputs { size * hidden } else { 0 })?;
-        let mut tile = matrix::zeros(if is_f32::<T>() { 0 } else { self.chunks.classes * hidden })?;
+        let mut logits = zeros(size * classes)?;
+        let mut inputs = zeros(size * hidden)?;
+        let mut grad_inputs = zeros(if of_inputs { size * hidden } else { 0 })?;
+        let mut tile = zeros(if is_f32::<T>() { 0 } else { self.chunks.classes * hidden })?;
         // Those of a chunk.
         let (mut rows, mut targets, mut weights) =
             (Vec::with_capacity(size), Vec::with_capacity(size), Vec::with_capacity(size));
@@ -222,7 +222,7 @@ impl<T: Element> Pass<'_, '_, T> {
         extras.weight = token_weight.map(|_| Weight::PerElement(weights));
         extras.class_weight = class_weight;
         extras.grad_output = self.scale;
-        let mut chunk = losses.as_ref().map(|_| matrix::zeros(rows.len())).transpose()?;
+        let mut chunk = losses.as_ref().map(|_| zeros(rows.len())).transpose()?;
         let output = match chunk.as_deref_mut() {
             Some(losses) => Output::Unreduced { losses: Some(Dst::new(losses)), grad_output: None },
             None => Output::Reduced(Reduction::Sum),

@@ -11,7 +11,7 @@ use half::{bf16, f16};
 
 use super::cases::gpu::{Copied, Targets, cuda};
 use super::cases::tolerance::half_ulp;
-use super::{Problem, borders, close};
+use super::{Problem, borders, close, edges};
 
 pub trait Number: Element + DeviceRepr + ValidAsZeroBits + Default {}
 impl<T: Element + DeviceRepr + ValidAsZeroBits + Default> Number for T {}
@@ -182,20 +182,8 @@ fn through_nccl_it_is_the_same() {
 /// What is not a number, or not finite, does what it does on one device, and so does a class that is none.
 #[test]
 fn numbers_at_the_edge_are_those_of_one_device() {
-    let (inf, nan) = (f32::INFINITY, f32::NAN);
-    let rows: [([f32; 6], i64); 10] = [
-        ([nan; 6], -100),
-        ([-inf, -inf, 1.0, 2.0, 0.5, -1.0], 3),
-        ([-inf, -inf, 1.0, 2.0, 0.5, -1.0], 0),
-        ([-inf, nan, 1.0, 2.0, 0.5, -1.0], 3),
-        ([-inf; 6], 1),
-        ([0.0, inf, 1.0, 2.0, 0.5, -1.0], 4),
-        ([0.0, 1.0, 24.0, 2.0, 0.5, -1.0], 2),
-        ([1e30, 1e30, -1e30, 0.0, 1e30, 1e30], 0),
-        ([3e4, 3e4 + 1.0, 3e4, 3e4, 3e4, 3e4], 5),
-        ([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], 6),
-    ];
-    for (r, (logits, target)) in rows.into_iter().enumerate() {
+    let stray = ([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], 6);
+    for (r, (logits, target)) in edges().into_iter().chain([stray]).enumerate() {
         let target = [target];
         let mut want = [9.0; 6];
         let one = CrossEntropy::new().forward_backward(&logits, &target, (1, 6), Reduction::Sum, &mut want);
