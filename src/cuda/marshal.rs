@@ -110,10 +110,6 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
         target_kind,
         divide_by,
     };
-    if let Family::Sorted { softmax, present } = kernel.family {
-        // SAFETY: the caller's promise; the scratch memory is as large as the plan says.
-        return unsafe { run_sorted(&args, dtype, softmax, present, launcher) };
-    }
     let report = kernel.takes.report.filter(|_| request.report.is_asked_for());
     let file = if report.is_some() { "cross_entropy_report" } else { kernel.file };
     let mut launch = |suffix: &str, params: &Params, name: &str| {
@@ -137,7 +133,8 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
             let name = report.unwrap_or(if dense { kernel.name_dense } else { kernel.name });
             launch(if plan.columns { "_columns" } else { "" }, &kernel.params, name)
         }
-        Family::Sorted { .. } => unreachable!("its launches are others"),
+        // SAFETY: the caller's promise; the scratch memory is as large as the plan says.
+        Family::Sorted { softmax, present } => unsafe { run_sorted(&args, dtype, softmax, present, launcher) },
         Family::Regions { .. } => {
             launch("_sums", &kernel.params, kernel.name)?;
             if grad_input.is_some() { launch("_grads", &kernel.params, kernel.name) } else { Ok(()) }

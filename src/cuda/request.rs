@@ -316,12 +316,8 @@ impl Request {
     }
 
     fn check_regions(&self, kernel: &Kernel) -> Result<Sizes> {
-        self.refuse_report(kernel)?;
-        let n = self.input.len;
+        let (n, shape) = (self.input.len, self.shape_of_regions(kernel)?);
         let unsupported = |what| Error::Unsupported { loss: kernel.loss, what };
-        let shape = self.shape.ok_or(unsupported("a call without a shape"))?;
-        shape.check_input(n)?;
-        self.check_third(kernel, n)?;
         let background = usize::from(kernel.flags & super::params::NO_BACKGROUND != 0);
         if shape.classes == background {
             return Err(unsupported("leaving out the background of a single channel"));
@@ -350,13 +346,19 @@ impl Request {
         Ok(Sizes { losses: regions, dims: [shape.outer, shape.classes, shape.inner], weight, each })
     }
 
-    fn check_sorted(&self, kernel: &Kernel, softmax: bool) -> Result<Sizes> {
+    /// The shape of a loss of regions, which fits its input and its third tensor.
+    fn shape_of_regions(&self, kernel: &Kernel) -> Result<Shape> {
         self.refuse_report(kernel)?;
-        let n = self.input.len;
         let unsupported = |what| Error::Unsupported { loss: kernel.loss, what };
         let shape = self.shape.ok_or(unsupported("a call without a shape"))?;
-        shape.check_input(n)?;
-        self.check_third(kernel, n)?;
+        shape.check_input(self.input.len)?;
+        self.check_third(kernel, self.input.len)?;
+        Ok(shape)
+    }
+
+    fn check_sorted(&self, kernel: &Kernel, softmax: bool) -> Result<Sizes> {
+        let (n, shape) = (self.input.len, self.shape_of_regions(kernel)?);
+        let unsupported = |what| Error::Unsupported { loss: kernel.loss, what };
         if self.class_weight.is_some() {
             return Err(unsupported("a class weight"));
         }
