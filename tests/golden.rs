@@ -1,4 +1,4 @@
-//! Values and gradients of PyTorch, Keras, MONAI and torchvision; `tests/golden/generate.py` made them.
+//! Values and gradients of PyTorch, Keras, MONAI, torchvision and segmentation_models_pytorch; `tests/golden/generate.py` made them.
 
 use fused_loss::*;
 use serde_json::Value;
@@ -33,6 +33,11 @@ impl Case {
 
     fn word(&self, key: &str) -> &str {
         self.0["options"].get(key).map_or("", |x| x.as_str().unwrap())
+    }
+
+    /// Of the two losses of a sum.
+    fn weights(&self) -> [f32; 2] {
+        [0, 1].map(|i| number(&self.0["options"]["weights"][i]) as f32)
     }
 
     fn ignore_index(&self) -> Option<i64> {
@@ -180,6 +185,7 @@ impl Case {
     fn tversky(&self) -> TverskyLoss {
         let option = |key| self.option(key).unwrap();
         let tversky = TverskyLoss::new(option("alpha"), option("beta")).unwrap();
+        let tversky = tversky.focal(self.option("gamma").unwrap_or(1.0)).unwrap();
         let tversky = tversky.batch(self.flag("batch")).include_background(self.background());
         let tversky = tversky.smooth_nr(option("smooth_nr")).unwrap().smooth_dr(option("smooth_dr")).unwrap();
         match self.word("activation") {
@@ -202,6 +208,26 @@ impl Case {
 
     fn background(&self) -> bool {
         self.0["options"].get("include_background").is_none_or(|x| x.as_bool().unwrap())
+    }
+
+    fn task_uncertainty(&self) {
+        let [input, log_variance, upstream] = ["input", "third", "grad_output"].map(|key| self.floats(key).unwrap());
+        let mut grad = vec![0.0; input.len()];
+        let (task, loss) = if self.word("kind") == "classification" {
+            let task = TaskUncertainty::classification(log_variance[0]).unwrap();
+            let target: Vec<i64> = self.numbers("target").unwrap().into_iter().map(|t| t as i64).collect();
+            let call = CrossEntropy::new().call(&input, &target, self.shape());
+            let call = call.grad_output(upstream[0] * task.weight());
+            (task, call.forward_backward(Reduction::Mean, &mut grad).unwrap())
+        } else {
+            let task = TaskUncertainty::regression(log_variance[0]).unwrap();
+            let target = self.floats("target").unwrap();
+            let call = Mse::new().call(&input, &target).grad_output(upstream[0] * task.weight());
+            (task, call.forward_backward(Reduction::Mean, &mut grad).unwrap())
+        };
+        self.check("value", &self.numbers("value").unwrap(), &[task.value(loss)]);
+        self.check("grad_input", &self.numbers("grad_input").unwrap(), &grad);
+        self.check("grad_third", &self.numbers("grad_third").unwrap(), &[upstream[0] * task.grad(loss)]);
     }
 
     fn gan(&self) {
@@ -324,6 +350,51 @@ fn every_loss_agrees_with_the_framework_that_defines_it() {
                 c.classes(|x, t, shape| c.generalised_dice().weight(weight).call(x, t, shape));
             }
             "tversky" => c.classes(|x, t, shape| c.tversky().call(x, t, shape)),
+            "lovasz_hinge" => {
+                c.classes(|x, t, shape| LovaszHinge::new().batch(c.flag("batch")).call(x, t, shape));
+            }
+            "lovasz_softmax" => {
+                let loss = LovaszSoftmax::new().batch(c.flag("batch")).all_classes(c.flag("all_classes"));
+                let loss = loss.ignore_index(c.option("ignore_index").map(|x| x as i64));
+                c.classes(|x, t, shape| loss.call(x, t, shape));
+            }
+            "combined_regions" => {
+                let [region, other] = c.weights();
+                let cross_entropy = CrossEntropy::new().label_smoothing(or("label_smoothing", 0.0)).unwrap();
+                let loss = match (c.word("region"), c.word("beside")) {
+                    ("dice", "cross_entropy") => region * c.dice() + other * cross_entropy,
+                    ("dice", "bce_with_logits") => region * c.dice() + other * BceWithLogits::new(),
+                    ("dice", "sigmoid_focal") => {
+                        let focal = SigmoidFocal::new().alpha(c.option("alpha")).unwrap();
+                        region * c.dice() + other * focal.gamma(or("gamma", 2.0)).unwrap()
+                    }
+                    ("tversky", "cross_entropy") => region * c.tversky() + other * cross_entropy,
+                    sum => panic!("no such sum: {sum:?}"),
+                };
+                c.classes(|x, t, shape| loss.call(x, t, shape));
+            }
+            "combined" => {
+                let [first, second] = c.weights();
+                let terms = [0, 1].map(|i| c.0["options"]["terms"][i].as_str().unwrap());
+                let sum = match terms {
+                    ["mse", "mae"] => first * Mse::new() + second * Mae,
+                    ["huber", "smooth_l1"] => {
+                        let huber = Huber::new(or("delta", 1.0)).unwrap();
+                        first * huber + second * SmoothL1::new(or("beta", 1.0)).unwrap()
+                    }
+                    ["hinge", "squared_hinge"] => {
+                        first * Hinge::new().labels(c.labels()) + second * SquaredHinge::new().labels(c.labels())
+                    }
+                    ["bce_with_logits", "sigmoid_focal"] => {
+                        let focal = SigmoidFocal::new().alpha(c.option("alpha")).unwrap();
+                        let bce = BceWithLogits::new().pos_weight(or("pos_weight", 1.0)).unwrap();
+                        first * bce + second * focal.gamma(or("gamma", 2.0)).unwrap()
+                    }
+                    terms => panic!("no such sum: {terms:?}"),
+                };
+                c.elementwise(|x, t| sum.call(x, t));
+            }
+            "task_uncertainty" => c.task_uncertainty(),
             "gan" => c.gan(),
             "log_cosh" => c.elementwise(|x, t| LogCosh::new().call(x, t)),
             "quantile" => c.elementwise(|x, t| Quantile::new(or("quantile", 0.5)).unwrap().call(x, t)),
@@ -350,8 +421,7 @@ fn every_loss_agrees_with_the_framework_that_defines_it() {
                 c.dense(|x, t, shape| loss.call(x, t, &[], shape));
             }
             "combined_rows" => {
-                let weights = c.0["options"]["weights"].as_array().unwrap();
-                let [hard, soft] = [0, 1].map(|i| number(&weights[i]) as f32);
+                let [hard, soft] = c.weights();
                 let cross_entropy = CrossEntropy::new().label_smoothing(or("label_smoothing", 0.0)).unwrap();
                 let cross_entropy = cross_entropy.z_loss(or("z_loss", 0.0)).unwrap().ignore_index(c.ignore_index());
                 let loss =
@@ -392,5 +462,5 @@ fn every_loss_agrees_with_the_framework_that_defines_it() {
             other => panic!("no such loss: {other}"),
         }
     }
-    assert!(cases.len() > 250, "the file is whole");
+    assert!(cases.len() > 400, "the file is whole");
 }

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
+import elementwise
 from elementwise import keras_elementwise
 from harness import REDUCTIONS, Draw, case, reduce, source
 
@@ -94,6 +95,45 @@ def box_iou(x, t, o):
     if o.kind in rows:
         return rows[o.kind](x, t, reduction=o.reduction)
     return reduce(1 - torchvision.ops.box_iou(x, t).diagonal(), o.reduction)
+
+
+@source("w0 and w1 times two losses, each from the framework that defines it")
+def combined(x, t, o):
+    losses = [getattr(elementwise, term)(x, t, o) for term in o.terms]
+    return sum(w * loss for w, loss in zip(o.weights, losses, strict=True))
+
+
+@source("torch.nn.functional.gaussian_nll_loss, of one variance")
+def task_of_regression(x, t, o):
+    return F.gaussian_nll_loss(x, t, o.third.exp().expand(x.shape))
+
+
+@source("Kendall, Gal and Cipolla 2018, equation 10, of torch.nn.functional.cross_entropy")
+def task_of_classification(x, t, o):
+    return (torch.exp(-o.third) * F.cross_entropy(x, t) + o.third / 2).squeeze()
+
+
+def sums():
+    d, loss = Draw("combined"), "combined"
+    for r in REDUCTIONS:
+        case(f"combined_squared_absolute_{r}", combined, loss, d.logits(3, 5), d.logits(3, 5), reduction=r,
+             grad_target=True, terms=["mse", "mae"], weights=[0.75, 0.25])
+    case("combined_huber_smooth_l1", combined, loss, d.logits(3, 5), d.logits(3, 5), grad_target=True,
+         terms=["huber", "smooth_l1"], weights=[2.0, -0.5], delta=0.75, beta=0.25)
+    case("combined_hinges", combined, loss, d.full(3, 5), 2 * d.bits(3, 5) - 1, terms=["hinge", "squared_hinge"],
+         weights=[0.5, 1.5], labels="signed")
+    for r in ("mean", "none"):
+        case(f"combined_bce_focal_{r}", combined, loss, d.logits(3, 5), d.bits(3, 5), reduction=r, pos_weight=2.5,
+             alpha=0.25, gamma=2.0, terms=["bce_with_logits", "sigmoid_focal"], weights=[0.5, 2.0])
+    # The third tensor is the logarithm of the variance.
+    d, loss = Draw("task_uncertainty"), "task_uncertainty"
+    for s in (-1.5, 0.75):
+        suffix = "below_0" if s < 0 else "above_0"
+        learned = {"third": [s], "grad_third": True}
+        case(f"task_uncertainty_regression_{suffix}", task_of_regression, loss, d.logits(3, 5), d.logits(3, 5),
+             kind="regression", **learned)
+        case(f"task_uncertainty_classification_{suffix}", task_of_classification, loss, d.logits(3, 5),
+             d.labels(5, 3), kind="classification", grad_output=0.25, **learned)
 
 
 def boxes():
@@ -193,3 +233,4 @@ def cases():
     distillations()
     embeddings()
     boxes()
+    sums()

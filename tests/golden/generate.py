@@ -1,10 +1,11 @@
 """Golden values: every loss and its gradients from the framework that defines it.
 
-    pip install numpy torch torchvision keras monai
+    pip install numpy torch torchvision keras monai segmentation-models-pytorch
     python tests/golden/generate.py            # rewrites golden.json beside this file
 
 golden.json was made on a CPU with Python 3.11, torch 2.15.0, torchvision 0.29.2, keras 3.15.1 (torch
-backend), monai 1.6.1, numpy 2.4.6; its "versions" field records what the last run really used.
+backend), monai 1.6.1, segmentation_models_pytorch 0.6.0, numpy 2.4.6; its "versions" field
+records what the last run really used.
 
 How to read a case
 - Everything is computed in float64 with autograd, but each input (targets, weights and upstream
@@ -21,7 +22,12 @@ How to read a case
 - cross_entropy, z_loss and softcap: z' = cap tanh(z/cap), loss = CE(z') + z_loss logsumexp(z')^2, the
   second term unweighted; the mean divides the sum of both by the denominator of the CE alone.
 - softmax_focal: the mean divides by the number of rows that are not ignored, weights or not.
-- tversky: alpha weighs false positives, beta false negatives.
+- tversky: alpha weighs false positives, beta false negatives; with `gamma`, each region's loss is raised to
+  that power before it is reduced.
+- lovasz_hinge, lovasz_softmax: a value for each channel of each sample, or with `batch`, which is
+  per_image=False, of all samples; `all_classes` is classes="all".
+- combined, combined_regions: `weights` are those of the two losses that the options name. No alpha is None.
+- task_uncertainty: `third` is the logarithm of the variance.
 - gan: `value` is the sum of the terms of the named part, each term a mean. Nothing is detached.
 """
 
@@ -35,10 +41,12 @@ from pathlib import Path
 sys.dont_write_bytecode = True  # no __pycache__ in a Rust tree
 os.environ["KERAS_BACKEND"] = "torch"  # one autograd for all sources; must precede the imports
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["ATEN_CPU_CAPABILITY"] = "avx2"  # torch's vectors, whose length is in the last of 13 digits
 
 import keras
 import monai
 import numpy as np
+import segmentation_models_pytorch
 import torch
 import torchvision
 
@@ -48,6 +56,8 @@ import elementwise
 import region
 import rowwise
 from harness import CASES, Z
+
+SOURCES = (torch, torchvision, keras, monai, segmentation_models_pytorch, np)
 
 
 def check_identities():
@@ -88,7 +98,7 @@ def main():
     beyond.cases()
     check_identities()
     versions = {"python": platform.python_version(), "keras_backend": keras.backend.backend()}
-    versions |= {m.__name__: m.__version__ for m in (torch, torchvision, keras, monai, np)}
+    versions |= {m.__name__: m.__version__ for m in SOURCES}
     lines = ",\n".join(json.dumps(c, separators=(",", ":"), allow_nan=False) for c in CASES)
     text = f'{{"versions":{json.dumps(versions)},\n"cases":[\n{lines}\n]}}\n'
     Path(__file__).with_name("golden.json").write_text(text)

@@ -1,9 +1,18 @@
-"""Losses with sums over a region: Dice, Jaccard and Tversky."""
+"""Losses of regions: Dice, Jaccard, Tversky and Lovasz, and sums with losses of single predictions."""
+
+from unittest.mock import patch
 
 import numpy as np
-from monai.losses import DiceLoss, GeneralizedDiceLoss, TverskyLoss
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F
+from monai.losses import DiceCELoss, DiceFocalLoss, DiceLoss, GeneralizedDiceLoss, TverskyLoss
+from segmentation_models_pytorch.losses.lovasz import _lovasz_softmax
 
-from harness import REDUCTIONS, Draw, W, case, source
+from harness import REDUCTIONS, Draw, Options, W, case, reduce, source
+
+# Both losses of Lovasz and MONAI's focal loss turn float64 into float32.
+in_float64 = patch.object(torch.Tensor, "float", torch.Tensor.double)
 
 
 def monai_region(loss_class, x, t, o, **kwargs):
@@ -29,6 +38,132 @@ def generalised_dice(x, t, o):
 @source("monai.losses.TverskyLoss")
 def tversky(x, t, o):
     return monai_region(TverskyLoss, x, t, o, alpha=o.alpha, beta=o.beta)
+
+
+@source("monai.losses.TverskyLoss, each region to the power of gamma")
+def focal_tversky(x, t, o):
+    return reduce(tversky(x, t, Options(o, reduction="none")) ** o.gamma, o.reduction)
+
+
+@source("segmentation_models_pytorch.losses.TverskyLoss")
+def focal_tversky_smp(x, t, o):
+    """A channel is a region of the whole batch; the power is that of their mean, so that there is but one."""
+    assert o.batch and x.shape[1] == 1 and o.smooth_nr == o.smooth_dr
+    loss = smp.losses.TverskyLoss("binary", alpha=o.alpha, beta=o.beta, gamma=o.gamma, smooth=o.smooth_nr)
+    return loss(x, t)
+
+
+def samples_of(x, t, o):
+    """What has regions of its own."""
+    return [(x, t)] if o.batch else list(zip(x.split(1), t.split(1)))
+
+
+@source("segmentation_models_pytorch.losses.LovaszLoss")
+@in_float64
+def lovasz_hinge(x, t, o):
+    """All channels are one region there, so that it gets one at a time."""
+    if o.reduction == "mean":
+        loss = smp.losses.LovaszLoss("binary", per_image=not o.batch)
+        return torch.stack([loss(x[:, c], t[:, c]) for c in range(x.shape[1])]).mean()
+    loss = smp.losses.LovaszLoss("binary")
+    regions = [loss(x[:, c], t[:, c]) for x, t in samples_of(x, t, o) for c in range(x.shape[1])]
+    return reduce(torch.stack(regions), o.reduction)
+
+
+@source("segmentation_models_pytorch.losses.LovaszLoss")
+@in_float64
+def lovasz_softmax(x, t, o):
+    return smp.losses.LovaszLoss("multiclass", per_image=not o.batch, ignore_index=o.get("ignore_index"))(x, t)
+
+
+@source("segmentation_models_pytorch.losses.lovasz._lovasz_softmax")
+@in_float64
+def lovasz_softmax_classes(x, t, o):
+    """With the argument that LovaszLoss leaves at 'present': all classes, or one at a time."""
+    p, ignore = x.softmax(1), o.get("ignore_index")
+    if o.reduction == "mean":
+        return _lovasz_softmax(p, t, "all", not o.batch, ignore)
+    regions = [_lovasz_softmax(p, t, [c], False, ignore) * (o.get("all_classes", False) or (t == c).any())
+               for p, t in samples_of(p, t, o) for c in range(x.shape[1])]
+    return reduce(torch.stack(regions), o.reduction)
+
+
+def lambdas(o, other):
+    return {"lambda_dice": o.weights[0], f"lambda_{other}": o.weights[1], "weight": o.class_weight}
+
+
+@source("monai.losses.DiceCELoss")
+def dice_ce(x, t, o):
+    kwargs = {k: o[k] for k in ("squared_pred", "jaccard", "label_smoothing") if k in o}
+    return monai_region(DiceCELoss, x, t, o, **lambdas(o, "ce"), **kwargs)
+
+
+@source("monai.losses.DiceFocalLoss")
+@in_float64
+def dice_focal(x, t, o):
+    return monai_region(DiceFocalLoss, x, t, o, alpha=o.get("alpha"), gamma=o.gamma, **lambdas(o, "focal"))
+
+
+@source("monai.losses.TverskyLoss and torch.nn.functional.cross_entropy")
+def tversky_ce(x, t, o):
+    return o.weights[0] * tversky(x, t, o) + o.weights[1] * F.cross_entropy(x, t, reduction=o.reduction)
+
+
+def lovasz():
+    d, f, loss = Draw("lovasz_hinge"), lovasz_hinge, "lovasz_hinge"
+    # Logits of all bits: where errors are equal, the gradient is the order's.
+    case("lovasz_hinge_known", f, loss, [[[2.0, 0.5, -2.0]]], [[[0.0, 1, 0]]], batch=False, expect=1.75,
+         expect_grad=[0.5, -0.5, 0])
+    for batch in (False, True):
+        for r in REDUCTIONS:
+            case(f"lovasz_hinge_{'batch_' if batch else ''}{r}", f, loss, d.full(2, 2, 2, 4), d.bits(2, 2, 2, 4),
+                 reduction=r, batch=batch)
+    case("lovasz_hinge_37_f32", f, loss, d.full(1, 1, 37), d.bits(1, 1, 37), batch=False, grad_output=65536.0)
+    case("lovasz_hinge_empty_mask", f, loss, d.full(1, 1, 2, 3), np.zeros((1, 1, 2, 3)), batch=False)
+    case("lovasz_hinge_full_mask", f, loss, d.full(1, 1, 2, 3), np.ones((1, 1, 2, 3)), batch=False)
+
+    d, f, every, loss = Draw("lovasz_softmax"), lovasz_softmax, lovasz_softmax_classes, "lovasz_softmax"
+    for batch in (True, False):  # of four classes, one or more occur nowhere
+        suffix = "" if batch else "_samples"
+        labels = lambda **ignored: d.labels(3, 2, 2, 2, **ignored)
+        case(f"lovasz_softmax{suffix}_mean", f, loss, d.full(2, 4, 2, 2), labels(), batch=batch)
+        case(f"lovasz_softmax{suffix}_ignored_mean", f, loss, d.full(2, 4, 2, 2), labels(ignore=255), batch=batch,
+             ignore_index=255, grad_output=0.25)
+        case(f"lovasz_softmax{suffix}_all_mean", every, loss, d.full(2, 4, 2, 2), labels(), batch=batch,
+             all_classes=True)
+        case(f"lovasz_softmax{suffix}_all_ignored_sum", every, loss, d.full(2, 4, 2, 2), labels(ignore=1),
+             reduction="sum", batch=batch, all_classes=True, ignore_index=1)
+        case(f"lovasz_softmax{suffix}_none", every, loss, d.full(2, 4, 2, 2), labels(), reduction="none", batch=batch)
+    case("lovasz_softmax_37_f32", f, loss, d.full(1, 2, 37, 1, scale=4), d.labels(2, 1, 37, 1), batch=True,
+         grad_output=65536.0)
+
+
+def sums():
+    d, loss, s = Draw("combined_regions"), "combined_regions", {"smooth_nr": 1e-5, "smooth_dr": 1e-5}
+    of = lambda region, beside, activation, *weights: {"region": region, "beside": beside, "activation": activation,
+                                                       "weights": list(weights)} | s
+    ce = of("dice", "cross_entropy", "softmax", 0.75, 1.5)
+    for r in ("mean", "sum"):
+        case(f"dice_ce_{r}", dice_ce, loss, d.logits(2, 3, 2, 3), d.labels(3, 2, 2, 3), reduction=r, **ce)
+    # Without the first class, its weight too is not Dice's, but it is that of cross-entropy.
+    case("dice_ce_weight_no_background", dice_ce, loss, d.logits(2, 3, 2, 3), d.labels(3, 2, 2, 3), class_weight=W,
+         include_background=False, **ce)
+    everything = {"batch": True, "squared_pred": True, "jaccard": True, "label_smoothing": 0.125, "class_weight": W}
+    case("dice_ce_everything", dice_ce, loss, d.logits(2, 3, 2, 3), d.labels(3, 2, 2, 3), grad_output=0.25,
+         **everything, **ce)
+    case("dice_ce_dense_everything", dice_ce, loss, d.logits(2, 3, 2, 3), d.rows(2, 3, 2, 3), **everything, **ce)
+    case("dice_ce_one_channel", dice_ce, loss, d.logits(2, 1, 2, 4), d.bits(2, 1, 2, 4),
+         **of("dice", "bce_with_logits", "sigmoid", 1.0, 0.5))
+
+    focal = of("dice", "sigmoid_focal", "sigmoid", 0.75, 1.5)
+    for alpha, gamma in ((None, 2.0), (0.25, 2.0), (0.75, 1.5)):
+        name = f"dice_focal_alpha_{alpha}_gamma_{gamma}".replace(".", "_").lower()
+        case(name, dice_focal, loss, d.logits(2, 3, 2, 3), d.bits(2, 3, 2, 3), gamma=gamma, **focal,
+             **({} if alpha is None else {"alpha": alpha}))
+    case("dice_focal_index_no_background", dice_focal, loss, d.logits(2, 3, 2, 3), d.labels(3, 2, 2, 3), gamma=2.0,
+         include_background=False, batch=True, grad_output=0.25, **focal)
+    case("tversky_ce", tversky_ce, loss, d.logits(2, 3, 2, 3), d.labels(3, 2, 2, 3), alpha=0.25, beta=0.75,
+         **of("tversky", "cross_entropy", "softmax", 0.5, 2.0))
 
 
 def cases():
@@ -77,6 +212,14 @@ def cases():
          alpha=0.25, beta=0.75, include_background=False, smooth_nr=1.0, smooth_dr=1.0)
     case("tversky_batch", f, loss, d.logits(3, 2, 5), d.bits(3, 2, 5), activation="sigmoid", alpha=0.75, beta=0.5,
          batch=True, grad_output=0.25, **s)
+    d = Draw("focal_tversky")
+    for gamma in (0.75, 2.0):
+        case(f"tversky_focal_{gamma}".replace(".", "_"), focal_tversky, loss, d.logits(2, 2, 2, 3), d.bits(2, 2, 2, 3),
+             activation="sigmoid", alpha=0.75, beta=0.25, gamma=gamma, **s)
+        case(f"tversky_focal_{gamma}_one_channel".replace(".", "_"), focal_tversky_smp, loss, d.logits(2, 1, 2, 3),
+             d.bits(2, 1, 2, 3), activation="sigmoid", batch=True, alpha=0.25, beta=0.75, gamma=gamma, **s)
+    case("tversky_focal_none", focal_tversky, loss, d.logits(2, 3, 2, 2), d.labels(3, 2, 2, 2), reduction="none",
+         activation="softmax", alpha=0.25, beta=0.75, gamma=1.25, **s)
 
     d, f, loss = Draw("generalised_dice"), generalised_dice, "generalised_dice"
     for w_type in ("square", "simple", "uniform"):
@@ -90,3 +233,6 @@ def cases():
     # A channel without targets.
     case("generalised_dice_empty_channel", f, loss, d.probs(1, 3, 4), [[[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 1.0]]],
          w_type="square", **s)
+
+    lovasz()
+    sums()
