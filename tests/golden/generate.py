@@ -1,10 +1,10 @@
 """Golden values: every loss and its gradients from the framework that defines it.
 
-    pip install numpy torch torchvision keras monai segmentation-models-pytorch
+    pip install numpy torch torchvision keras monai segmentation-models-pytorch open-clip-torch
     python tests/golden/generate.py            # rewrites golden.json beside this file
 
 golden.json was made on a CPU with Python 3.11, torch 2.15.0, torchvision 0.29.2, keras 3.15.1 (torch
-backend), monai 1.6.1, segmentation_models_pytorch 0.6.0, numpy 2.4.6; its "versions" field
+backend), monai 1.6.1, segmentation_models_pytorch 0.6.0, open_clip 3.3.0, numpy 2.4.6; its "versions" field
 records what the last run really used.
 
 How to read a case
@@ -28,6 +28,8 @@ How to read a case
   per_image=False, of all samples; `all_classes` is classes="all".
 - combined, combined_regions: `weights` are those of the two losses that the options name. No alpha is None.
 - task_uncertainty: `third` is the logarithm of the variance.
+- linear_cross_entropy, info_nce (read by tests/head): a gradient for each tensor; `shape` is tokens, hidden,
+  classes, or pairs, candidates, hidden; `both` is for both ways.
 - gan: `value` is the sum of the terms of the named part, each term a mean. Nothing is detached.
 """
 
@@ -46,6 +48,7 @@ os.environ["ATEN_CPU_CAPABILITY"] = "avx2"  # torch's vectors, whose length is i
 import keras
 import monai
 import numpy as np
+import open_clip
 import segmentation_models_pytorch
 import torch
 import torchvision
@@ -53,11 +56,12 @@ import torchvision
 import adversarial
 import beyond
 import elementwise
+import head
 import region
 import rowwise
 from harness import CASES, Z
 
-SOURCES = (torch, torchvision, keras, monai, segmentation_models_pytorch, np)
+SOURCES = (torch, torchvision, keras, monai, segmentation_models_pytorch, open_clip, np)
 
 
 def check_identities():
@@ -96,6 +100,7 @@ def main():
     region.cases()
     adversarial.cases()
     beyond.cases()
+    head.cases()
     check_identities()
     versions = {"python": platform.python_version(), "keras_backend": keras.backend.backend()}
     versions |= {m.__name__: m.__version__ for m in SOURCES}

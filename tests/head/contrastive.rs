@@ -1,9 +1,10 @@
-//! InfoNCE against its definition in f64, and against PyTorch.
+//! InfoNCE against its definition in f64, and against open_clip and PyTorch.
 
 use fused_loss::head::{InfoNce, InfoNceGrads, InfoNceShape};
 use fused_loss::{Element, Error};
 use half::{bf16, f16};
 
+use super::golden::{self, Case};
 use super::problem::close;
 
 /// Value, and gradients for both batches and the scale.
@@ -131,18 +132,26 @@ fn bf16_is_the_definition() {
     check::<bf16>(f64::powi(2.0, -8));
 }
 
-/// open_clip's `ClipLoss` of PyTorch 2.15 in f64: `z = s * x @ y.T`, and half the cross-entropies of `z` and of `z.T`.
+/// A golden case: the loss, both batches, their shape and the scale.
+fn recorded(case: &Case) -> (InfoNce, Vec<f32>, Vec<f32>, InfoNceShape, f32) {
+    let loss = if case.flag("both") { InfoNce::new() } else { InfoNce::one_way() };
+    let loss = loss.label_smoothing(case.option("label_smoothing").unwrap_or(0.0) as f32).unwrap();
+    let [first, second, scale] = ["first", "second", "scale"].map(|key| case.floats(key).unwrap());
+    (loss, first, second, case.shape().into(), scale[0])
+}
+
 #[test]
-fn pytorch_gives_the_same() {
-    let x = [0.5f32, -1.0, 2.0, 1.5, 0.25, -0.75];
-    let y = [1.0f32, 0.5, -0.25, -1.5, 0.75, 1.25];
-    let (mut first, mut second, mut scale) = ([0.0; 6], [0.0; 6], 0.0);
-    let grads = InfoNceGrads { first: Some(&mut first), second: Some(&mut second), scale: Some(&mut scale) };
-    let value = InfoNce::new().call(&x, &y, (3, 2)).scale(2.0).forward_backward(grads).unwrap();
-    close("value", &[PYTORCH.0], &[value], 1e-6);
-    close("first", &PYTORCH.1, &first, 1e-6);
-    close("second", &PYTORCH.2, &second, 1e-6);
-    close("scale", &[PYTORCH.3], &[scale], 1e-6);
+fn open_clip_and_pytorch_give_the_same() {
+    for case in golden::cases("info_nce") {
+        let (loss, x, y, shape, scale) = recorded(&case);
+        let (mut first, mut second, mut of_scale) = (vec![f32::NAN; x.len()], vec![f32::NAN; y.len()], f32::NAN);
+        let grads = InfoNceGrads { first: Some(&mut first), second: Some(&mut second), scale: Some(&mut of_scale) };
+        let call = loss.call(&x, &y, shape).scale(scale).grad_output(4.0);
+        case.check("value", &[call.forward_backward(grads).unwrap()], golden::HERE);
+        case.check("grad_first", &first, golden::HERE);
+        case.check("grad_second", &second, golden::HERE);
+        case.check("grad_scale", &[of_scale], golden::HERE);
+    }
 }
 
 #[test]
@@ -188,27 +197,6 @@ fn bad_calls_are_refused() {
     assert_eq!((short, scale), ([7.0; 5], 7.0));
     assert!(InfoNce::new().call::<f32>(&[], &[], (0, 3)).forward().unwrap().is_nan());
 }
-
-const PYTORCH: (f64, [f64; 6], [f64; 6], f64) = (
-    6.91648245505272,
-    [
-        -0.7746451444380297,
-        -1.1090781130143958,
-        1.0160210339548619,
-        1.9428402971859389,
-        -0.5687159332929236,
-        -1.4297908259473084,
-    ],
-    [
-        0.4947614360012498,
-        1.2316750861214565,
-        -0.966167371784782,
-        -1.8374891106111932,
-        1.021649644560044,
-        1.378888375421014,
-    ],
-    3.2991110953106317,
-);
 
 #[cfg(feature = "cuda")]
 mod gpu {
@@ -311,6 +299,19 @@ mod gpu {
     #[test]
     fn bf16_is_the_definition_on_a_gpu() {
         check::<bf16>(f64::powi(2.0, -8));
+    }
+
+    #[test]
+    fn open_clip_and_pytorch_give_the_same_on_a_gpu() {
+        let Some(cuda) = cuda() else { return };
+        for case in golden::cases("info_nce") {
+            let (loss, x, y, shape, scale) = recorded(&case);
+            let got = backward(cuda, (loss, &x, &y, shape), (scale, false, None)).unwrap();
+            case.check("value", &[got.value], golden::ON_A_GPU);
+            case.check("grad_first", &got.first, golden::ON_A_GPU);
+            case.check("grad_second", &got.second, golden::ON_A_GPU);
+            case.check("grad_scale", &[got.scale], golden::ON_A_GPU);
+        }
     }
 
     #[test]

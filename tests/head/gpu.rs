@@ -5,6 +5,7 @@ use fused_loss::{Cuda, DeviceMut, Element, Error, Reduction, Result, Target};
 use half::{bf16, f16};
 
 use super::cases::gpu::{Copied, Targets, cuda};
+use super::golden;
 use super::problem::{Problem, close};
 use fused_loss::cudarc::driver::{DeviceRepr, ValidAsZeroBits, sys};
 
@@ -182,6 +183,21 @@ fn bf16_is_the_definition() {
 }
 
 /// More classes than a block keeps, more tokens than a chunk; and the same bits again.
+#[test]
+fn pytorch_gives_the_same_on_a_gpu() {
+    let Some(cuda) = cuda() else { return };
+    for case in golden::cases("linear_cross_entropy") {
+        let problem = case.problem();
+        let got = backward(cuda, &problem, &head(&problem, 1 << 20));
+        case.check("value", &[got.value], golden::ON_A_GPU);
+        case.check("grad_input", &got.input, golden::ON_A_GPU);
+        case.check("grad_weight", &got.weight, golden::ON_A_GPU);
+        if problem.bias.is_some() {
+            case.check("grad_bias", &got.bias, golden::ON_A_GPU);
+        }
+    }
+}
+
 #[test]
 fn large_heads_are_those_of_the_cpu() {
     let Some(cuda) = cuda() else { return };
