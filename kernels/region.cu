@@ -7,8 +7,9 @@
 //
 //     dl/dp = (s (union_i t + k union_p p^(k - 1)) - overlap t) / D
 //
-// times w_c and the derivative of the activation: none, sigmoid, or softmax over the channels. With a softmax cross-entropy may be
-// computed beside it, with a sigmoid binary cross-entropy or focal loss, from the same activation, `src/loss/combine/regions.rs`.
+// times w_c and the derivative of the activation: none, sigmoid, or softmax over the channels. With a softmax cross-entropy or its focal
+// form may be computed beside it, with a sigmoid binary cross-entropy or its focal form, from the same activation,
+// `src/loss/combine/regions.rs`.
 #include "bce.cuh"
 #include "sigmoid_focal.cuh"
 #include "skeleton/region_channels.cuh"
@@ -29,8 +30,15 @@ template <class T> FL void cross_entropy_grads(const LaunchArgs& a, const DiceCr
     softmax_grads<T>(a, p.region, BesideCrossEntropy{{p.weights[0], p.weights[1]}, p.smoothing, p.z_loss});
 }
 
+template <class T> FL void focal_sums(const LaunchArgs& a, const DiceFocalParams& p) {
+    softmax_sums<T>(a, p.region, BesideFocal{{p.weights[0], p.weights[1]}, p.gamma});
+}
+template <class T> FL void focal_grads(const LaunchArgs& a, const DiceFocalParams& p) {
+    softmax_grads<T>(a, p.region, BesideFocal{{p.weights[0], p.weights[1]}, p.gamma});
+}
+
 struct BesideLogits {
-    static constexpr bool ANY = true, CROSS_ENTROPY = false, LOGITS = true;
+    static constexpr bool ANY = true, POSITIONS = false, LOGITS = true;
     float weights[2]; // of the region loss, and of this
     uint32_t kind;
     float a, b, c;
@@ -63,6 +71,8 @@ template <class T> FL void logits_grads(const LaunchArgs& a, const DiceLogitsPar
     REGION_KERNEL(softmax_grads, alone_grads, dtype, T, DiceParams, 3)                                  \
     REGION_KERNEL(cross_entropy_sums, cross_entropy_sums, dtype, T, DiceCrossEntropyParams, 2)          \
     REGION_KERNEL(cross_entropy_grads, cross_entropy_grads, dtype, T, DiceCrossEntropyParams, 2)        \
+    REGION_KERNEL(focal_sums, focal_sums, dtype, T, DiceFocalParams, 2)                                 \
+    REGION_KERNEL(focal_grads, focal_grads, dtype, T, DiceFocalParams, 2)                               \
     REGION_KERNEL(logits_sums, logits_sums, dtype, T, DiceLogitsParams, 2)                              \
     REGION_KERNEL(logits_grads, logits_grads, dtype, T, DiceLogitsParams, 2)
 REGION(f32, float)

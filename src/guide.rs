@@ -95,7 +95,7 @@
 //! [`DiceLoss`](crate::DiceLoss) looks at overlap, so that a small region counts as much as a large one; pixel-wise
 //! [`CrossEntropy`](crate::CrossEntropy) has the smoother gradient early on. Their sum is what most use, and is one pass here:
 //! `0.5 * DiceLoss::new().softmax() + 0.5 * CrossEntropy::new()`; where channels do not exclude each other,
-//! `DiceLoss::new().sigmoid() + SigmoidFocal::new()`.
+//! `DiceLoss::new().sigmoid() + SigmoidFocal::new()`, and where most pixels are easy `DiceLoss::new().softmax() + SoftmaxFocal::new()`.
 //!
 //! * Without `.sigmoid()` or `.softmax()` the input is taken for probabilities.
 //! * `smooth` is 1, so that a region that is empty on both sides is perfect. MONAI's default is 1e-5, which is harsher on small ones.

@@ -599,4 +599,14 @@ params! {
         /// Factor of the squared log-sum-exp.
         z_loss: f32,
     }
+
+    /// Dice and its kin as above, with focal loss of the same softmax beside it.
+    struct DiceFocalParams {
+        /// Of Dice.
+        region: DiceParams,
+        /// What the two are multiplied by.
+        weights: [f32; 2],
+        /// The exponent.
+        gamma: f32,
+    }
 }

@@ -368,6 +368,9 @@ fn every_loss_agrees_with_the_framework_that_defines_it() {
                         let focal = SigmoidFocal::new().alpha(c.option("alpha")).unwrap();
                         region * c.dice() + other * focal.gamma(or("gamma", 2.0)).unwrap()
                     }
+                    ("dice", "softmax_focal") => {
+                        region * c.dice() + other * SoftmaxFocal::new().gamma(or("gamma", 2.0)).unwrap()
+                    }
                     ("tversky", "cross_entropy") => region * c.tversky() + other * cross_entropy,
                     sum => panic!("no such sum: {sum:?}"),
                 };

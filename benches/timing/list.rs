@@ -3,6 +3,7 @@
 use fused_loss::{LovaszHinge, LovaszSoftmax};
 
 use super::cases::draw::Dims;
+use super::cases::job::AnyLoss;
 use super::cases::textbook::{Activation, Overlap, RegionOptions};
 use super::cases::{self, Case, Dense, Family, Targets};
 
@@ -45,7 +46,7 @@ pub const ELEMENTWISE: [&str; 33] = [
 pub const SIZES: [usize; 4] = [1 << 12, 1 << 16, 1 << 20, 1 << 24];
 
 /// ... and those with classes, at these shapes.
-pub const SHAPED: [(&str, &[OuterClassesInner]); 22] = [
+pub const SHAPED: [(&str, &[OuterClassesInner]); 25] = [
     (
         "cross_entropy",
         &[
@@ -76,6 +77,9 @@ pub const SHAPED: [(&str, &[OuterClassesInner]); 22] = [
     ("dice[index+softmax", &[(4, 4, 1 << 20)]),
     ("tversky[", &[(4, 4, 1 << 20)]),
     ("generalised_dice[square][sigmoid", &[(4, 4, 1 << 20)]),
+    (COMBINED[0].0, &[(4, 4, 1 << 20)]),
+    (COMBINED[1].0, &[(4, 4, 1 << 20)]),
+    (COMBINED[2].0, &[(4, 4, 1 << 20)]),
     (LOVASZ[0], &[(4, 4, 1 << 16)]),
     (LOVASZ[1], &[(4, 4, 1 << 16)]),
 ];
@@ -122,9 +126,20 @@ pub type OuterClassesInner = (usize, usize, usize);
 
 const DENSE_DICE: &str = "dice[sigmoid]";
 const LOVASZ: [&str; 2] = ["lovasz_hinge", "lovasz_softmax"];
+/// Sums of Dice and another loss of the same logits, and their terms.
+const COMBINED: [(&str, [&str; 2]); 3] = [
+    ("combined_regions[dice+cross_entropy]", ["dice[index+softmax", "cross_entropy"]),
+    ("combined_regions[dice+softmax_focal]", ["dice[index+softmax", "softmax_focal[gamma=2"]),
+    ("combined_regions[dice+sigmoid_focal]", [DENSE_DICE, "sigmoid_focal[gamma=2"]),
+];
 
-/// The case table; Dice with a target for every element, as it is most used: in the table the options of a case take turns; and Lovász's, which
-/// the table does not have, for numerical differentiation would cross from one order of errors to another.
+/// The terms of a loss whose value is their sum, each reduced by itself, so that it has no definition of its own in the table.
+pub fn terms(case: &Case) -> Option<[&'static str; 2]> {
+    COMBINED.iter().find(|(name, _)| *name == case.name).map(|&(_, terms)| terms)
+}
+
+/// The case table; Dice with a target for every element, as it is most used: in the table the options of a case take turns; Lovász's, which
+/// the table does not have, for numerical differentiation would cross from one order of errors to another; and sums of Dice and another.
 pub fn table() -> Vec<Case> {
     let mut table = cases::table();
     let dice = table.iter().find(|c| c.name.starts_with("dice[index+sigmoid")).expect("Dice is there");
@@ -146,6 +161,19 @@ pub fn table() -> Vec<Case> {
     let targets = Targets::Dense(Dense::Paired);
     let dense = Case { name: DENSE_DICE.into(), family, targets, loss: dice.loss, third: None, ..*dice };
     table.extend([dense, hinge, softmax]);
+    for (name, terms) in COMBINED {
+        let [region, other] = terms.map(|name| find(&table, name).expect("terms are in the table"));
+        let loss = match (region.loss, other.loss) {
+            (AnyLoss::DiceLoss(dice), AnyLoss::CrossEntropy(other)) => dice + other,
+            (AnyLoss::DiceLoss(dice), AnyLoss::SoftmaxFocal(other)) => dice + other,
+            (AnyLoss::DiceLoss(dice), AnyLoss::SigmoidFocal(other)) => dice + other,
+            _ => unreachable!("those are the kinds of terms"),
+        };
+        let Family::Regions { draw, options } = region.family else { panic!("Dice has regions") };
+        let family = Family::Regions { draw, options };
+        let targets = if name == COMBINED[2].0 { Targets::Dense(Dense::Paired) } else { Targets::Index };
+        table.push(Case { name: name.into(), loss: loss.into(), family, targets, third: None, ..*region });
+    }
     table
 }
 

@@ -198,6 +198,7 @@ typedef enum {
   FL_TERM_TVERSKY = 12,
   FL_TERM_CROSS_ENTROPY = 13,
   FL_TERM_DISTILLATION = 14,
+  FL_TERM_SOFTMAX_FOCAL = 15,
 } fl_term_loss;
 
 // Where losses are computed: the CPU, or a stream of a GPU with the kernels and the little memory that they need between
@@ -949,10 +950,10 @@ fl_status fl_lovasz_softmax(const fl_handle *handle,
                             const fl_call *call);
 
 // A weighted sum of losses of the same input and target, in one pass and one launch: of element-wise losses, at most four; of Dice or
-// Tversky, and cross-entropy after a softmax or one of `FL_TERM_BCE_WITH_LOGITS` and `FL_TERM_SIGMOID_FOCAL` after a sigmoid; of
-// cross-entropy and distillation, whose teacher is `third` of the call. `terms` of the call is as long as there are terms, and gets
-// their values in their order; but Dice or Tversky comes first, and cross-entropy with distillation has three: its value, its z-loss,
-// the distillation.
+// Tversky, and one of `FL_TERM_CROSS_ENTROPY` and `FL_TERM_SOFTMAX_FOCAL` after a softmax, or of `FL_TERM_BCE_WITH_LOGITS` and
+// `FL_TERM_SIGMOID_FOCAL` after a sigmoid; of cross-entropy and distillation, whose teacher is `third` of the call. `terms` of the call
+// is as long as there are terms, and gets their values in their order; but Dice or Tversky comes first, and cross-entropy with
+// distillation has three: its value, its z-loss, the distillation.
 fl_status fl_sum(const fl_handle *handle,
                  const fl_term *terms,
                  size_t count,

@@ -36,18 +36,10 @@ struct RegionSums {
     }
 };
 
-// What is computed beside the region loss from the same activation: nothing; of a softmax cross-entropy; of a sigmoid a loss of each
-// logit, which is `BesideLogits` in `region.cu`.
+// What is computed beside the region loss from the same activation: nothing; of a softmax a loss of each position, in
+// `region_softmax.cuh`; of a sigmoid a loss of each logit, which is `BesideLogits` in `region.cu`.
 struct Alone {
-    static constexpr bool ANY = false, CROSS_ENTROPY = false, LOGITS = false;
-};
-struct BesideCrossEntropy {
-    static constexpr bool ANY = true, CROSS_ENTROPY = true, LOGITS = false;
-    float weights[2]; // of the region loss, and of this
-    float smoothing, z_loss;
-
-    // The weight that the target puts on a class whose own weight is w.
-    FL float weight(float w, float t, uint64_t classes) const { return w * (t * (1.0f - smoothing) + smoothing / float(classes)); }
+    static constexpr bool ANY = false, POSITIONS = false, LOGITS = false;
 };
 
 // How a launch is dealt out.

@@ -66,7 +66,7 @@ __all__ = [
 ]
 
 
-ELEMENTS = [name for name in TERMS if name not in ("dice", "tversky", "cross_entropy", "distillation")]
+ELEMENTS = [name for name in TERMS if name not in ("dice", "tversky", "cross_entropy", "distillation", "softmax_focal")]
 
 
 def _tensor(name, tensor, like=None):
@@ -553,22 +553,31 @@ def dice_focal_loss(
     lambda_focal=1.0,
     gamma=2.0,
     alpha=None,
+    activation="sigmoid",
     smooth_nr=1e-5,
     smooth_dr=1e-5,
     batch=False,
     include_background=True,
     squared_pred=False,
     jaccard=False,
+    weight=None,
     reduction="mean",
     return_terms=False,
 ):
-    """`lambda_dice` times Dice after a sigmoid and `lambda_focal` times sigmoid focal, in one pass: MONAI's `DiceFocalLoss(sigmoid=True)`.
+    """`lambda_dice` times Dice and `lambda_focal` times focal loss of the same logits, in one pass: MONAI's `DiceFocalLoss`.
 
-    With `return_terms`, also the values of dice and sigmoid_focal by their names, without the factors.
+    `activation` is sigmoid, with masks of the input's shape and `alpha`, or softmax, with class indices and `weight` for each channel.
+    (MONAI's softmax focal loss also divides by the channels.) With `return_terms`, also the values of dice and sigmoid_focal or
+    softmax_focal by their names, without the factors.
     """
-    dice, regions = _dice_options(smooth_nr, smooth_dr, squared_pred, jaccard), ("sigmoid", batch, include_background)
-    other, factors = ("sigmoid_focal", {"gamma": gamma, "alpha": -1.0 if alpha is None else alpha}), (lambda_dice, lambda_focal)
-    return _dice_and(*other, input, target, factors, dice, regions, reduction, None, return_terms)
+    if activation not in ("sigmoid", "softmax"):
+        raise ValueError(f"activation: expected sigmoid or softmax, got {activation!r}")
+    if activation == "softmax" and alpha is not None:
+        raise ValueError("alpha: expected None with a softmax, whose classes are weighed by weight")
+    dice, regions = _dice_options(smooth_nr, smooth_dr, squared_pred, jaccard), (activation, batch, include_background)
+    options = {"gamma": gamma} if activation == "softmax" else {"gamma": gamma, "alpha": -1.0 if alpha is None else alpha}
+    other, factors = (f"{activation}_focal", options), (lambda_dice, lambda_focal)
+    return _dice_and(*other, input, target, factors, dice, regions, reduction, weight, return_terms)
 
 
 def tversky_loss(

@@ -434,6 +434,17 @@ class Sums(Compare):
         }
         self.terms(F.dice_focal_loss(x, mask, alpha=0.25, return_terms=True), own)
 
+        def softmax(x):
+            cost = P.cross_entropy(x, index, reduction="none")
+            return dice(x.softmax(1), hot.to(x.dtype)) + 0.5 * ((1 - torch.exp(-cost)) ** 2 * cost).mean()
+
+        self.same(lambda x: F.dice_focal_loss(x, index, lambda_focal=0.5, activation="softmax"), softmax, x)
+        own = {
+            "dice": F.dice_loss(x, index, activation="softmax", smooth_nr=1e-5, smooth_dr=1e-5),
+            "softmax_focal": F.softmax_focal_loss(x, index, reduction="mean"),
+        }
+        self.terms(F.dice_focal_loss(x, index, activation="softmax", return_terms=True), own)
+
     def test_a_teacher(self):
         index = classes(5, 7, seed=49)
         value, terms = F.cross_entropy_distillation(self.x, index, self.t, weights=(0.5, 2.0), z_loss=0.1, return_terms=True)
@@ -453,6 +464,10 @@ class Sums(Compare):
             F.combined_loss(x, t, {"huber": (1.0, {"delte": 1.0})})
         with self.assertRaisesRegex(ValueError, "reduction: expected mean or sum, got 'none'"):
             F.dice_ce_loss(rand(2, 3, 4), classes(3, 2, 4), reduction="none")
+        with self.assertRaisesRegex(ValueError, "alpha: expected None with a softmax"):
+            F.dice_focal_loss(rand(2, 3, 4), classes(3, 2, 4), activation="softmax", alpha=0.25)
+        with self.assertRaisesRegex(fused_loss.FusedLossError, "a target of this kind is not supported"):
+            F.dice_focal_loss(rand(2, 3, 4), rand(2, 3, 4), activation="softmax")
         with self.assertRaisesRegex(fused_loss.FusedLossError, "without a reduction"):
             F.combined_loss(x, t, {"mse": 1.0}, reduction="none", return_terms=True)
 

@@ -116,7 +116,7 @@ words! {
     NoParams MseParams HuberParams SmoothL1Params QuantileParams PoissonNllParams GaussianNllParams MarginRankingParams DpoParams
     JsdParams BoxIouParams CosineEmbeddingParams TripletMarginParams BceParams BceWithLogitsParams HingeParams KlDivProbsParams
     SigmoidFocalParams GanTermParams CrossEntropyParams CombinedRowsParams CrossEntropyProbsParams SoftmaxFocalParams
-    DistillationParams MultiMarginParams GradientPenaltyParams DiceParams TermsParams DiceCrossEntropyParams DiceLogitsParams HeadParams VocabParams SortParams
+    DistillationParams MultiMarginParams GradientPenaltyParams DiceParams TermsParams DiceCrossEntropyParams DiceFocalParams DiceLogitsParams HeadParams VocabParams SortParams
 }
 
 impl Params {
@@ -256,6 +256,11 @@ impl Kernel {
     pub(crate) fn beside(self, name: &'static str, class_weight: bool, params: impl Words, terms: Terms) -> Self {
         let (params, takes) = (Params::new(params), Takes { class_weight, ..self.takes });
         Kernel { name, name_dense: name, params, takes, terms: Some(terms), ..self }
+    }
+
+    /// The same of class indices alone.
+    pub(crate) fn of_indices(self) -> Self {
+        Kernel { takes: Takes { dense: false, ..self.takes }, ..self }
     }
 
     /// Of a sum of element-wise losses.

@@ -340,6 +340,7 @@ impl Request {
         let (weight, each) = self.weights(regions)?;
         match self.targets {
             Targets::Nothing => return Err(unsupported("a call without targets")),
+            Targets::Dense(_) if !kernel.takes.dense => return Err(unsupported("a target of this kind")),
             Targets::Dense(t) => check_len("target", n, t.len)?,
             indices => check_len("target", shape.rows(), indices.parts().1.len)?,
         }

@@ -11,7 +11,7 @@ mod cross_entropy_probs;
 mod custom;
 mod dice;
 mod dpo;
-mod focal;
+pub(crate) mod focal;
 mod gan;
 mod gaussian_nll;
 mod hinge;

@@ -202,7 +202,7 @@ any_loss! {
         RelativisticPair Combined Custom LogCosh Quantile PoissonNll SoftMargin;
     of_three: GaussianNll MarginRanking Dpo;
     classes: CrossEntropy CrossEntropyProbs Nll SoftmaxFocal CategoricalHinge MultiMargin Distillation DiceLoss
-        TverskyLoss GeneralizedDiceLoss Jsd BoxIou LovaszHinge LovaszSoftmax;
+        TverskyLoss GeneralizedDiceLoss CombinedRegions Jsd BoxIou LovaszHinge LovaszSoftmax;
     rows_of_three: CosineEmbedding TripletMargin;
     classes_and_third: CombinedRows;
 }

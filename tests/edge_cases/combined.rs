@@ -317,6 +317,92 @@ fn check_logits<T: Element>(
     }
 }
 
+/// A sum of Dice and softmax focal loss against the two one after the other.
+fn check_focal<T: Element + PartialEq>(
+    (dice, focal): (DiceLoss, SoftmaxFocal),
+    (dims, weigh): ([usize; 3], bool),
+    reduction: Reduction,
+    half_ulp: f32,
+) {
+    let [n, c, inner] = dims;
+    let sum = 0.5 * dice + 2.0 * focal;
+    let what = format!("{sum:?} {dims:?} {reduction:?} {}", T::NAME);
+    let mut random = Random((n * c * inner + 2) as u64);
+    let x: Vec<T> = random.floats(n * c * inner, -9.0, 9.0).into_iter().map(T::from_f32).collect();
+    let classes: Vec<u8> = (0..n * inner).map(|_| random.below(c) as u8).collect();
+    let w = random.floats(c, 0.25, 2.0);
+    let (mut terms, mut grad) = ([f32::NAN; 2], vec![T::from_f32(f32::NAN); x.len()]);
+    let call = || {
+        let call = sum.call(&x, &classes, dims).grad_output(UPSTREAM);
+        if weigh { call.class_weight(&w) } else { call }
+    };
+    let value = call().terms(&mut terms).forward_backward(reduction, &mut grad).unwrap();
+    assert_eq!(call().forward(reduction).unwrap().to_bits(), value.to_bits(), "{what}");
+
+    let wide: Vec<f32> = x.iter().map(|x| x.to_f32()).collect();
+    let (mut of_dice, mut of_focal) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+    let one = dice.call(&wide, &classes, dims).grad_output(UPSTREAM);
+    let other = focal.call(&wide, &classes, dims).grad_output(UPSTREAM);
+    let (one, other) = if weigh { (one.class_weight(&w), other.class_weight(&w)) } else { (one, other) };
+    let dice_value = one.forward_backward(reduction, &mut of_dice).unwrap();
+    let focal_value = other.forward_backward(reduction, &mut of_focal).unwrap();
+    let near = |got: f32, want: f32| assert!((got - want).abs() <= 2e-6 * want.abs().max(0.1), "{what}: {got} {want}");
+    near(terms[0], dice_value);
+    near(terms[1], focal_value);
+    near(value, 0.5 * dice_value + 2.0 * focal_value);
+    let want: Vec<f32> = of_dice.iter().zip(&of_focal).map(|(d, f)| 0.5 * d + 2.0 * f).collect();
+    let largest = want.iter().fold(0f32, |a, g| a.max(g.abs()));
+    for (i, (grad, want)) in grad.iter().zip(want).enumerate() {
+        let allowed = 3e-6 * largest + half_ulp * want.abs();
+        assert!((grad.to_f32() - want).abs() <= allowed, "{what} [{i}]: {} {want}", grad.to_f32());
+    }
+    let mut in_place = x.clone();
+    let over = sum.call_in_place(&mut in_place, &classes, dims).grad_output(UPSTREAM);
+    let over = if weigh { over.class_weight(&w) } else { over };
+    assert_eq!(over.forward_backward(reduction).unwrap().to_bits(), value.to_bits());
+    assert!(in_place == grad, "{what}");
+}
+
+#[test]
+fn dice_and_softmax_focal_are_the_two_losses() {
+    let reductions =
+        [Reduction::Mean, Reduction::Sum, Reduction::WeightedMean, Reduction::BatchMean(1), Reduction::SumOver(2.5)];
+    let gammas = [2.0, 0.0, 0.5, 1.0, 5.0];
+    for (i, dims) in [[1, 2, 1], [2, 3, 17], [1, 4, 1030], [3, 2, 129], [1, 20, 64]].into_iter().enumerate() {
+        for (j, reduction) in reductions.into_iter().enumerate() {
+            // Without channel 0 Dice alone has a class weight less than focal loss.
+            let (weigh, background) = ((i + j) % 2 == 0, (i + j) % 2 == 0 || j % 3 != 0);
+            let dice = DiceLoss::new().softmax().include_background(background).batch(j % 2 == 0);
+            let focal = SoftmaxFocal::new().gamma(gammas[(i + 2 * j) % 5]).unwrap();
+            let (losses, ask) = ((dice.squared_pred(i % 2 == 1), focal), (dims, weigh));
+            check_focal::<f32>(losses, ask, reduction, 6e-8);
+            check_focal::<half::f16>(losses, ask, reduction, 2f32.powi(-11));
+            check_focal::<half::bf16>(losses, ask, reduction, 2f32.powi(-8));
+        }
+    }
+}
+
+#[test]
+fn softmax_focal_beside_dice_is_finite_where_the_softmax_saturates() {
+    let dims = [1, 3, 4];
+    // Sure and right; sure and wrong; the other classes masked; all alike.
+    let (inf, big) = (f32::NEG_INFINITY, 200.0);
+    let x = [big, big, 1.0, 0.0, 0.0, 0.0, inf, 0.0, 0.0, 0.0, inf, 0.0f32];
+    let classes = [0u8, 1, 0, 2];
+    for gamma in [0.0, 0.5, 1.0, 2.0, 7.0] {
+        let focal = SoftmaxFocal::new().gamma(gamma).unwrap();
+        let (mut grad, mut terms) = ([f32::NAN; 12], [f32::NAN; 2]);
+        let sum = 0.0 * DiceLoss::new().softmax() + focal;
+        sum.call(&x, &classes, dims).terms(&mut terms).forward_backward(Reduction::Sum, &mut grad).unwrap();
+        let mut own = [f32::NAN; 12];
+        let value = focal.forward_backward(&x, &classes, dims, Reduction::Sum, &mut own).unwrap();
+        assert!((terms[1] - value).abs() <= 1e-6 * value && value.is_finite(), "{gamma}: {} {value}", terms[1]);
+        for (grad, own) in grad.iter().zip(own) {
+            assert!((grad - own).abs() <= 2e-6 && own.is_finite(), "{gamma}: {grad} {own}");
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 enum AnyElementLoss {
     Bce(BceWithLogits),
@@ -396,8 +482,16 @@ fn what_regions_and_rows_cannot_do_together_is_an_error() {
         error.to_string()
     };
     let cross_entropy = CrossEntropy::new();
-    let said = refused(DiceLoss::new().sigmoid() + cross_entropy);
-    assert!(said.contains("without a softmax is not supported"), "{said}");
+    let focal = SoftmaxFocal::new();
+    for sum in [DiceLoss::new().sigmoid() + cross_entropy, DiceLoss::new() + focal] {
+        let said = refused(sum);
+        assert!(said.contains("a loss of a softmax beside a region loss without one is not supported"), "{said}");
+    }
+    assert!(refused(dice + focal.ignore_index(0)).contains("an ignored class"));
+    let dense = (dice + focal).forward(&x, &x, [1, 4, 2], Reduction::Mean).unwrap_err();
+    assert_eq!(dense.to_string(), "combined region loss: a target of this kind is not supported");
+    let tversky = 2.0 * focal - TverskyLoss::new(0.3, 0.7).unwrap().softmax() * 0.5;
+    assert!(tversky.forward(&x, &t, [1, 4, 2], Reduction::Mean).unwrap().is_finite());
     assert!(refused(dice + cross_entropy.softcap(30.0).unwrap()).contains("soft-cap"));
     assert!(refused(dice + cross_entropy.ignore_index(1)).contains("an ignored class"));
     assert!(refused(f32::NAN * dice + cross_entropy).contains("weight of a term"));

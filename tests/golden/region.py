@@ -6,7 +6,7 @@ import numpy as np
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
-from monai.losses import DiceCELoss, DiceFocalLoss, DiceLoss, GeneralizedDiceLoss, TverskyLoss
+from monai.losses import DiceCELoss, DiceFocalLoss, DiceLoss, FocalLoss, GeneralizedDiceLoss, TverskyLoss
 from segmentation_models_pytorch.losses.lovasz import _lovasz_softmax
 
 from harness import REDUCTIONS, Draw, Options, W, case, reduce, source
@@ -104,6 +104,15 @@ def dice_focal(x, t, o):
     return monai_region(DiceFocalLoss, x, t, o, alpha=o.get("alpha"), gamma=o.gamma, **lambdas(o, "focal"))
 
 
+@source("monai.losses.DiceLoss and FocalLoss")
+@in_float64
+def dice_softmax_focal(x, t, o):
+    """DiceFocalLoss(softmax=True) has a focal loss with a sigmoid; that with a softmax divides by the channels too."""
+    w = o.class_weight
+    focal = FocalLoss(to_onehot_y=True, use_softmax=True, gamma=o.gamma, weight=w)(x, t.unsqueeze(1)) * x.shape[1]
+    return o.weights[0] * monai_region(DiceLoss, x, t, o, weight=w) + o.weights[1] * focal
+
+
 @source("monai.losses.TverskyLoss and torch.nn.functional.cross_entropy")
 def tversky_ce(x, t, o):
     return o.weights[0] * tversky(x, t, o) + o.weights[1] * F.cross_entropy(x, t, reduction=o.reduction)
@@ -164,6 +173,10 @@ def sums():
          include_background=False, batch=True, grad_output=0.25, **focal)
     case("tversky_ce", tversky_ce, loss, d.logits(2, 3, 2, 3), d.labels(3, 2, 2, 3), alpha=0.25, beta=0.75,
          **of("tversky", "cross_entropy", "softmax", 0.5, 2.0))
+    focal = of("dice", "softmax_focal", "softmax", 0.75, 1.5)
+    case("dice_softmax_focal", dice_softmax_focal, loss, d.logits(2, 3, 2, 3), d.labels(3, 2, 2, 3), gamma=2.0, **focal)
+    case("dice_softmax_focal_weight_batch", dice_softmax_focal, loss, d.logits(2, 3, 2, 3), d.labels(3, 2, 2, 3),
+         gamma=1.5, class_weight=W, batch=True, grad_output=0.25, **focal)
 
 
 def cases():

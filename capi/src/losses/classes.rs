@@ -197,6 +197,13 @@ pub struct fl_softmax_focal_options {
 }
 options!(fl_softmax_focal_options { gamma: 2.0, ignore_index: -100, has_ignore_index: 1 });
 
+impl fl_softmax_focal_options {
+    pub(crate) fn loss(&self) -> Outcome<SoftmaxFocal> {
+        let ignored = flag("has_ignore_index", self.has_ignore_index)?.then_some(self.ignore_index);
+        Ok(SoftmaxFocal::new().gamma(self.gamma)?.ignore_index(ignored))
+    }
+}
+
 /// Fills in the defaults.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fl_softmax_focal_options_init(options: *mut fl_softmax_focal_options) {
@@ -212,11 +219,7 @@ pub unsafe extern "C" fn fl_softmax_focal(
     call: *const fl_call,
 ) -> fl_status {
     // SAFETY: the caller's promise.
-    guarded(|| unsafe {
-        let o = read_or_default(options)?;
-        let ignored = flag("has_ignore_index", o.has_ignore_index)?.then_some(o.ignore_index);
-        run(handle, &SoftmaxFocal::new().gamma(o.gamma)?.ignore_index(ignored), call)
-    })
+    guarded(|| unsafe { run(handle, &read_or_default(options)?.loss()?, call) })
 }
 
 /// Options of `fl_distillation`.

@@ -2,9 +2,9 @@
 
 use std::ffi::c_void;
 
-use fl::{Combined, CrossEntropy, DiceLoss, Distillation, Mae, TverskyLoss};
+use fl::{Combined, CrossEntropy, DiceLoss, Distillation, Mae, SoftmaxFocal, TverskyLoss};
 
-use super::classes::{fl_cross_entropy_options, fl_distillation_options};
+use super::classes::{fl_cross_entropy_options, fl_distillation_options, fl_softmax_focal_options};
 use super::elementwise::*;
 use super::regions::{fl_dice_options, fl_tversky_options};
 use crate::call::{fl_call, option, run};
@@ -32,6 +32,7 @@ pub enum fl_term_loss {
     FL_TERM_TVERSKY = 12,
     FL_TERM_CROSS_ENTROPY = 13,
     FL_TERM_DISTILLATION = 14,
+    FL_TERM_SOFTMAX_FOCAL = 15,
 }
 
 /// A term of `fl_sum`.
@@ -57,6 +58,7 @@ struct Terms {
     tversky: Option<(f32, TverskyLoss)>,
     cross_entropy: Option<(f32, CrossEntropy)>,
     distillation: Option<(f32, Distillation)>,
+    softmax_focal: Option<(f32, SoftmaxFocal)>,
 }
 
 impl Terms {
@@ -101,6 +103,7 @@ impl Terms {
             FL_TERM_TVERSKY => single!(tversky, options!(fl_tversky_options)),
             FL_TERM_CROSS_ENTROPY => single!(cross_entropy, options!(fl_cross_entropy_options)),
             FL_TERM_DISTILLATION => single!(distillation, options!(fl_distillation_options)),
+            FL_TERM_SOFTMAX_FOCAL => single!(softmax_focal, options!(fl_softmax_focal_options)),
         })?
     }
 }
@@ -110,10 +113,10 @@ fn unsupported(what: &str) -> Failure {
 }
 
 /// A weighted sum of losses of the same input and target, in one pass and one launch: of element-wise losses, at most four; of Dice or
-/// Tversky, and cross-entropy after a softmax or one of `FL_TERM_BCE_WITH_LOGITS` and `FL_TERM_SIGMOID_FOCAL` after a sigmoid; of
-/// cross-entropy and distillation, whose teacher is `third` of the call. `terms` of the call is as long as there are terms, and gets
-/// their values in their order; but Dice or Tversky comes first, and cross-entropy with distillation has three: its value, its z-loss,
-/// the distillation.
+/// Tversky, and one of `FL_TERM_CROSS_ENTROPY` and `FL_TERM_SOFTMAX_FOCAL` after a softmax, or of `FL_TERM_BCE_WITH_LOGITS` and
+/// `FL_TERM_SIGMOID_FOCAL` after a sigmoid; of cross-entropy and distillation, whose teacher is `third` of the call. `terms` of the call
+/// is as long as there are terms, and gets their values in their order; but Dice or Tversky comes first, and cross-entropy with
+/// distillation has three: its value, its z-loss, the distillation.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fl_sum(
     handle: *const fl_handle,
@@ -131,14 +134,16 @@ pub unsafe extern "C" fn fl_sum(
         for term in std::slice::from_raw_parts(terms, count) {
             all.add(term)?;
         }
-        let Terms { elements, dice, tversky, cross_entropy, distillation } = all;
-        match (elements, dice, tversky, cross_entropy, distillation) {
-            (Some(sum), None, None, None, None) => run(handle, &sum, call),
-            (Some(sum), Some((w, dice)), None, None, None) => run(handle, &(w * dice + sum), call),
-            (Some(sum), None, Some((w, tversky)), None, None) => run(handle, &(w * tversky + sum), call),
-            (None, Some((w, dice)), None, Some((v, other)), None) => run(handle, &(w * dice + v * other), call),
-            (None, None, Some((w, tversky)), Some((v, other)), None) => run(handle, &(w * tversky + v * other), call),
-            (None, None, None, Some((w, hard)), Some((v, soft))) => run(handle, &(w * hard + v * soft), call),
+        let Terms { elements, dice, tversky, cross_entropy, distillation, softmax_focal } = all;
+        match (elements, dice, tversky, cross_entropy, distillation, softmax_focal) {
+            (Some(sum), None, None, None, None, None) => run(handle, &sum, call),
+            (Some(sum), Some((w, dice)), None, None, None, None) => run(handle, &(w * dice + sum), call),
+            (Some(sum), None, Some((w, tversky)), None, None, None) => run(handle, &(w * tversky + sum), call),
+            (None, Some((w, dice)), None, Some((v, other)), None, None) => run(handle, &(w * dice + v * other), call),
+            (None, None, Some((w, dice)), Some((v, other)), None, None) => run(handle, &(w * dice + v * other), call),
+            (None, Some((w, dice)), None, None, None, Some((v, other))) => run(handle, &(w * dice + v * other), call),
+            (None, None, Some((w, dice)), None, None, Some((v, other))) => run(handle, &(w * dice + v * other), call),
+            (None, None, None, Some((w, hard)), Some((v, soft)), None) => run(handle, &(w * hard + v * soft), call),
             _ => Err(unsupported("a sum of these losses")),
         }
     })

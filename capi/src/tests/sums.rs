@@ -87,10 +87,15 @@ fn every_sum_of_regions_is_the_one_it_says_with_its_terms() {
     let dice = DiceLoss::new().softmax();
     let of_two = [term(FL_TERM_CROSS_ENTROPY, 0.5, &smoothed), term(FL_TERM_DICE, 0.75, &softmax)];
     same(of_two, 0.75 * dice + 0.5 * CrossEntropy::new().label_smoothing(0.1).unwrap(), Some(&index));
+    let gamma = options!(fl_softmax_focal_options { gamma: 3.0 });
+    let of_two = [term(FL_TERM_DICE, 0.75, &softmax), term(FL_TERM_SOFTMAX_FOCAL, 0.5, &gamma)];
+    same(of_two, 0.75 * dice + 0.5 * SoftmaxFocal::new().gamma(3.0).unwrap(), Some(&index));
     let sharp = options!(fl_tversky_options { activation: 2, alpha: 0.3, focal: 0.75 });
     let tversky = TverskyLoss::new(0.3, 0.5).unwrap().focal(0.75).unwrap();
     let of_two = [term(FL_TERM_TVERSKY, 1.0, &sharp), term(FL_TERM_CROSS_ENTROPY, 2.0, &())];
     same(of_two, tversky.softmax() + 2.0 * CrossEntropy::new(), None);
+    let of_two = [term(FL_TERM_SOFTMAX_FOCAL, 2.0, &()), term(FL_TERM_TVERSKY, 1.0, &sharp)];
+    same(of_two, tversky.softmax() + 2.0 * SoftmaxFocal::new(), Some(&index));
     let sigmoid = options!(fl_dice_options { activation: 1, jaccard: 1 });
     let of_two = [term(FL_TERM_DICE, 1.0, &sigmoid), term(FL_TERM_SIGMOID_FOCAL, 0.5, &())];
     same(of_two, DiceLoss::new().jaccard(true).sigmoid() + 0.5 * SigmoidFocal::new(), None);

@@ -51,17 +51,23 @@ pub(crate) struct Region {
 /// What is computed beside a region loss from the same activation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Beside {
-    /// Of the softmax.
-    CrossEntropy { smoothing: f32, z_loss: f32 },
+    /// Of the softmax of a position.
+    Softmax(OfSoftmax),
     /// Of the logits of a sigmoid, each by itself.
     Logits(OfLogits),
 }
 
-/// Cross-entropy in a call: it has class weights, and a factor of its gradients.
+/// A loss of a position, with its options.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum OfSoftmax {
+    CrossEntropy { smoothing: f32, z_loss: f32 },
+    Focal { gamma: f32 },
+}
+
+/// Such a loss in a call: it has class weights, and a factor of its gradients.
 #[derive(Clone, Copy)]
-struct CrossEntropy<'a> {
-    smoothing: f32,
-    z_loss: f32,
+struct Positions<'a> {
+    loss: OfSoftmax,
     class_weight: Option<&'a [f32]>,
     scale: f32,
 }
@@ -69,7 +75,7 @@ struct CrossEntropy<'a> {
 /// What every tile needs to know.
 struct Plan<'a, T> {
     region: Region,
-    cross_entropy: Option<CrossEntropy<'a>>,
+    positions: Option<Positions<'a>>,
     /// A loss of the logits, and the factor of its gradients.
     logits: Option<(OfLogits, f32)>,
     channels: usize,
@@ -131,11 +137,13 @@ pub(crate) fn run<T: Element>(
     if of_logits && extras.class_weight.is_some() {
         return Err(unsupported("a class weight"));
     }
+    let of_focal = matches!(beside, Some((Beside::Softmax(OfSoftmax::Focal { .. }), _)));
     if extras.grad_target.is_some() {
         return Err(unsupported("a gradient for the targets"));
     }
     let weight = extras.weight.map(|w| w.per_loss(regions)).transpose()?;
     let target = match extras.target {
+        Target::Dense(_) if of_focal => return Err(unsupported("a target of this kind")),
         Target::Dense(t) => {
             check_len("target", n, t.len())?;
             RegionTarget::Dense(Src::new(t))
@@ -168,13 +176,15 @@ pub(crate) fn run<T: Element>(
             if beside.is_some() {
                 let single = samples * inner * if of_logits { counted } else { 1 };
                 reduction.check(samples * inner)?;
-                let counted = || match (target, extras.class_weight) {
+                let weighted = || match (target, extras.class_weight) {
                     (RegionTarget::Index(indices), Some(w)) => {
                         Scan { indices, classes: channels, ignore: None }.sum(|_, class| f64::from(w[class]))
                     }
                     _ => single as f64,
                 };
-                of_rows = reduction.denominator(counted, counted);
+                // The mean of a focal loss is over positions, whatever they weigh.
+                let counted = || if of_focal { single as f64 } else { weighted() };
+                of_rows = reduction.denominator(counted, weighted);
             }
         }
         Output::Unreduced { .. } if beside.is_some() => {
@@ -218,17 +228,16 @@ pub(crate) fn run<T: Element>(
     let mode = Mode::new(extras.accumulate, request.in_place, bytes);
     let grad_output_of_all = f64::from(extras.grad_output);
     let beside_scale = (grad_output_of_all * weight_of_rows / of_rows) as f32;
-    let (cross_entropy, logits) = match beside {
-        Some((Beside::CrossEntropy { smoothing, z_loss }, _)) => {
-            let class_weight = extras.class_weight;
-            (Some(CrossEntropy { smoothing, z_loss, class_weight, scale: beside_scale }), None)
+    let (positions, logits) = match beside {
+        Some((Beside::Softmax(loss), _)) => {
+            (Some(Positions { loss, class_weight: extras.class_weight, scale: beside_scale }), None)
         }
         Some((Beside::Logits(loss), _)) => (None, Some((loss, beside_scale))),
         None => (None, None),
     };
     let plan = Plan {
         region,
-        cross_entropy,
+        positions,
         logits,
         channels,
         inner,
@@ -370,7 +379,7 @@ impl<T: Element> Plan<'_, T> {
         for_tiles(samples, self.inner, tile_of(self.inner), split, &task, &mut |()| ());
     }
 
-    /// The sums of all channels, and that of the cross-entropy.
+    /// The sums of all channels, and that of the loss of positions.
     fn softmax_sums(&self, samples: std::ops::Range<usize>, split: bool) -> (Vec<Sums>, f64) {
         let isa = Isa::detect();
         let (mut sums, mut cost) = (vec![[0.0; 3]; self.channels], 0.0);

@@ -2,13 +2,14 @@
 
 use super::tile::{At, Classes, LaneSums};
 use super::value::{Slopes, Sums};
-use super::{BLOCK, CrossEntropy, Plan};
+use super::{BLOCK, OfSoftmax, Plan, Positions};
 use crate::cpu::mem::{Dst, Mode, fence};
 use crate::cpu::row::{KEEP, Kept};
 use crate::cpu::simd::{F32s, Kernel, LANES, Machine, Simd};
 use crate::cpu::softmax::BlockSum;
 use crate::element::Element;
 use crate::loss::cross_entropy::lanes::{LaneLosses, LaneSums as LossSums};
+use crate::loss::focal::LaneFocal;
 
 /// Softmax over the channels of sixteen positions. The exponentials stay in `keep` if they fit.
 struct PositionSoftmax<'k, S: Machine> {
@@ -60,12 +61,47 @@ impl<'k, S: Machine> PositionSoftmax<'k, S> {
     }
 }
 
-impl CrossEntropy<'_> {
-    /// The weight that targets put on channel `c` of `channels`.
+/// The losses of sixteen positions beside the region loss, and what their gradients need.
+#[derive(Clone, Copy)]
+enum Losses<S: Machine> {
+    CrossEntropy(LaneLosses<S>),
+    Focal(LaneFocal<S>),
+}
+
+impl<S: Machine> Losses<S> {
     #[cfg_attr(optimized, inline(always))]
-    fn weight<S: Simd>(&self, channels: usize, c: usize, t: F32s<S>) -> F32s<S> {
-        let w = self.class_weight.map_or(1.0, |w| w[c]);
-        t.mul_add(1.0 - self.smoothing, self.smoothing / channels as f32) * w
+    fn value(&self) -> F32s<S> {
+        match self {
+            Losses::CrossEntropy(losses) => losses.value,
+            Losses::Focal(losses) => losses.value,
+        }
+    }
+
+    /// The gradient of a channel with these exponentials, on which targets put this.
+    #[cfg_attr(optimized, inline(always))]
+    fn grad(&self, e: F32s<S>, a: F32s<S>) -> F32s<S> {
+        match self {
+            Losses::CrossEntropy(losses) => losses.grad(e, a),
+            Losses::Focal(losses) => losses.grad(e, a),
+        }
+    }
+}
+
+impl Positions<'_> {
+    #[cfg_attr(optimized, inline(always))]
+    fn class_weight(&self, c: usize) -> f32 {
+        self.class_weight.map_or(1.0, |w| w[c])
+    }
+
+    /// What targets put on channel `c` of `channels`: for focal loss, which weighs the whole loss of a position, without its weight.
+    #[cfg_attr(optimized, inline(always))]
+    fn on<S: Simd>(&self, channels: usize, c: usize, t: F32s<S>) -> F32s<S> {
+        match self.loss {
+            OfSoftmax::CrossEntropy { smoothing, .. } => {
+                t.mul_add(1.0 - smoothing, smoothing / channels as f32) * self.class_weight(c)
+            }
+            OfSoftmax::Focal { .. } => t,
+        }
     }
 
     #[cfg_attr(optimized, inline(always))]
@@ -75,17 +111,23 @@ impl CrossEntropy<'_> {
         plan: &Plan<'_, T>,
         at: At,
         classes: &Classes,
-    ) -> LaneLosses<S> {
+    ) -> Losses<S> {
         let (s, max) = (softmax.s, softmax.max);
-        let mut sums = LossSums::new(s);
+        let (mut sums, mut alpha) = (LossSums::new(s), s.zero());
         for block in (0..plan.channels).step_by(8) {
             for c in block..plan.channels.min(block + 8) {
-                let a = self.weight(plan.channels, c, plan.target(s, c, at, classes));
-                sums.add(plan.input(s, c, at) - max, softmax.exp(plan, c, at), a);
+                let t = plan.target(s, c, at, classes);
+                sums.add(plan.input(s, c, at) - max, softmax.exp(plan, c, at), self.on(plan.channels, c, t));
+                if let OfSoftmax::Focal { .. } = self.loss {
+                    alpha = t.mul_add(self.class_weight(c), alpha);
+                }
             }
             sums.end_block();
         }
-        sums.losses(max, self.z_loss)
+        match self.loss {
+            OfSoftmax::CrossEntropy { z_loss, .. } => Losses::CrossEntropy(sums.losses(max, z_loss)),
+            OfSoftmax::Focal { gamma } => Losses::Focal(LaneFocal::new(sums, gamma, alpha)),
+        }
     }
 }
 
@@ -121,8 +163,8 @@ impl<T: Element> Kernel for SoftmaxSums<'_, '_, T> {
                 for c in 0..plan.channels {
                     sums[c].add(squared, softmax.at(plan, c, at), plan.target(s, c, at, classes), at.count);
                 }
-                if let Some(cross_entropy) = plan.cross_entropy {
-                    let value = cross_entropy.look(&softmax, plan, at, classes).value;
+                if let Some(positions) = plan.positions {
+                    let value = positions.look(&softmax, plan, at, classes).value();
                     cost.add(s.first(at.count).pick(value, 0.0));
                 }
             }
@@ -171,15 +213,15 @@ impl<T: Element> Kernel for SoftmaxGrads<'_, '_, T> {
                 mean = mean + slopes[c].at(squared, p, t) * p;
             }
             let mut beside = None;
-            if let Some(cross_entropy) = plan.cross_entropy {
-                beside = Some((cross_entropy, cross_entropy.look(&softmax, plan, at, classes)));
+            if let Some(positions) = plan.positions {
+                beside = Some((positions, positions.look(&softmax, plan, at, classes)));
             }
             for c in 0..plan.channels {
                 let (p, t) = (softmax.at(plan, c, at), plan.target(s, c, at, classes));
                 let mut g = p * (slopes[c].at(squared, p, t) - mean);
-                if let Some((cross_entropy, losses)) = beside {
-                    let a = cross_entropy.weight(plan.channels, c, t);
-                    g = g + losses.grad(softmax.exp(plan, c, at), a) * cross_entropy.scale;
+                if let Some((positions, losses)) = beside {
+                    let a = positions.on(plan.channels, c, t);
+                    g = g + losses.grad(softmax.exp(plan, c, at), a) * positions.scale;
                 }
                 plan.store(s, grad, c, at, g);
             }

@@ -1,15 +1,15 @@
 use super::{Combination, Combined, Element, IntoSum, Join, Refused, Scaled, Weighted, operators, weighted};
 use crate::call::{AnyRequest, Loss, Run, class_methods, for_request};
 use crate::cpu::elementwise::{Point, Pointwise};
-use crate::cpu::region::{self, Activation, Beside, Region};
+use crate::cpu::region::{self, Activation, Beside, OfSoftmax, Region};
 use crate::cpu::rowwise::Rowwise;
 use crate::cpu::simd::{F32s, Simd};
 use crate::cuda::kernel::{self, HasKernel, Kernel};
 use crate::device::Buffer;
 use crate::error::Result;
-use crate::loss::{BceWithLogits, CrossEntropy, DiceLoss, Logistic, TverskyLoss, focal};
+use crate::loss::{BceWithLogits, CrossEntropy, DiceLoss, Logistic, SoftmaxFocal, TverskyLoss, focal};
 use crate::on::{BufferTarget, On};
-use crate::params::{self, CrossEntropyParams, DiceCrossEntropyParams, DiceLogitsParams, NoParams};
+use crate::params::{self, CrossEntropyParams, DiceCrossEntropyParams, DiceFocalParams, DiceLogitsParams, NoParams};
 use crate::reduction::Reduction;
 use crate::shape::Shape;
 
@@ -48,20 +48,20 @@ use crate::shape::Shape;
 /// | | |
 /// |---|---|
 /// | region loss | [`DiceLoss`] or [`TverskyLoss`], with `.softmax()` or `.sigmoid()` and any other option |
-/// | with `.softmax()` | [`CrossEntropy`] with label smoothing and z-loss |
+/// | with `.softmax()` | [`CrossEntropy`] with label smoothing and z-loss; or [`SoftmaxFocal`] of class indices, with any gamma |
 /// | with `.sigmoid()` | [`BceWithLogits`] or [`SigmoidFocal`](crate::SigmoidFocal), with any option |
-/// | value | `w_0 region + w_1 other` (weights are 1 where none is written), each reduced over its own: the region loss over regions, cross-entropy over positions, the others over elements |
+/// | value | `w_0 region + w_1 other` (weights are 1 where none is written), each reduced over its own: the region loss over regions, losses of a softmax over positions, those of a sigmoid over elements |
 /// | gradient | the same of the gradients |
 /// | [`Call::terms`](crate::Call::terms) | the region loss, then the other, whichever was written first, without their weights |
-/// | shapes | as [`DiceLoss`]. [`Call::class_weight`](crate::Call::class_weight) beside cross-entropy has one weight for each channel and is both terms'; beside the others it is not supported |
-/// | background | where Dice leaves out channel 0, so do the losses of elements, as in MONAI; cross-entropy does not, but for Dice the first class weight is left out |
-/// | mean | Dice divides by the regions; cross-entropy by the positions, or for index targets by the class weights of the targets; the others by the elements that are not left out |
-/// | MONAI | `DiceCELoss(softmax=True)`, `DiceFocalLoss(sigmoid=True)` |
+/// | shapes | as [`DiceLoss`]. [`Call::class_weight`](crate::Call::class_weight) beside losses of a softmax has one weight for each channel and is both terms'; beside those of a sigmoid it is not supported |
+/// | background | where Dice leaves out channel 0, so do the losses of elements, as in MONAI; those of positions do not, but for Dice the first class weight is left out |
+/// | mean | Dice divides by the regions; cross-entropy by the positions, or for index targets by the class weights of the targets; softmax focal by the positions; the others by the elements that are not left out |
+/// | MONAI | `DiceCELoss(softmax=True)`, `DiceFocalLoss(sigmoid=True)`; its softmax focal loss also divides by the classes |
 ///
 /// No more passes than the region loss takes: the softmax or sigmoid of a position is computed once for both, in each of its two looks.
 ///
 /// Errors: operators cannot fail, so that what they cannot do is an error of the calls: a region loss without the activation that the
-/// other term has; a cross-entropy with a soft-cap or a class that it ignores (regions ignore none); element-wise losses other than
+/// other term has; a soft-cap, or a class that the other ignores (regions ignore none); element-wise losses other than
 /// those two, or more than one; a weight that is not finite. The form without a reduction, and weights of single losses, are not
 /// supported: the terms are not of the same things.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -76,6 +76,7 @@ pub struct CombinedRegions {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Other {
     CrossEntropy(CrossEntropy),
+    Focal(SoftmaxFocal),
     /// With the options as the kernel has them.
     Logits(OfLogits, [f32; 3]),
     Refused(Refused),
@@ -136,15 +137,19 @@ impl CombinedRegions {
     /// Why it cannot be computed.
     fn refused(&self) -> Option<Refused> {
         let activation = self.region.activation;
+        // Of a softmax: the class that is ignored, which for most is none.
+        let ignored = match &self.other {
+            Other::CrossEntropy(loss) => Some(Rowwise::ignore_index(loss)),
+            Other::Focal(loss) => Some(Rowwise::ignore_index(loss)),
+            _ => None,
+        };
         let what = match self.other {
             Other::Refused(refused) => return Some(refused),
-            Other::CrossEntropy(_) if activation != Activation::Softmax => {
-                Some("cross-entropy beside a region loss without a softmax")
+            _ if ignored.is_some() && activation != Activation::Softmax => {
+                Some("a loss of a softmax beside a region loss without one")
             }
             Other::CrossEntropy(loss) if loss.params().softcap != 0.0 => Some("a soft-cap beside a region loss"),
-            Other::CrossEntropy(loss) if Rowwise::ignore_index(&loss).is_some_and(|index| index >= 0) => {
-                Some("an ignored class beside a region loss")
-            }
+            _ if ignored.flatten().is_some_and(|index| index >= 0) => Some("an ignored class beside a region loss"),
             Other::Logits(..) if activation != Activation::Sigmoid => {
                 Some("a loss of logits beside a region loss without a sigmoid")
             }
@@ -168,22 +173,28 @@ impl IntoSum for CombinedRegions {
     }
 }
 operators!(CombinedRegions);
-weighted!(DiceLoss TverskyLoss CrossEntropy);
+weighted!(DiceLoss TverskyLoss CrossEntropy SoftmaxFocal);
 
-macro_rules! beside {
-    ($($region:ty)*) => {$(
-        impl Join<Weighted<CrossEntropy>> for Weighted<$region> {
+/// A region loss with one of positions, either way round.
+macro_rules! beside_positions {
+    ($region:ty, $($loss:ty => $other:ident),*) => {$(
+        impl Join<Weighted<$loss>> for Weighted<$region> {
             type Sum = CombinedRegions;
-            fn join(self, other: Weighted<CrossEntropy>) -> CombinedRegions {
-                CombinedRegions::new(self.loss.0, Other::CrossEntropy(other.loss), [self.weight, other.weight])
+            fn join(self, other: Weighted<$loss>) -> CombinedRegions {
+                CombinedRegions::new(self.loss.0, Other::$other(other.loss), [self.weight, other.weight])
             }
         }
-        impl Join<Weighted<$region>> for Weighted<CrossEntropy> {
+        impl Join<Weighted<$region>> for Weighted<$loss> {
             type Sum = CombinedRegions;
             fn join(self, other: Weighted<$region>) -> CombinedRegions {
                 other.join(self)
             }
         }
+    )*};
+}
+macro_rules! beside {
+    ($($region:ty)*) => {$(
+        beside_positions!($region, CrossEntropy => CrossEntropy, SoftmaxFocal => Focal);
         impl Join<Combined> for Weighted<$region> {
             type Sum = CombinedRegions;
             fn join(self, other: Combined) -> CombinedRegions {
@@ -237,8 +248,9 @@ impl Run for CombinedRegions {
         let beside = match self.other {
             Other::CrossEntropy(loss) => {
                 let CrossEntropyParams { smoothing, z_loss, .. } = loss.params();
-                Some(Beside::CrossEntropy { smoothing, z_loss })
+                Some(Beside::Softmax(OfSoftmax::CrossEntropy { smoothing, z_loss }))
             }
+            Other::Focal(loss) => Some(Beside::Softmax(OfSoftmax::Focal { gamma: loss.params().gamma })),
             Other::Logits(loss, _) => Some(Beside::Logits(loss)),
             Other::Refused(_) => None,
         };
@@ -256,6 +268,10 @@ impl HasKernel for CombinedRegions {
                 let CrossEntropyParams { smoothing, z_loss, .. } = loss.params();
                 let params = DiceCrossEntropyParams { region, weights, smoothing, z_loss };
                 alone.beside("region_cross_entropy", true, params, terms)
+            }
+            Other::Focal(loss) => {
+                let params = DiceFocalParams { region, weights, gamma: loss.params().gamma };
+                alone.beside("region_focal", true, params, terms).of_indices()
             }
             Other::Logits(loss, [a, b, c]) => {
                 let params = DiceLogitsParams { region, weights, kind: loss.kind(), a, b, c };
