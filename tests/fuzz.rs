@@ -379,7 +379,7 @@ impl<T: Element> Draft<T> {
 
 /// A loss whose options are any bits that its setters take, and the one kind of target that its type has, if it has one.
 fn wild(rng: &mut Rng) -> Option<(AnyLoss, Option<Kind>)> {
-    let kind = rng.below(25);
+    let kind = rng.below(26);
     let [a, b, c] = [(); 3].map(|()| float(rng, false));
     let [x, y, z] = [(); 3].map(|()| rng.once_in(2));
     let ignored = [None, Some(-100), Some(0), Some(i64::MAX)][rng.below(4)];
@@ -418,10 +418,19 @@ fn wild(rng: &mut Rng) -> Option<(AnyLoss, Option<Kind>)> {
         }),
         22 => Ok(LovaszHinge::new().batch(x).into()),
         23 => Ok(LovaszSoftmax::new().batch(x).all_classes(y).ignore_index(ignored).into()),
+        24 => TverskyLoss::new(a, 0.5).and_then(|region| {
+            let region = region.batch(x).include_background(y);
+            Ok(match rng.below(4) {
+                0 => (region.softmax() + b * CrossEntropy::new()).into(),
+                1 => (b * region.softmax() + SoftmaxFocal::new().gamma(c)?.ignore_index(ignored)).into(),
+                2 => (region.sigmoid() + b * SigmoidFocal::new().gamma(c)?).into(),
+                _ => (region.sigmoid() - b * BceWithLogits::new()).into(),
+            })
+        }),
         _ => Ok((a * Mse::new() + b * BceWithLogits::new() + c * SigmoidFocal::new()).into()),
     };
     let kind = match kind {
-        0..=10 | 22 | 24.. => Some(Kind::Dense),
+        0..=10 | 22 | 25.. => Some(Kind::Dense),
         17 => Some(Kind::Nothing),
         _ => None,
     };
