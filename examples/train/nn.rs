@@ -16,6 +16,7 @@ const LEAK: f32 = 0.1;
 
 /// Layers with leaky ReLU between them. The last one's output is left as it is, for the losses take
 /// logits.
+#[derive(Clone)]
 pub struct Mlp {
     layers: Vec<Layer>,
     /// Adam's first decay rate; the second is 0.999.
@@ -26,6 +27,7 @@ pub struct Mlp {
 }
 
 /// `output = input * weight + bias`
+#[derive(Clone)]
 struct Layer {
     weight: Param,
     bias: Param,
@@ -34,6 +36,7 @@ struct Layer {
 }
 
 /// Parameters, their gradient, and Adam's running means of the gradient and of its square.
+#[derive(Clone)]
 struct Param {
     value: Array2<f32>,
     grad: Array2<f32>,
