@@ -1,6 +1,6 @@
 use crate::call::{AnyRequest, Loss, Run, class_methods, elementwise_methods, for_request};
 use crate::cpu::elementwise::{self, Point, Pointwise};
-use crate::cpu::row::{Row, RowTarget, for_chunks};
+use crate::cpu::row::{Row, RowTarget, Rows, for_chunks};
 use crate::cpu::rowwise::Rowwise;
 use crate::cpu::simd::{F32s, Machine, Simd};
 use crate::cpu::softmax::{Input, Softmax};
@@ -8,8 +8,9 @@ use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::combine::term;
 use crate::loss::cross_entropy::lanes::LaneSums;
-use crate::loss::{Logistic, logistic, rowwise_loss};
+use crate::loss::{CrossEntropy, Logistic, logistic, rowwise_loss};
 use crate::params::{SigmoidFocalParams, SoftmaxFocalParams};
+use crate::shape::Shape;
 
 /// Focal loss on logits with a sigmoid: binary cross-entropy in which easy examples count for little.
 ///
@@ -249,6 +250,38 @@ impl Rowwise for SoftmaxFocal {
 
     fn ignore_index(&self) -> Option<i64> {
         self.ignore_index
+    }
+
+    fn side_by_side(shape: Shape) -> bool {
+        CrossEntropy::side_by_side(shape)
+    }
+
+    /// `row`, sixteen times: the same formulas, in f32 lanes.
+    #[cfg_attr(optimized, inline(always))]
+    fn rows<S: Machine, T: Element>(&self, rows: &mut Rows<'_, '_, S, T>) -> F32s<S> {
+        let (s, classes) = (rows.s, rows.classes);
+        let mut max = s.splat(f32::NEG_INFINITY);
+        for c in 0..classes {
+            max = max.or_larger(rows.kept(c));
+        }
+        let mut sums = LaneSums::new(s);
+        for block in (0..classes).step_by(8) {
+            for c in block..classes.min(block + 8) {
+                let u = rows.kept(c) - max;
+                let e = u.exp_neg();
+                sums.add(u, e, rows.has_class(c).pick(1.0, 0.0));
+                rows.keep(c, e);
+            }
+            sums.end_block();
+        }
+        let losses = LaneFocal::new(sums, self.params.gamma, rows.class_weights_of_targets());
+        if rows.wants_grad() {
+            for c in 0..classes {
+                let grad = losses.grad(rows.kept(c), rows.has_class(c).pick(1.0, 0.0));
+                rows.put(c, rows.scale * grad);
+            }
+        }
+        losses.value
     }
 
     #[cfg_attr(optimized, inline(always))]

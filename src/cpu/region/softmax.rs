@@ -88,17 +88,13 @@ impl<S: Machine> Losses<S> {
 }
 
 impl Positions<'_> {
-    #[cfg_attr(optimized, inline(always))]
-    fn class_weight(&self, c: usize) -> f32 {
-        self.class_weight.map_or(1.0, |w| w[c])
-    }
-
     /// What targets put on channel `c` of `channels`: for focal loss, which weighs the whole loss of a position, without its weight.
     #[cfg_attr(optimized, inline(always))]
     fn on<S: Simd>(&self, channels: usize, c: usize, t: F32s<S>) -> F32s<S> {
         match self.loss {
             OfSoftmax::CrossEntropy { smoothing, .. } => {
-                t.mul_add(1.0 - smoothing, smoothing / channels as f32) * self.class_weight(c)
+                let w = self.class_weight.map_or(1.0, |w| w[c]);
+                t.mul_add(1.0 - smoothing, smoothing / channels as f32) * w
             }
             OfSoftmax::Focal { .. } => t,
         }
@@ -113,13 +109,14 @@ impl Positions<'_> {
         classes: &Classes,
     ) -> Losses<S> {
         let (s, max) = (softmax.s, softmax.max);
-        let (mut sums, mut alpha) = (LossSums::new(s), s.zero());
+        // The class weights of the targets, for focal loss.
+        let (mut sums, mut alpha) = (LossSums::new(s), s.splat(if self.class_weight.is_none() { 1.0 } else { 0.0 }));
         for block in (0..plan.channels).step_by(8) {
             for c in block..plan.channels.min(block + 8) {
                 let t = plan.target(s, c, at, classes);
                 sums.add(plan.input(s, c, at) - max, softmax.exp(plan, c, at), self.on(plan.channels, c, t));
-                if let OfSoftmax::Focal { .. } = self.loss {
-                    alpha = t.mul_add(self.class_weight(c), alpha);
+                if let (OfSoftmax::Focal { .. }, Some(w)) = (self.loss, self.class_weight) {
+                    alpha = t.mul_add(w[c], alpha);
                 }
             }
             sums.end_block();

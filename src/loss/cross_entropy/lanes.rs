@@ -41,7 +41,7 @@ impl<S: Machine> LaneSums<S> {
     /// How many exponentials are 1, the sum of the others, and what was added of the costs, for other losses of the same sums.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn parts(self) -> [F32s<S>; 3] {
-        [self.ones, self.rest, self.cost].map(BlockSum::lanes)
+        [self.ones.lanes(), self.rest.lanes(), self.cost.lanes()]
     }
 
     /// After all; `max` is the largest logit.
