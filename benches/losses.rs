@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use criterion::Criterion;
 use fused_loss::Device;
+use timing::beyond::Beyond;
 use timing::cases::Case;
 use timing::cases::draw::Dims;
 use timing::{Dtype, Timed, Turn, list};
@@ -42,6 +43,14 @@ fn main() {
             }
         }
     }
+    for &beyond in Beyond::ALL {
+        for dtype in Dtype::ALL {
+            let shape: Vec<_> = beyond.shape().iter().map(ToString::to_string).collect();
+            let id = format!("{}/{}/{}", dtype.name(), beyond.name(), shape.join("x"));
+            let bytes = [beyond.fewest_bytes(dtype.bytes()), beyond.copy_bytes(dtype.bytes())];
+            take_turns(&mut criterion, &id, bytes, || beyond.open(dtype));
+        }
+    }
     criterion.final_summary();
 }
 
@@ -52,12 +61,22 @@ fn bench(criterion: &mut Criterion, device: &Device, case: &Case, dims: Dims, dt
         _ => format!("{}x{}x{}", dims.outer, dims.classes, dims.inner),
     };
     let id = format!("{place}{}/{}/{size}", dtype.name(), case.name);
+    let bytes = [list::fewest_bytes(case, dims, dtype.bytes()), 2 * dims.elements() * dtype.bytes()];
+    take_turns(criterion, &id, bytes, || timing::open(device, case, dims, dtype));
+}
+
+/// `bytes`: the fewest that a call can move, and what its copy moves.
+fn take_turns<'a>(
+    criterion: &mut Criterion,
+    id: &str,
+    bytes: [usize; 2],
+    open: impl Fn() -> Result<Box<dyn Timed + 'a>, String>,
+) {
     // Drawn when it is first needed: criterion may have been asked for other cases only.
-    let mut opened: Option<Box<dyn Timed + '_>> = None;
+    let mut opened: Option<Box<dyn Timed + 'a>> = None;
     let mut taken: Vec<Turn> = Vec::new();
-    criterion.bench_function(&id, |bencher| {
-        let open = || timing::open(device, case, dims, dtype).unwrap_or_else(|why| panic!("{id}: {why}"));
-        let timed = opened.get_or_insert_with(open);
+    criterion.bench_function(id, |bencher| {
+        let timed = opened.get_or_insert_with(|| open().unwrap_or_else(|why| panic!("{id}: {why}")));
         bencher.iter_custom(|iterations| {
             let turns = timed.turns(iterations as usize).unwrap_or_else(|why| panic!("{id}: {why}"));
             taken.extend(&turns);
@@ -66,8 +85,8 @@ fn bench(criterion: &mut Criterion, device: &Device, case: &Case, dims: Dims, dt
     });
     if taken.len() > 1 {
         let gigabytes = |bytes: usize, time: Duration| (bytes * taken.len()) as f64 / time.as_secs_f64() * 1e-9;
-        let loss = gigabytes(list::fewest_bytes(case, dims, dtype.bytes()), taken.iter().map(|turn| turn.loss).sum());
-        let copy = gigabytes(2 * dims.elements() * dtype.bytes(), taken.iter().map(|turn| turn.copy).sum());
+        let loss = gigabytes(bytes[0], taken.iter().map(|turn| turn.loss).sum());
+        let copy = gigabytes(bytes[1], taken.iter().map(|turn| turn.copy).sum());
         println!("{id:44} {loss:7.1} GB/s, {:5.2} of the copy's {copy:.1}\n", loss / copy);
     }
 }

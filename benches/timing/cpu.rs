@@ -47,16 +47,15 @@ impl<'a, T: Element> Cpu<'a, T> {
     pub fn answer(&mut self) -> Result<(f32, Vec<T>), String> {
         Ok((self.call()?, self.grad.clone()))
     }
+}
 
-    /// What the loss is compared with: every thread copies its share.
-    fn copy(&mut self) {
-        let (from, to) = (&self.problem.input, &mut self.grad);
-        if from.len() < 1 << 16 {
-            return black_box(to).copy_from_slice(from);
-        }
-        let share = from.len().div_ceil(rayon::current_num_threads());
-        to.par_chunks_mut(share).zip(from.par_chunks(share)).for_each(|(to, from)| to.copy_from_slice(from));
+/// What a loss is compared with: every thread copies its share.
+pub fn copy<T: Element>(from: &[T], to: &mut [T]) {
+    if from.len() < 1 << 16 {
+        return black_box(to).copy_from_slice(from);
     }
+    let share = from.len().div_ceil(rayon::current_num_threads());
+    to.par_chunks_mut(share).zip(from.par_chunks(share)).for_each(|(to, from)| to.copy_from_slice(from));
 }
 
 impl<T: Element> Timed for Cpu<'_, T> {
@@ -69,7 +68,7 @@ impl<T: Element> Timed for Cpu<'_, T> {
             let loss = started.elapsed() / self.calls;
             let started = Instant::now();
             for _ in 0..self.calls {
-                self.copy();
+                copy(&self.problem.input, &mut self.grad);
             }
             Ok(Turn { loss, copy: started.elapsed() / self.calls })
         };
@@ -77,10 +76,7 @@ impl<T: Element> Timed for Cpu<'_, T> {
     }
 
     fn memory(&mut self) -> Result<usize, String> {
-        self.call()?; // threads, and pages of the buffers
-        let before = memory::reset_peak()?;
-        self.call()?;
-        Ok(memory::peak()?.saturating_sub(before))
+        memory::of_a_call(|| self.call().map(drop))
     }
 
     fn launches(&self) -> Option<usize> {

@@ -27,15 +27,23 @@ fn available() -> Option<usize> {
     Some(container.map_or(machine, |container| container.min(machine)))
 }
 
+/// What a call takes at most beside what is there already.
+pub fn of_a_call(mut call: impl FnMut() -> Result<(), String>) -> Result<usize, String> {
+    call()?; // threads, and pages of the buffers
+    let before = reset_peak()?;
+    call()?;
+    Ok(peak()?.saturating_sub(before))
+}
+
 /// Forgets the highest resident size so far, and returns the present one.
-pub fn reset_peak() -> Result<usize, String> {
+fn reset_peak() -> Result<usize, String> {
     let failed = |error| format!("the peak of memory cannot be reset (/proc/self/clear_refs: {error})");
     fs::write("/proc/self/clear_refs", "5").map_err(failed)?;
     status("VmRSS:")
 }
 
 /// The highest resident size since.
-pub fn peak() -> Result<usize, String> {
+fn peak() -> Result<usize, String> {
     status("VmHWM:")
 }
 

@@ -5,6 +5,7 @@
 //! problem is timed, its value is compared with the textbook's.
 #![allow(dead_code)] // neither of the two uses all of it
 
+pub mod beyond;
 #[path = "../../tests/cases/mod.rs"]
 pub mod cases;
 mod cpu;

@@ -27,7 +27,9 @@ use crate::params::BoxIouParams;
 ///
 /// Source: Rezatofighi et al. 2019 (GIoU), Zheng et al. 2020 (DIoU, CIoU). Edge cases: where two edges coincide each box has half of the
 /// gradient, as in PyTorch, so that a prediction that equals its target has none from the overlap. Boxes that do not touch have the
-/// gradient of what is added alone. Corners in the wrong order are taken as they are.
+/// gradient of what is added alone. Corners in the wrong order are taken as they are: the gradient of CIoU's ratio goes with
+/// `1 / (w^2 + h^2)` and can be a hundred times as large there, so that a network which says corners itself may never learn from it. One
+/// that says a centre and the logarithms of width and height does (`examples/more/boxes.rs`), and GIoU and DIoU learn from either.
 ///
 /// ```
 /// use fused_loss::{BoxIou, Reduction};

@@ -38,8 +38,9 @@ pub enum DpoVariant {
 /// | PyTorch | none; TRL's `DPOTrainer` |
 ///
 /// For log-probabilities see [`CrossEntropy::log_probs`](crate::CrossEntropy::log_probs); sum them over the tokens of an answer (for IPO
-/// TRL averages them). They are sums of hundreds of terms: keep them in f32. Smoothing is cDPO's, for labels of which this share is wrong,
-/// and of the sigmoid variant alone.
+/// TRL averages them). They are sums of hundreds of terms: keep them in f32. The way back is that of a cross-entropy whose rows have the
+/// gradients of this loss, negated, as their `grad_output`: once for the chosen answers, and once more, accumulating, for the rejected
+/// ones (`examples/more/preferences.rs`). Smoothing is cDPO's, for labels of which this share is wrong, and of the sigmoid variant alone.
 ///
 /// ```
 /// use fused_loss::{Dpo, Reduction};

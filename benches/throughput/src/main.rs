@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use fused_loss::Device;
 
-use measure::Table;
+use measure::{Table, measure_beyond};
 use options::{Options, Wanted};
 use record::Record;
 
@@ -71,6 +71,7 @@ fn run(options: &Options) -> Result<(), Error> {
         return Ok(serve::serve(&device, &table, std::io::stdin().lock(), std::io::stdout())?);
     }
     let wanted = rows::choose(&table, options, device.is_cuda())?;
+    let beyond = rows::choose_beyond(&table, options, device.is_cuda())?;
     // Before the work, so that a file that cannot be written does not cost it; what is in it stays until there is something new.
     for file in [&options.json, &options.csv].into_iter().flatten().filter(|file| file.as_os_str() != "-") {
         std::fs::File::options()
@@ -85,7 +86,7 @@ fn run(options: &Options) -> Result<(), Error> {
     let data = [&options.json, &options.csv].into_iter().flatten().any(|file| file.as_os_str() == "-");
     let to: Box<dyn Write> = if data { Box::new(std::io::stderr()) } else { Box::new(std::io::stdout()) };
     let mut record = Record::new(&device);
-    let mut out = Table::new(to, wanted.len());
+    let mut out = Table::new(to, wanted.len() + beyond.len() * options.dtypes.len());
     out.say(&format!("{}: {}", record.device, device.reason()))?;
     out.say(&record.small_print())?;
     out.say(
@@ -96,6 +97,12 @@ fn run(options: &Options) -> Result<(), Error> {
     for (case, dims, dtype) in &wanted {
         if let Some(row) = out.measure(&device, case, *dims, *dtype, options.seconds)? {
             record.rows.push(row);
+        }
+    }
+    for beyond in beyond {
+        for &dtype in &options.dtypes {
+            let measure = || measure_beyond(beyond, dtype, options.seconds);
+            record.rows.extend(out.row(beyond.name(), beyond.shape(), dtype, measure)?);
         }
     }
     if options.scaling {

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use fused_loss::Device;
 
+use crate::timing::beyond::Beyond;
 use crate::timing::cases::Case;
 use crate::timing::cases::draw::Dims;
-use crate::timing::{self, Dtype, list};
+use crate::timing::{self, Dtype, Timed, list};
 
 /// What was measured of a loss.
 #[derive(Clone, Debug)]
@@ -52,9 +53,28 @@ impl Row {
 /// At least so many turns make a median.
 const FEWEST: usize = 5;
 
-/// Takes turns for so long.
 pub fn measure(device: &Device, case: &Case, dims: Dims, dtype: Dtype, seconds: f64) -> Result<Row, String> {
-    let mut timed = timing::open(device, case, dims, dtype)?;
+    let bytes = [list::fewest_bytes(case, dims, dtype.bytes()), 2 * dims.elements() * dtype.bytes()];
+    let threads = if device.is_cuda() { 0 } else { rayon::current_num_threads() };
+    let what = (case.name.as_str(), dtype, list::shape(case, dims));
+    take_turns(timing::open(device, case, dims, dtype)?, what, threads, bytes, seconds)
+}
+
+/// The same of a call that is not in the case table, which is on the CPU.
+pub fn measure_beyond(beyond: Beyond, dtype: Dtype, seconds: f64) -> Result<Row, String> {
+    let bytes = [beyond.fewest_bytes(dtype.bytes()), beyond.copy_bytes(dtype.bytes())];
+    let what = (beyond.name(), dtype, beyond.shape().to_vec());
+    take_turns(beyond.open(dtype)?, what, rayon::current_num_threads(), bytes, seconds)
+}
+
+/// Takes turns for so long.
+fn take_turns(
+    mut timed: Box<dyn Timed + '_>,
+    (loss, dtype, shape): (&str, Dtype, Vec<usize>),
+    threads: usize,
+    [bytes, copy_bytes]: [usize; 2],
+    seconds: f64,
+) -> Result<Row, String> {
     // The first touches memory and wakes threads.
     timed.turns(1)?;
     let started = Instant::now();
@@ -63,14 +83,14 @@ pub fn measure(device: &Device, case: &Case, dims: Dims, dtype: Dtype, seconds: 
         turns.extend(timed.turns(4)?);
     }
     Ok(Row {
-        loss: case.name.clone(),
+        loss: loss.into(),
         dtype,
-        shape: list::shape(case, dims),
-        threads: if device.is_cuda() { 0 } else { rayon::current_num_threads() },
+        shape,
+        threads,
         ns: median(turns.iter().map(|turn| turn.loss)),
         copy_ns: median(turns.iter().map(|turn| turn.copy)),
-        bytes: list::fewest_bytes(case, dims, dtype.bytes()),
-        copy_bytes: 2 * dims.elements() * dtype.bytes(),
+        bytes,
+        copy_bytes,
         launches: timed.launches(),
     })
 }
@@ -130,22 +150,23 @@ impl Table {
         dtype: Dtype,
         seconds: f64,
     ) -> io::Result<Option<Row>> {
-        self.row(case, dims, dtype, || measure(device, case, dims, dtype, seconds))
+        let shape = list::shape(case, dims);
+        self.row(&case.name, &shape, dtype, || measure(device, case, dims, dtype, seconds))
     }
 
     /// Shows what comes of a measurement.
     pub fn row(
         &mut self,
-        case: &Case,
-        dims: Dims,
+        loss: &str,
+        shape: &[usize],
         dtype: Dtype,
         measure: impl FnOnce() -> Result<Row, String>,
     ) -> io::Result<Option<Row>> {
         self.done += 1;
-        let size = list::shape(case, dims).iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
+        let size = shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
         if self.terminal {
             let (done, of, seconds) = (self.done, self.of, self.started.elapsed().as_secs());
-            eprint!("\r\x1b[2K[{done}/{of}, {seconds} s] {} {} {size} ...", case.name, dtype.name());
+            eprint!("\r\x1b[2K[{done}/{of}, {seconds} s] {loss} {} {size} ...", dtype.name());
             let _ = io::stderr().flush();
         }
         let row = measure();
@@ -161,7 +182,7 @@ impl Table {
                 Ok(Some(row))
             }
             Err(why) => {
-                self.say(&format!("{:<36}  {:<5}  {size:>14}  left out: {why}", case.name, dtype.name()))?;
+                self.say(&format!("{loss:<36}  {:<5}  {size:>14}  left out: {why}", dtype.name()))?;
                 Ok(None)
             }
         }

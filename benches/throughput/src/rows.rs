@@ -1,6 +1,7 @@
 //! Which rows the table has.
 
 use crate::options::Options;
+use crate::timing::beyond::Beyond;
 use crate::timing::cases::draw::Dims;
 use crate::timing::cases::{Case, Family};
 use crate::timing::{Dtype, list};
@@ -16,7 +17,7 @@ pub fn choose<'a>(table: &'a [Case], options: &Options, gpu: bool) -> Result<Vec
             return Err("no loss has a size of that kind".into());
         }
     }
-    for name in &options.losses {
+    for name in options.losses.iter().filter(|name| !is_beyond(table, name)) {
         let case = named(table, name)?;
         match &options.size {
             Some(size) => problems.push((case, list::fit(case, size)?)),
@@ -27,10 +28,31 @@ pub fn choose<'a>(table: &'a [Case], options: &Options, gpu: bool) -> Result<Vec
     Ok(all.collect())
 }
 
+/// The calls that are not in the case table which the options ask for; on the CPU alone.
+pub fn choose_beyond(table: &[Case], options: &Options, gpu: bool) -> Result<Vec<Beyond>, String> {
+    let asked = |beyond: &Beyond| {
+        let by_name = |name: &String| is_beyond(table, name) && beyond.name().starts_with(name.as_str());
+        options.losses.iter().any(by_name) || options.losses.is_empty() && options.full && !gpu
+    };
+    let chosen: Vec<Beyond> = Beyond::ALL.iter().copied().filter(asked).collect();
+    match (chosen.first(), &options.size) {
+        (Some(first), _) if gpu => Err(format!("{} is measured on the CPU", first.name())),
+        (Some(_), Some(_)) if options.losses.is_empty() => Ok(Vec::new()),
+        (Some(first), Some(_)) => Err(format!("{} has a size of its own", first.name())),
+        _ => Ok(chosen),
+    }
+}
+
+/// Whether a name is of none that is in the table, but of one that is not.
+fn is_beyond(table: &[Case], name: &str) -> bool {
+    !name.is_empty() && list::find(table, name).is_none() && Beyond::ALL.iter().any(|b| b.name().starts_with(name))
+}
+
 /// The loss of this name, or an error that lists what there is.
 pub fn named<'a>(table: &'a [Case], name: &str) -> Result<&'a Case, String> {
     list::find(table, name).ok_or_else(|| {
         let mut families: Vec<&str> = table.iter().map(|case| family(&case.name)).collect();
+        families.extend(Beyond::ALL.iter().map(|beyond| family(beyond.name())));
         families.dedup();
         families.sort_unstable();
         families.dedup();
@@ -97,10 +119,9 @@ mod tests {
         let options = Options::parse(line.split_whitespace().map(String::from)).unwrap().unwrap();
         let table = list::table();
         let rows = choose(&table, &options, false)?;
-        Ok(rows
-            .iter()
-            .map(|(case, dims, d)| format!("{} {:?} {}", case.name, list::shape(case, *dims), d.name()))
-            .collect())
+        let name = |(case, dims, d): &Wanted| format!("{} {:?} {}", case.name, list::shape(case, *dims), d.name());
+        let beyond = choose_beyond(&table, &options, false)?;
+        Ok(rows.iter().map(name).chain(beyond.iter().map(|beyond| beyond.name().into())).collect())
     }
 
     #[test]
@@ -117,6 +138,8 @@ mod tests {
         assert_eq!(names("--loss huber --dtype f16").unwrap(), ["huber[delta=1] [16777216] f16"]);
         assert_eq!(names("--loss bce --dtype f32 --size 8").unwrap(), ["bce [8] f32"]);
         assert_eq!(names("--loss nll --dtype f32 --size 3x2x5").unwrap(), ["nll [3, 2, 5] f32"]);
+        assert_eq!(names("--loss cross_entropy_a,nll --dtype f32").unwrap()[1..], ["cross_entropy_across[ranks=2]"]);
+        assert_eq!(names("--loss cross_entropy_across").unwrap(), ["cross_entropy_across[ranks=2]"]);
         assert_eq!(names("").unwrap().len(), 14 * 3);
         assert!(names("--full").unwrap().len() > 100);
         assert!(names("--size 32x8 --dtype f32").unwrap().iter().all(|name| name.contains("[32, 8]")));
@@ -128,6 +151,7 @@ mod tests {
             ("--loss foo", "'foo'"),
             ("--loss mse,", "''"),
             ("--loss mse --size 3x4", "element-wise"),
+            ("--loss cross_entropy_across --size 3x4", "a size of its own"),
             ("--loss nll --size 3", "ROWSxCLASSES"),
             ("--loss mse --size 2^47x2^47", "above zero"),
         ] {

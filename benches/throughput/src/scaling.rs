@@ -94,7 +94,7 @@ pub fn run(device: &Device, table: &[Case], options: &Options, out: &mut Table) 
             for case in cases {
                 let dims = dims(case, ELEMENTS);
                 let measure = || pool.install(|| measure(device, case, dims, Dtype::F32, seconds));
-                rows.extend(out.row(case, dims, Dtype::F32, measure)?);
+                rows.extend(out.row(&case.name, &list::shape(case, dims), Dtype::F32, measure)?);
             }
         }
         // Pictures and readers want the rows of a loss together.
