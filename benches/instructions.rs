@@ -78,6 +78,12 @@ cases! {
     case_cross_entropy_columns: f32, |b| CrossEntropy::new().forward_backward(&b.logits, &b.classes, COLUMNS, MEAN, &mut b.grad);
     case_cross_entropy_dense: f32, |b| CrossEntropy::new().forward_backward(&b.logits, &b.probabilities, ROWS, MEAN, &mut b.grad);
     case_distillation: f32, |b| Distillation::new().forward_backward(&b.logits, &b.probabilities, ROWS, MEAN, &mut b.grad);
+    case_distillation_columns: f32, |b| Distillation::new().forward_backward(&b.logits, &b.probabilities, COLUMNS, MEAN, &mut b.grad);
+    case_jsd_columns: f32, |b| Jsd::new().forward_backward(&b.logits, &b.probabilities, COLUMNS, MEAN, &mut b.grad);
+    case_softmax_focal_columns: f32, |b| SoftmaxFocal::new().forward_backward(&b.logits, &b.classes, COLUMNS, MEAN, &mut b.grad);
+    case_dice_softmax: f32, |b| DiceLoss::new().softmax().forward_backward(&b.logits, &b.classes, COLUMNS, MEAN, &mut b.grad);
+    case_dice_cross_entropy: f32, |b| (DiceLoss::new().softmax() + CrossEntropy::new()).forward_backward(&b.logits, &b.classes, COLUMNS, MEAN, &mut b.grad);
+    case_dice_softmax_focal: f32, |b| (DiceLoss::new().softmax() + SoftmaxFocal::new()).forward_backward(&b.logits, &b.classes, COLUMNS, MEAN, &mut b.grad);
     case_dice: f32, |b| DiceLoss::new().sigmoid().forward_backward(&b.logits, &b.labels, REGIONS, MEAN, &mut b.grad);
 }
 

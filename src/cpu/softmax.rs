@@ -83,6 +83,7 @@ pub(crate) struct BlockSum<S: Machine> {
 }
 
 impl<S: Machine> BlockSum<S> {
+    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn new(s: S) -> Self {
         BlockSum { block: s.zero(), total: s.zero_wide() }
     }
@@ -112,6 +113,78 @@ impl<S: Machine> BlockSum<S> {
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn lanes(self) -> F32s<S> {
         self.total.narrow()
+    }
+}
+
+/// The exponentials of sixteen rows or positions, one in each lane, while they are added up.
+pub(crate) struct LaneExps<S: Machine> {
+    ones: BlockSum<S>,
+    rest: BlockSum<S>,
+}
+
+impl<S: Machine> LaneExps<S> {
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn new(s: S) -> Self {
+        LaneExps { ones: BlockSum::new(s), rest: BlockSum::new(s) }
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn add(&mut self, e: F32s<S>) {
+        let is_one = e.eq(1.0);
+        self.ones.add_where(is_one, 1.0);
+        self.rest.add_where(!is_one, e);
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn end_block(&mut self) {
+        self.ones.end_block();
+        self.rest.end_block();
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn softmax(self) -> LaneSoftmax<S> {
+        LaneSoftmax::new(self.ones.lanes(), self.rest.lanes())
+    }
+}
+
+/// The softmax of sixteen rows, as [`Softmax`] is of one.
+#[derive(Clone, Copy)]
+pub(crate) struct LaneSoftmax<S: Machine> {
+    ones: F32s<S>,
+    rest: F32s<S>,
+    pub(crate) sum: F32s<S>,
+    pub(crate) inv_sum: F32s<S>,
+}
+
+impl<S: Machine> LaneSoftmax<S> {
+    #[cfg_attr(optimized, inline(always))]
+    fn new(ones: F32s<S>, rest: F32s<S>) -> Self {
+        let sum = ones + rest;
+        LaneSoftmax { ones, rest, sum, inv_sum: 1.0 / sum }
+    }
+
+    /// The log-sum-exp less the maximum, which is small where one class leads, and exact.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn ln_sum(&self) -> F32s<S> {
+        self.ones.ln() + (self.rest / self.ones).ln_1p()
+    }
+
+    /// How much larger the log-sum-exp is than another's, both less their maxima: exact where they are nearly alike.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn ln_ratio(&self, other: &Self) -> F32s<S> {
+        (((self.ones - other.ones) + (self.rest - other.rest)) * other.inv_sum).ln_1p()
+    }
+
+    /// `1 - p` of the class that leads, without cancellation.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn miss_of_leader(&self) -> F32s<S> {
+        (self.ones - 1.0 + self.rest) * self.inv_sum
+    }
+
+    /// The same of classes with these exponentials.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn miss(&self, e: F32s<S>) -> F32s<S> {
+        e.eq(1.0).pick(self.miss_of_leader(), (self.ones + (self.rest - e)) * self.inv_sum)
     }
 }
 

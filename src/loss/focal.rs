@@ -325,14 +325,10 @@ impl<S: Machine> LaneFocal<S> {
     /// Of sums to which a target's class was added with the weight 1 and others with 0; `alpha` are the weights of the classes.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn new(sums: LaneSums<S>, gamma: f32, alpha: F32s<S>) -> Self {
-        let [ones, rest, cost] = sums.parts();
+        let (softmax, cost) = sums.softmax_and_cost();
         let s = cost.simd();
         let e_t = (-cost).exp_neg();
-        let (sum, leads) = (ones + rest, e_t.eq(1.0));
-        let inv = 1.0 / sum;
-        let nll = ones.ln() + (rest / ones).ln_1p() + cost;
-        let miss = leads.pick(ones - 1.0 + rest, ones + (rest - e_t)) * inv;
-        let p_t = e_t * inv;
+        let (nll, miss, p_t) = (softmax.ln_sum() + cost, softmax.miss(e_t), e_t * softmax.inv_sum);
         let power = match gamma {
             0.0 => s.splat(1.0),
             2.0 => miss * miss,
@@ -342,7 +338,7 @@ impl<S: Machine> LaneFocal<S> {
         // Where p is 0 the other factor may be infinite.
         let slope = alpha * power * s.splat(1.0).add_where(!p_t.eq(0.0), bend);
         let value = alpha * power.eq(0.0).pick(0.0, power * nll);
-        LaneFocal { value, each: slope * inv, at_target: -slope * miss }
+        LaneFocal { value, each: slope * softmax.inv_sum, at_target: -slope * miss }
     }
 
     /// The gradient of classes with these exponentials, of which `t` is 1 for the target's.

@@ -1,13 +1,14 @@
 use crate::call::class_methods;
-use crate::cpu::row::{Row, for_chunks};
+use crate::cpu::row::{Row, Rows, for_chunks};
 use crate::cpu::rowwise::Rowwise;
 use crate::cpu::simd::{F32s, Machine};
-use crate::cpu::softmax::{BlockSum, Logits, Softmax};
+use crate::cpu::softmax::{BlockSum, LaneExps, Logits, Softmax};
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::kl::{Student, Teacher};
 use crate::loss::{Distillation, rowwise_loss};
 use crate::params::JsdParams;
+use crate::shape::Shape;
 
 /// Generalised Jensen-Shannon divergence between the softmaxes of two logit tensors: distillation between mode covering and mode
 /// seeking.
@@ -93,6 +94,73 @@ impl Rowwise for Jsd {
     const NAME: &'static str = "JSD";
     const INDEX: bool = false;
     const GRAD_TARGET: bool = true;
+
+    fn side_by_side(shape: Shape) -> bool {
+        Distillation::side_by_side(shape)
+    }
+
+    /// `row`, sixteen times: the same formulas, in f32 lanes.
+    #[cfg_attr(optimized, inline(always))]
+    fn rows<S: Machine, T: Element>(&self, rows: &mut Rows<'_, '_, S, T>) -> F32s<S> {
+        let params = self.params();
+        let JsdParams { inv_temperature, beta, .. } = params;
+        let (s, classes) = (rows.s, rows.classes);
+        let lowest = s.splat(f32::NEG_INFINITY);
+        let (mut student_max, mut teacher_max) = (lowest, lowest);
+        for c in 0..classes {
+            student_max = student_max.or_larger(rows.kept(c) * inv_temperature);
+            teacher_max = teacher_max.or_larger(rows.dense(c) * inv_temperature);
+        }
+        let (mut student, mut teacher) = (LaneExps::new(s), LaneExps::new(s));
+        for block in (0..classes).step_by(8) {
+            for c in block..classes.min(block + 8) {
+                let ep = (rows.kept(c) * inv_temperature - student_max).exp_neg();
+                student.add(ep);
+                teacher.add((rows.dense(c) * inv_temperature - teacher_max).exp_neg());
+                rows.keep(c, ep);
+            }
+            student.end_block();
+            teacher.end_block();
+        }
+        let (student, teacher) = (student.softmax(), teacher.softmax());
+        let shift = student.ln_ratio(&teacher);
+        // As in `row`.
+        macro_rules! look {
+            ($c:ident) => {{
+                let u = rows.input($c) * inv_temperature - student_max;
+                let v = rows.dense($c) * inv_temperature - teacher_max;
+                let (ep, eq) = (rows.kept($c), v.exp_neg());
+                let (of_p, of_q) = against_mixture(beta, (v - u) + shift);
+                (ep, eq, ep.eq(0.0).pick(0.0, of_p), eq.eq(0.0).pick(0.0, of_q))
+            }};
+        }
+        // In f64, for they cancel where student and teacher are nearly alike.
+        let (mut from_p, mut from_q) = (s.zero_wide(), s.zero_wide());
+        for c in 0..classes {
+            let (ep, eq, of_p, of_q) = look!(c);
+            from_p = from_p + (ep * of_p).widen();
+            from_q = from_q + (eq * of_q).widen();
+        }
+        let (kl_p, kl_q) = (from_p.narrow() * student.inv_sum, from_q.narrow() * teacher.inv_sum);
+        if rows.wants_grad() || rows.wants_grad_target() {
+            let scale = rows.scale * inv_temperature;
+            let (on_p, on_q) = (scale * params.student * student.inv_sum, scale * params.teacher * teacher.inv_sum);
+            for c in 0..classes {
+                let (ep, eq, of_p, of_q) = look!(c);
+                if rows.wants_grad_target() {
+                    let grad = match beta {
+                        1.0 => scale * (eq * teacher.inv_sum - ep * student.inv_sum),
+                        _ => on_q * eq * (of_q - kl_q),
+                    };
+                    rows.put_target(c, grad);
+                }
+                if rows.wants_grad() {
+                    rows.put(c, on_p * ep * (of_p - kl_p));
+                }
+            }
+        }
+        params.student * kl_p + params.teacher * kl_q
+    }
 
     #[cfg_attr(optimized, inline(always))]
     fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {

@@ -1,14 +1,15 @@
 use crate::call::{AnyRequest, Loss, Run, class_methods, elementwise_methods, for_request};
 use crate::cpu::elementwise::{self, Point, Pointwise};
-use crate::cpu::row::{Row, for_chunks};
+use crate::cpu::row::{Row, Rows, for_chunks};
 use crate::cpu::rowwise::Rowwise;
 use crate::cpu::simd::{F32s, Machine, Mask, Simd, Span};
-use crate::cpu::softmax::{BlockSum, Logits, Softmax, Visit};
+use crate::cpu::softmax::{BlockSum, LaneExps, Logits, Softmax, Visit};
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::combine::term;
 use crate::loss::{elementwise_loss, rowwise_loss};
 use crate::params::{DistillationParams, KlDivProbsParams};
+use crate::shape::Shape;
 
 /// Kullback-Leibler divergence of the target from an input of **log-probabilities**.
 ///
@@ -251,6 +252,58 @@ impl Rowwise for Distillation {
     const NAME: &'static str = "distillation";
     const INDEX: bool = false;
     const GRAD_TARGET: bool = true;
+
+    fn side_by_side(shape: Shape) -> bool {
+        // Where rows lie side by side in memory: 4x4x1048576 of f32 took 486 ms one by one, and take 24 ms. (Targets of rows that do not
+        // would be gathered, three times.)
+        shape.inner > 1 && shape.classes <= 256
+    }
+
+    /// `row`, sixteen times: the same formulas, in f32 lanes.
+    #[cfg_attr(optimized, inline(always))]
+    fn rows<S: Machine, T: Element>(&self, rows: &mut Rows<'_, '_, S, T>) -> F32s<S> {
+        let DistillationParams { inv_temperature, factor } = self.params();
+        let (s, classes) = (rows.s, rows.classes);
+        let lowest = s.splat(f32::NEG_INFINITY);
+        let (mut student_max, mut teacher_max) = (lowest, lowest);
+        for c in 0..classes {
+            student_max = student_max.or_larger(rows.kept(c) * inv_temperature);
+            teacher_max = teacher_max.or_larger(rows.dense(c) * inv_temperature);
+        }
+        let (mut student, mut teacher, mut cross) = (LaneExps::new(s), LaneExps::new(s), s.zero_wide());
+        for block in (0..classes).step_by(8) {
+            for c in block..classes.min(block + 8) {
+                let u = rows.kept(c) * inv_temperature - student_max;
+                let v = rows.dense(c) * inv_temperature - teacher_max;
+                let (ep, eq) = (u.exp_neg(), v.exp_neg());
+                student.add(ep);
+                teacher.add(eq);
+                // In f64, for its terms cancel where student and teacher are nearly alike.
+                cross = cross + eq.eq(0.0).pick(0.0, eq * (v - u)).widen();
+                rows.keep(c, ep);
+            }
+            student.end_block();
+            teacher.end_block();
+        }
+        let (student, teacher) = (student.softmax(), teacher.softmax());
+        let shift = student.ln_ratio(&teacher);
+        let kl = (cross * teacher.inv_sum.widen() + shift.widen()).narrow();
+        let scale = rows.scale * (factor * inv_temperature);
+        let both_ones = teacher.miss_of_leader() - student.miss_of_leader();
+        for c in 0..classes {
+            let v = rows.dense(c) * inv_temperature - teacher_max;
+            let (ep, eq) = (rows.kept(c), v.exp_neg());
+            if rows.wants_grad_target() {
+                let gap = v - (rows.input(c) * inv_temperature - student_max) + (shift - kl);
+                rows.put_target(c, eq.eq(0.0).pick(0.0, scale * eq * teacher.inv_sum * gap));
+            }
+            if rows.wants_grad() {
+                let slope = ep * student.inv_sum - eq * teacher.inv_sum;
+                rows.put(c, scale * (ep.eq(1.0) & eq.eq(1.0)).pick(both_ones, slope));
+            }
+        }
+        factor * kl
+    }
 
     #[cfg_attr(optimized, inline(always))]
     fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {

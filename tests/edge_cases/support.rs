@@ -276,6 +276,12 @@ pub fn close(what: &str, got: f32, want: f64, tolerance: f64) {
 /// Gradients equal but for rounding, as a share of the largest.
 #[track_caller]
 pub fn same<T: Element>(what: &str, got: &[T], want: &[T], factor: f64) {
+    same_but_for(what, got, want, factor, 1e-7);
+}
+
+/// The same where gradients are what is left of numbers whose rounding is this.
+#[track_caller]
+pub fn same_but_for<T: Element>(what: &str, got: &[T], want: &[T], factor: f64, noise: f64) {
     let want: Vec<f64> = want.iter().map(|w| factor * f64::from(w.to_f32())).collect();
     let largest = want.iter().fold(0f64, |a, w| a.max(w.abs()));
     let rounding = match T::NAME {
@@ -285,6 +291,6 @@ pub fn same<T: Element>(what: &str, got: &[T], want: &[T], factor: f64) {
     };
     for (got, want) in got.iter().zip(want) {
         let got = f64::from(got.to_f32());
-        assert!((got - want).abs() <= rounding * largest + 1e-7, "{what}: expected {want}, got {got}");
+        assert!((got - want).abs() <= rounding * largest + noise, "{what}: expected {want}, got {got}");
     }
 }

@@ -1,13 +1,12 @@
 //! Cross-entropy of sixteen rows or positions at once, one in each lane.
 
 use crate::cpu::simd::{F32s, Machine, Mask};
-use crate::cpu::softmax::BlockSum;
+use crate::cpu::softmax::{BlockSum, LaneExps, LaneSoftmax};
 
 /// What is added up over the classes.
 pub(crate) struct LaneSums<S: Machine> {
     s: S,
-    ones: BlockSum<S>,
-    rest: BlockSum<S>,
+    exps: LaneExps<S>,
     mass: BlockSum<S>,
     cost: BlockSum<S>,
 }
@@ -15,16 +14,13 @@ pub(crate) struct LaneSums<S: Machine> {
 impl<S: Machine> LaneSums<S> {
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn new(s: S) -> Self {
-        let [ones, rest, mass, cost] = [BlockSum::new(s); 4];
-        LaneSums { s, ones, rest, mass, cost }
+        LaneSums { s, exps: LaneExps::new(s), mass: BlockSum::new(s), cost: BlockSum::new(s) }
     }
 
     /// A class: its logit less the largest, the exponential of that, and the weight that targets put on it.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn add(&mut self, u: F32s<S>, e: F32s<S>, a: F32s<S>) {
-        let is_one = e.eq(1.0);
-        self.ones.add_where(is_one, 1.0);
-        self.rest.add_where(!is_one, e);
+        self.exps.add(e);
         self.mass.add(a);
         // Zero times minus infinity is a masked class that the target does not ask for.
         self.cost.add_where(!a.eq(0.0), -a * u);
@@ -33,31 +29,29 @@ impl<S: Machine> LaneSums<S> {
     /// After eight classes.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn end_block(&mut self) {
-        for sum in [&mut self.ones, &mut self.rest, &mut self.mass, &mut self.cost] {
-            sum.end_block();
-        }
+        self.exps.end_block();
+        self.mass.end_block();
+        self.cost.end_block();
     }
 
-    /// How many exponentials are 1, the sum of the others, and what was added of the costs, for other losses of the same sums.
+    /// The softmax, and the sum of the costs, for other losses of the same sums.
     #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn parts(self) -> [F32s<S>; 3] {
-        [self.ones.lanes(), self.rest.lanes(), self.cost.lanes()]
+    pub(crate) fn softmax_and_cost(self) -> (LaneSoftmax<S>, F32s<S>) {
+        (self.exps.softmax(), self.cost.lanes())
     }
 
     /// After all; `max` is the largest logit.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn losses(self, max: F32s<S>, z_loss: f32) -> LaneLosses<S> {
-        let (ones, rest, mass, cost) = (self.ones.lanes(), self.rest.lanes(), self.mass.lanes(), self.cost.lanes());
-        let ln_sum = ones.ln() + (rest / ones).ln_1p();
+        let (softmax, mass, cost) = (self.exps.softmax(), self.mass.lanes(), self.cost.lanes());
+        let ln_sum = softmax.ln_sum();
         let lse = max + ln_sum;
         let value = mass * ln_sum + cost;
         let (value, pull) =
             if z_loss == 0.0 { (value, self.s.zero()) } else { (value + z_loss * lse * lse, 2.0 * z_loss * lse) };
-        let sum = ones + rest;
-        let inv = 1.0 / sum;
-        let miss = (ones - 1.0 + rest) * inv;
-        let (slope, top) = ((mass + pull) * inv, pull * (1.0 - miss) - mass * miss);
-        LaneLosses { value, ln_sum, mass, slope, top, leads: sum.lt(2.0) }
+        let miss = softmax.miss_of_leader();
+        let (slope, top) = ((mass + pull) * softmax.inv_sum, pull * (1.0 - miss) - mass * miss);
+        LaneLosses { value, ln_sum, mass, slope, top, leads: softmax.sum.lt(2.0) }
     }
 }
 
