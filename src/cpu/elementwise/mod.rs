@@ -89,8 +89,8 @@ pub(crate) trait Terms<const N: usize>: Copy + Send + Sync {
         i
     }
 
-    /// What is staged, applied to all terms; the sums of the values of even vectors and of odd ones, of each.
-    fn apply<S: Machine>(&self, s: S, stage: &mut Stage) -> [[Lanes; 2]; N];
+    /// What is staged, applied to all terms; puts the sums of each.
+    fn apply<S: Machine>(&self, s: S, stage: &mut Stage, sums: &mut [BlockSums; N]);
 
     /// The value of the whole, of sums of values.
     fn whole_of_sums(&self, sums: [f64; N]) -> f64;
@@ -152,11 +152,11 @@ impl<F: Pointwise> Terms<1> for F {
     }
 
     #[cfg_attr(optimized, inline(always))]
-    fn apply<S: Machine>(&self, s: S, stage: &mut Stage) -> [[Lanes; 2]; 1] {
+    fn apply<S: Machine>(&self, s: S, stage: &mut Stage, [sums]: &mut [BlockSums; 1]) {
         if F::LOGISTIC {
             stage.logistic(s);
         }
-        [stage.apply(s, *self, 1.0, true)]
+        stage.apply(s, *self, 1.0, true, sums);
     }
 
     fn whole_of_sums(&self, [sum]: [f64; 1]) -> f64 {
@@ -276,6 +276,12 @@ pub(crate) fn run<T: Element, F: Terms<N>, const N: usize>(loss: F, request: Req
 /// of even a sum of equal values stays below 5e-7.
 const BLOCK: usize = 8 * LANES;
 
+/// Elements that are staged at once: several blocks, for to begin with one takes as long as thirty of its elements.
+const ROOM: usize = 4 * BLOCK;
+
+/// The sums of the values of even vectors and of odd ones, of each block that is staged.
+pub(crate) type BlockSums = [[Lanes; 2]; ROOM / BLOCK];
+
 impl<T> Clone for Plan<'_, T> {
     fn clone(&self) -> Self {
         *self
@@ -307,25 +313,33 @@ impl<T: Element, F: Terms<N>, const N: usize> Kernel for Tile<'_, T, F, N> {
         let mode = plan.grad_input.map_or(Mode::PLAIN, |grad| plan.mode.at(grad, start));
         let usual = if S::LOOPS { plan.usual(mode) } else { None };
         let mut stage = Stage::new(&plan);
-        let mut total = [s.zero_wide(); N];
-        for block in (start..end).step_by(BLOCK) {
-            let stop = end.min(block + BLOCK);
+        let (mut total, mut staged) = ([s.zero_wide(); N], [[[[0.0; LANES]; 2]; ROOM / BLOCK]; N]);
+        // Known to be 1 where there is one.
+        let terms = if N == 1 { 1 } else { loss.terms().min(N) };
+        // What does not go through the stage goes block by block.
+        let room = if usual.is_some() { BLOCK } else { ROOM };
+        for first in (start..end).step_by(room) {
+            let stop = end.min(first + room);
             // The even vectors and the odd ones, whichever way they come.
-            let mut sums = [[s.zero(); 2]; N];
-            let mut i = block;
+            let mut sums = [s.zero(); 2];
+            let mut i = first;
             if let Some(usual) = &usual {
-                i = loss.usual(s, usual, i, stop, &mut sums[0]);
+                i = loss.usual(s, usual, i, stop, &mut sums);
             }
-            if i < stop {
-                s.run(Gather { stage: &mut stage, plan: &plan, i, count: stop - i });
-                let more = loss.apply(s, &mut stage);
-                s.run(Scatter { stage: &stage, plan: &plan, i, mode, faint: F::FAINT });
-                for j in 0..N {
-                    sums[j] = [sums[j][0] + s.lanes(&more[j][0]), sums[j][1] + s.lanes(&more[j][1])];
+            if i == stop {
+                total[0] = total[0] + (sums[0] + sums[1]).widen();
+                continue;
+            }
+            let count = stop - i;
+            s.run(Gather { stage: &mut stage, plan: &plan, i, count });
+            loss.apply(s, &mut stage, &mut staged);
+            s.run(Scatter { stage: &stage, plan: &plan, i, mode, faint: F::FAINT });
+            for j in 0..terms {
+                for of_block in &staged[j][..count.div_ceil(BLOCK)] {
+                    sums = [sums[0] + s.lanes(&of_block[0]), sums[1] + s.lanes(&of_block[1])];
+                    total[j] = total[j] + (sums[0] + sums[1]).widen();
+                    sums = [s.zero(); 2];
                 }
-            }
-            for j in 0..N {
-                total[j] = total[j] + (sums[j][0] + sums[j][1]).widen();
             }
         }
         fence();

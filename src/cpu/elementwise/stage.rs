@@ -6,9 +6,9 @@
 
 use std::mem::MaybeUninit;
 
-use super::{BLOCK, Plan, Point, Pointwise};
+use super::{BLOCK, BlockSums, Plan, Point, Pointwise, ROOM};
 use crate::cpu::mem::{Mode, Src};
-use crate::cpu::simd::{F32s, Kernel, LANES, Lanes, Machine, Pair};
+use crate::cpu::simd::{F32s, Kernel, LANES, Lanes, Machine, Pair, Simd};
 use crate::element::Element;
 use crate::loss::Logistic;
 
@@ -16,10 +16,10 @@ use crate::loss::Logistic;
 const STEP: usize = 2 * LANES;
 
 /// A number of each element of a block, if somebody put one.
-struct Row([MaybeUninit<f32>; BLOCK]);
+struct Row([MaybeUninit<f32>; ROOM]);
 
 impl Row {
-    const EMPTY: Row = Row([MaybeUninit::uninit(); BLOCK]);
+    const EMPTY: Row = Row([MaybeUninit::uninit(); ROOM]);
 
     /// Those of elements `i..i + 16`.
     ///
@@ -27,14 +27,28 @@ impl Row {
     /// They have been put.
     #[cfg_attr(optimized, inline(always))]
     unsafe fn get<S: Machine>(&self, s: S, i: usize) -> F32s<S> {
+        assert!(i <= ROOM - LANES); // one comparison, where a slice of a slice has three
         // SAFETY: sixteen floats, which are there as the caller promises.
-        s.wrap(unsafe { s.f_load(self.0[i..][..LANES].as_ptr().cast()) })
+        s.wrap(unsafe { s.f_load(self.0.as_ptr().add(i).cast()) })
     }
 
     #[cfg_attr(optimized, inline(always))]
     fn put<S: Machine>(&mut self, i: usize, x: F32s<S>) {
+        assert!(i <= ROOM - LANES);
         // SAFETY: sixteen floats.
-        unsafe { x.simd().f_store(self.0[i..][..LANES].as_mut_ptr().cast(), x.raw()) }
+        unsafe { x.simd().f_store(self.0.as_mut_ptr().add(i).cast(), x.raw()) }
+    }
+
+    /// Takes elements `i..i + 32` of a tensor as its own from `to` on.
+    ///
+    /// # Safety
+    /// As for [`Src::load`].
+    #[cfg_attr(optimized, inline(always))]
+    unsafe fn take_two<S: Machine, T: Element>(&mut self, s: S, to: usize, from: Src<'_, T>, i: usize) {
+        // SAFETY: the caller's promise.
+        let (low, high) = unsafe { (from.load(s, i), from.load(s, i + LANES)) };
+        self.put(to, low);
+        self.put(to + LANES, high);
     }
 
     /// Those of elements `i..i + 32`.
@@ -90,6 +104,10 @@ pub(crate) struct Stage {
     /// How many elements it holds. Rows are put for whole steps; what is beyond the elements has no meaning.
     count: usize,
     wants: Wants,
+    /// Elements have an aux of their own, and weights or gradients from above: else 1, and one scale for all, which are not put.
+    has_aux: bool,
+    has_weight: bool,
+    common_scale: f32,
     input: Row,
     target: Row,
     aux: Row,
@@ -116,6 +134,7 @@ struct Wants {
 }
 
 impl Stage {
+    #[cfg_attr(optimized, inline(always))]
     pub(super) fn new<T>(plan: &Plan<'_, T>) -> Self {
         let wants = Wants {
             losses: plan.losses.is_some(),
@@ -128,6 +147,9 @@ impl Stage {
         Stage {
             count: 0,
             wants,
+            has_aux: plan.class_weight.is_some() || plan.third.is_some(),
+            has_weight: plan.weight.is_some() || plan.grad_output.is_some(),
+            common_scale: plan.scale,
             input,
             target,
             aux,
@@ -148,10 +170,25 @@ impl Stage {
         s.run(LogisticOfInput(self));
     }
 
-    /// Adds a loss with this weight to what is staged, or begins with it; the sums of its values, of even vectors and of odd ones.
+    /// Adds a loss with this weight to what is staged, or begins with it; puts the sums of its values.
     #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn apply<S: Machine, F: Pointwise>(&mut self, s: S, loss: F, weight: f32, first: bool) -> [Lanes; 2] {
-        s.run(Apply { stage: self, loss, weight, first })
+    pub(crate) fn apply<S: Machine, F: Pointwise>(
+        &mut self,
+        s: S,
+        loss: F,
+        weight: f32,
+        first: bool,
+        sums: &mut BlockSums,
+    ) {
+        s.run(Apply { stage: self, loss, weight, first, sums });
+    }
+
+    /// # Safety
+    /// `Gather` has filled it.
+    #[cfg_attr(optimized, inline(always))]
+    unsafe fn aux<S: Machine>(&self, pair: Pair<S>, i: usize) -> F32s<Pair<S>> {
+        // SAFETY: the caller's promise.
+        if self.has_aux { unsafe { self.aux.get_pair(pair, i) } } else { pair.splat(1.0) }
     }
 }
 
@@ -168,10 +205,31 @@ impl<T: Element> Kernel for Gather<'_, '_, T> {
 
     #[cfg_attr(optimized, inline(always))]
     fn run<S: Machine>(self, s: S) {
-        let Gather { stage, plan, count, .. } = self;
+        // A copy of the plan: behind a reference it might change with every store.
+        let Gather { stage, plan: &plan, i: start, count } = self;
         stage.count = count;
-        for v in (0..count.next_multiple_of(STEP)).step_by(LANES) {
-            let (i, count) = (self.i + v, count.saturating_sub(v).min(LANES));
+        // What is weighed goes vector by vector, as does what is left of the rest.
+        let plain = !stage.has_weight && plan.class_weight.is_none();
+        let whole = if plain { count / STEP * STEP } else { 0 };
+        for v in (0..whole).step_by(STEP) {
+            if plan.mode.stream {
+                plan.input.prefetch(s, start + v);
+                if let Some(target) = plan.target {
+                    target.prefetch(s, start + v);
+                }
+            }
+            // SAFETY: there are as many, and no other task writes them.
+            unsafe {
+                stage.input.take_two(s, v, plan.input, start + v);
+                // Where there is no target nobody looks at it.
+                stage.target.take_two(s, v, plan.target.unwrap_or(plan.input), start + v);
+                if let Some(third) = plan.third {
+                    stage.aux.take_two(s, v, third, start + v);
+                }
+            }
+        }
+        for v in (whole..count.next_multiple_of(STEP)).step_by(LANES) {
+            let (i, count) = (start + v, count.saturating_sub(v).min(LANES));
             if plan.mode.stream && v % STEP == 0 {
                 plan.input.prefetch(s, i);
                 if let Some(target) = plan.target {
@@ -203,9 +261,13 @@ impl<T: Element> Kernel for Gather<'_, '_, T> {
                     scale = scale * load(s, Src::new(g), i, count);
                 }
             }
-            stage.aux.put(v, aux);
-            stage.weight.put(v, weight);
-            stage.scale.put(v, scale);
+            if stage.has_aux {
+                stage.aux.put(v, aux);
+            }
+            if stage.has_weight {
+                stage.weight.put(v, weight);
+                stage.scale.put(v, scale);
+            }
         }
     }
 }
@@ -240,46 +302,50 @@ struct Apply<'a, F> {
     loss: F,
     weight: f32,
     first: bool,
+    sums: &'a mut BlockSums,
 }
 
 impl<F: Pointwise> Kernel for Apply<'_, F> {
-    type Output = [Lanes; 2];
+    type Output = ();
 
     #[cfg_attr(optimized, inline(always))]
-    fn run<S: Machine>(self, s: S) -> [Lanes; 2] {
-        let Apply { stage, loss, weight, first } = self;
-        let (pair, count, wants) = (Pair(s), stage.count, stage.wants);
-        let mut sums = [s.zero(); 2];
-        for i in (0..count).step_by(STEP) {
-            // SAFETY (all of it): `Gather` has put what is staged, `LogisticOfInput` its two rows where the loss asks for them, and the
-            // first loss what the others add to.
-            unsafe {
-                let x = stage.input.get_pair(pair, i);
-                let (t, aux) = (stage.target.get_pair(pair, i), stage.aux.get_pair(pair, i));
-                let Point { value, grad } = if F::LOGISTIC {
-                    let (tail, soft) = (stage.tail.get_pair(pair, i), stage.soft.get_pair(pair, i));
-                    loss.eval_with(&Logistic { positive: x.gt(0.0), abs: x.abs(), tail, soft }, x, t, aux)
-                } else {
-                    loss.eval(x, t, aux)
-                };
-                let value = value * stage.weight.get_pair(pair, i);
-                if wants.losses {
-                    stage.losses.add_pair(pair, i, value, weight, first);
+    fn run<S: Machine>(self, s: S) {
+        let Apply { stage, loss, weight, first, .. } = self;
+        let (pair, wants, all, has_weight) = (Pair(s), stage.wants, stage.count, stage.has_weight);
+        for (block, of_block) in (0..all).step_by(BLOCK).zip(self.sums) {
+            let mut sums = [s.zero(); 2];
+            let count = all.min(block + BLOCK);
+            for i in (block..count).step_by(STEP) {
+                // SAFETY (all of it): `Gather` has put what is staged, `LogisticOfInput` its two rows where the loss asks for them, and the
+                // first loss what the others add to.
+                unsafe {
+                    let x = stage.input.get_pair(pair, i);
+                    let (t, aux) = (stage.target.get_pair(pair, i), stage.aux(pair, i));
+                    let Point { value, grad } = if F::LOGISTIC {
+                        let (tail, soft) = (stage.tail.get_pair(pair, i), stage.soft.get_pair(pair, i));
+                        loss.eval_with(&Logistic { positive: x.gt(0.0), abs: x.abs(), tail, soft }, x, t, aux)
+                    } else {
+                        loss.eval(x, t, aux)
+                    };
+                    let value = if has_weight { value * stage.weight.get_pair(pair, i) } else { value };
+                    if wants.losses {
+                        stage.losses.add_pair(pair, i, value, weight, first);
+                    }
+                    if wants.grad_input {
+                        stage.grad_input.add_pair(pair, i, grad, weight, first);
+                    }
+                    if F::GRAD_TARGET && wants.grad_target {
+                        stage.grad_target.add_pair(pair, i, loss.grad_target(x, t, aux), weight, first);
+                    }
+                    if F::GRAD_THIRD && wants.grad_third {
+                        stage.grad_third.add_pair(pair, i, loss.grad_third(x, t, aux), weight, first);
+                    }
+                    let (low, high) = pair.split(value);
+                    sums = [sums[0] + only(low, i, count), sums[1] + only(high, i + LANES, count)];
                 }
-                if wants.grad_input {
-                    stage.grad_input.add_pair(pair, i, grad, weight, first);
-                }
-                if F::GRAD_TARGET && wants.grad_target {
-                    stage.grad_target.add_pair(pair, i, loss.grad_target(x, t, aux), weight, first);
-                }
-                if F::GRAD_THIRD && wants.grad_third {
-                    stage.grad_third.add_pair(pair, i, loss.grad_third(x, t, aux), weight, first);
-                }
-                let (low, high) = pair.split(value);
-                sums = [sums[0] + only(low, i, count), sums[1] + only(high, i + LANES, count)];
             }
+            *of_block = [sums[0].to_array(), sums[1].to_array()];
         }
-        [sums[0].to_array(), sums[1].to_array()]
     }
 }
 
@@ -298,13 +364,32 @@ impl<T: Element> Kernel for Scatter<'_, '_, T> {
 
     #[cfg_attr(optimized, inline(always))]
     fn run<S: Machine>(self, s: S) {
-        let Scatter { stage, plan, .. } = self;
-        for v in (0..stage.count).step_by(LANES) {
-            let (i, count) = (self.i + v, LANES.min(stage.count - v));
+        let Scatter { stage, plan: &plan, i: start, mode, faint } = self;
+        let &Stage { has_weight, common_scale, .. } = stage;
+        let plain = !has_weight && plan.losses.is_none() && plan.grad_target.is_none() && plan.grad_third.is_none();
+        let whole = if plain { stage.count / STEP * STEP } else { 0 };
+        if let Some(out) = plan.grad_input {
+            let least = f32::MIN_POSITIVE / common_scale.abs();
+            for v in (0..whole).step_by(STEP) {
+                let pair = Pair(s);
+                // SAFETY: as below.
+                unsafe {
+                    let mut grad = stage.grad_input.get_pair(pair, v);
+                    if faint {
+                        grad = grad.abs().lt(least).pick(0.0, grad);
+                    }
+                    let (low, high) = pair.split(grad * common_scale);
+                    out.store(s, start + v, low, mode);
+                    out.store(s, start + v + LANES, high, mode);
+                }
+            }
+        }
+        for v in (whole..stage.count).step_by(LANES) {
+            let (i, count) = (start + v, LANES.min(stage.count - v));
             // SAFETY (all of it): `Gather` has put the scale and the losses what was asked of them; tiles do not overlap, and a tile
             // belongs to one task.
             unsafe {
-                let scale = stage.scale.get(s, v);
+                let scale = if has_weight { stage.scale.get(s, v) } else { s.splat(common_scale) };
                 if let Some(out) = plan.losses {
                     out.store_upto(s, i, count, stage.losses.get(s, v), Mode::PLAIN);
                 }
@@ -318,10 +403,10 @@ impl<T: Element> Kernel for Scatter<'_, '_, T> {
                 }
                 if let Some(out) = plan.grad_input {
                     let mut grad = stage.grad_input.get(s, v);
-                    if self.faint {
+                    if faint {
                         grad = grad.abs().lt(f32::MIN_POSITIVE / scale.abs()).pick(0.0, grad);
                     }
-                    out.store_upto(s, i, count, grad * scale, self.mode);
+                    out.store_upto(s, i, count, grad * scale, mode);
                 }
             }
         }

@@ -1,7 +1,7 @@
 use super::{Combination, IntoSum, Join, MOST, Refused, Scaled, operators};
 use crate::call::{AnyRequest, Loss, Run, elementwise_methods, for_request};
-use crate::cpu::elementwise::{self, Pointwise, Stage, Terms};
-use crate::cpu::simd::{LANES, Lanes, Machine};
+use crate::cpu::elementwise::{self, BlockSums, Pointwise, Stage, Terms};
+use crate::cpu::simd::Machine;
 use crate::cuda::kernel::{self, HasKernel, Kernel};
 use crate::device::Buffer;
 use crate::error::Result;
@@ -38,8 +38,8 @@ macro_rules! elements {
             }
 
             /// Adds the term to what is staged.
-            fn apply<S: Machine>(&self, s: S, stage: &mut Stage, weight: f32, first: bool) -> [Lanes; 2] {
-                match self { $(Element::$kind(f) => stage.apply(s, *f, weight, first),)* }
+            fn apply<S: Machine>(&self, s: S, stage: &mut Stage, weight: f32, first: bool, sums: &mut BlockSums) {
+                match self { $(Element::$kind(f) => stage.apply(s, *f, weight, first, sums),)* }
             }
         }
     };
@@ -236,15 +236,13 @@ impl Terms<MOST> for Combined {
     }
 
     #[cfg_attr(optimized, inline(always))]
-    fn apply<S: Machine>(&self, s: S, stage: &mut Stage) -> [[Lanes; 2]; MOST] {
+    fn apply<S: Machine>(&self, s: S, stage: &mut Stage, sums: &mut [BlockSums; MOST]) {
         if self.logistic {
             stage.logistic(s);
         }
-        let mut sums = [[[0.0; LANES]; 2]; MOST];
         for (j, (sums, term)) in sums.iter_mut().zip(self.each()).enumerate() {
-            *sums = term.element.apply(s, stage, term.weight, j == 0);
+            term.element.apply(s, stage, term.weight, j == 0, sums);
         }
-        sums
     }
 
     fn whole_of_sums(&self, sums: [f64; MOST]) -> f64 {
