@@ -190,7 +190,7 @@ fn no_nan<S: Simd>(a: F32s<S>, b: F32s<S>) -> F32s<S> {
 /// |---|---|
 /// | value | `l = -alpha_t (1 - p_t)^gamma ln p_t` |
 /// | gradient | `dl/dz_k = alpha_t (gamma (1 - p_t)^(gamma - 1) p_t ln p_t - (1 - p_t)^gamma) ([k = t] - p_k)` |
-/// | shapes | logits of a [`Shape`](crate::Shape); targets one index a row; alpha by [`Call::class_weight`](crate::Call::class_weight) |
+/// | shapes | logits of a [`Shape`]; targets one index a row; alpha by [`Call::class_weight`](crate::Call::class_weight) |
 /// | mean | divides by the number of rows that are not ignored, as the losses of Lin et al. and Keras do; MONAI and kornia also divide by the classes |
 /// | defaults | `gamma = 2`, no alpha, `ignore_index = -100` |
 /// | Keras | `CategoricalFocalCrossentropy` (its scalar alpha of 0.25 multiplies every class) |

@@ -21,7 +21,7 @@ use crate::shape::Shape;
 /// | gradient | `dl/ds_k = (1 - beta) / T p_k (ln(p_k / m_k) - KL(p \|\| m))`; for the teacher, on request, `beta / T q_k (ln(q_k / m_k) - KL(q \|\| m))` |
 /// | `beta = 0` | would be `KL(q \|\| p)`: that is [`Distillation`] with [`scale_by_t2(false)`](Distillation::scale_by_t2) |
 /// | `beta = 1` | `KL(p \|\| q)`, the reverse divergence, with `m = q` and both factors 1 |
-/// | shapes | both tensors of one [`Shape`](crate::Shape) |
+/// | shapes | both tensors of one [`Shape`] |
 /// | mean | divides by the rows |
 /// | defaults | `beta = 0.5`, the Jensen-Shannon divergence; `T = 1` |
 /// | PyTorch | none; TRL's `GKDTrainer.generalized_jsd_loss`, Liger's `LigerFusedLinearJSDLoss` |

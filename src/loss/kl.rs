@@ -192,7 +192,7 @@ elementwise_methods!(KlDivProbs);
 /// |---|---|
 /// | value | `l = T^2 sum_k q_k (ln q_k - ln p_k)` a row |
 /// | gradient | `dl/ds_k = T (p_k - q_k)`; `dl/dt_k = T q_k (ln q_k - ln p_k - KL)` for the teacher, on request |
-/// | shapes | both tensors of one [`Shape`](crate::Shape) |
+/// | shapes | both tensors of one [`Shape`] |
 /// | mean | divides by the rows: PyTorch's `batchmean` for `(rows, classes)` |
 /// | defaults | `T = 1`, multiplied by `T^2` |
 /// | PyTorch | `T**2 * F.kl_div(log_softmax(s / T), log_softmax(t / T), log_target=True, reduction="batchmean")` |
