@@ -195,7 +195,7 @@ fn no_nan<S: Simd>(a: F32s<S>, b: F32s<S>) -> F32s<S> {
 /// | defaults | `gamma = 2`, no alpha, `ignore_index = -100` |
 /// | Keras | `CategoricalFocalCrossentropy` (its scalar alpha of 0.25 multiplies every class) |
 ///
-/// Edge cases: finite for any gamma where `p_t` saturates; `gamma = 0` is [`CrossEntropy`](crate::CrossEntropy)
+/// Edge cases: finite for any gamma where `p_t` saturates; `gamma = 0` is [`CrossEntropy`]
 /// but for the denominator under class weights. Ignored rows as there.
 ///
 /// ```
