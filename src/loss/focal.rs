@@ -2,7 +2,7 @@ use crate::call::{AnyRequest, Loss, Run, class_methods, elementwise_methods, for
 use crate::cpu::elementwise::{self, Point, Pointwise};
 use crate::cpu::row::{Row, RowTarget, Rows, for_chunks};
 use crate::cpu::rowwise::Rowwise;
-use crate::cpu::simd::{F32s, Machine, Simd};
+use crate::cpu::simd::{F32s, LANES, Lanes, Machine, Simd};
 use crate::cpu::softmax::{Input, Softmax};
 use crate::element::Element;
 use crate::error::{Result, check_option};
@@ -321,6 +321,17 @@ pub(crate) struct LaneFocal<S: Machine> {
     at_target: F32s<S>,
 }
 
+/// In f64, as [`SoftmaxFocal`] has it for one row: of `exp(gamma ln m)` f32 loses the last digits. Not inlined, as in
+/// [`outline`](crate::cpu::simd::outline).
+#[inline(never)]
+fn powers(m: &Lanes, gamma: f32) -> Lanes {
+    let mut powers = [0.0; LANES];
+    for l in 0..LANES {
+        powers[l] = f64::from(m[l]).powf(f64::from(gamma)) as f32;
+    }
+    powers
+}
+
 impl<S: Machine> LaneFocal<S> {
     /// Of sums to which a target's class was added with the weight 1 and others with 0; `alpha` are the weights of the classes.
     #[cfg_attr(optimized, inline(always))]
@@ -331,8 +342,9 @@ impl<S: Machine> LaneFocal<S> {
         let (nll, miss, p_t) = (softmax.ln_sum() + cost, softmax.miss(e_t), e_t * softmax.inv_sum);
         let power = match gamma {
             0.0 => s.splat(1.0),
+            1.0 => miss,
             2.0 => miss * miss,
-            _ => (gamma * miss.ln()).exp(),
+            _ => s.lanes(&powers(&miss.to_array(), gamma)),
         };
         let bend = gamma * p_t * miss.eq(0.0).pick(1.0, nll / miss);
         // Where p is 0 the other factor may be infinite.
