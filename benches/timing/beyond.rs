@@ -15,25 +15,20 @@ pub enum Beyond {
     /// Cross-entropy whose classes two threads share.
     Ranks,
     /// Tokens, hidden numbers, classes.
-    #[cfg(feature = "head")]
     Head,
     /// Pairs, hidden numbers.
-    #[cfg(feature = "head")]
     InfoNce,
 }
 
 impl Beyond {
-    #[cfg(feature = "head")]
-    pub const ALL: &'static [Beyond] = &[Beyond::Ranks, Beyond::Head, Beyond::InfoNce];
-    #[cfg(not(feature = "head"))]
-    pub const ALL: &'static [Beyond] = &[Beyond::Ranks];
+    /// Those that are compiled.
+    pub const ALL: &'static [Beyond] =
+        if cfg!(feature = "head") { &[Beyond::Ranks, Beyond::Head, Beyond::InfoNce] } else { &[Beyond::Ranks] };
 
     pub fn name(self) -> &'static str {
         match self {
             Beyond::Ranks => "cross_entropy_across[ranks=2]",
-            #[cfg(feature = "head")]
             Beyond::Head => "linear_cross_entropy",
-            #[cfg(feature = "head")]
             Beyond::InfoNce => "info_nce",
         }
     }
@@ -41,38 +36,29 @@ impl Beyond {
     pub fn shape(self) -> &'static [usize] {
         match self {
             Beyond::Ranks => &[2048, 8192],
-            #[cfg(feature = "head")]
             Beyond::Head => &[512, 512, 8192],
-            #[cfg(feature = "head")]
             Beyond::InfoNce => &[1024, 256],
         }
     }
 
-    /// Numbers that are read, of which each gets a gradient.
-    fn inputs(self) -> usize {
+    /// Numbers that are read, of which each gets a gradient, and class indices.
+    fn inputs_and_targets(self) -> (usize, usize) {
         match (self, self.shape()) {
-            (Beyond::Ranks, shape) => shape.iter().product(),
-            #[cfg(feature = "head")]
-            (Beyond::Head, shape) => (shape[0] + shape[2]) * shape[1],
-            #[cfg(feature = "head")]
-            (Beyond::InfoNce, shape) => 2 * shape[0] * shape[1],
+            (Beyond::Ranks, shape) => (shape[0] * shape[1], shape[0]),
+            (Beyond::Head, shape) => ((shape[0] + shape[2]) * shape[1], shape[0]),
+            (Beyond::InfoNce, shape) => (2 * shape[0] * shape[1], 0),
         }
     }
 
     /// The fewest bytes that value and gradients can move. The head's are few beside its products, which take nearly all of its time.
     pub fn fewest_bytes(self, each: usize) -> usize {
-        let targets = match self {
-            Beyond::Ranks => self.shape()[0] * size_of::<i64>(),
-            #[cfg(feature = "head")]
-            Beyond::Head => self.shape()[0] * size_of::<i64>(),
-            #[cfg(feature = "head")]
-            Beyond::InfoNce => 0,
-        };
-        self.copy_bytes(each) + targets
+        // The gradient of the head's weight is f32 whatever the weight is.
+        let wider = if self == Beyond::Head { (4 - each) * self.shape()[1] * self.shape()[2] } else { 0 };
+        self.copy_bytes(each) + wider + self.inputs_and_targets().1 * size_of::<i64>()
     }
 
     pub fn copy_bytes(self, each: usize) -> usize {
-        2 * self.inputs() * each
+        2 * self.inputs_and_targets().0 * each
     }
 
     pub fn open(self, dtype: Dtype) -> Result<Box<dyn Timed>, String> {
@@ -92,14 +78,17 @@ impl Beyond {
             };
             (0..n).map(number).collect()
         };
+        let (inputs, _) = self.inputs_and_targets();
         let call: Box<dyn FnMut() -> LossResult<f32>> = match self {
-            Beyond::Ranks => ranks(self.shape(), &numbers(self.inputs(), 8.0))?,
+            Beyond::Ranks => ranks(self.shape(), &numbers(inputs, 8.0))?,
             #[cfg(feature = "head")]
             Beyond::Head => head(self.shape(), &mut numbers),
             #[cfg(feature = "head")]
             Beyond::InfoNce => info_nce(self.shape(), &mut numbers),
+            #[cfg(not(feature = "head"))]
+            Beyond::Head | Beyond::InfoNce => return Err(format!("{} wants the feature head", self.name())),
         };
-        let (from, to) = (numbers(self.inputs(), 1.0), vec![T::default(); self.inputs()]);
+        let (from, to) = (numbers(inputs, 1.0), vec![T::default(); inputs]);
         Ok(Box::new(Calls { call, from, to }))
     }
 }

@@ -5,7 +5,7 @@ use crate::cpu::simd::{F32s, Machine};
 use crate::cpu::softmax::{BlockSum, LaneExps, Logits, Softmax};
 use crate::element::Element;
 use crate::error::{Result, check_option};
-use crate::loss::kl::{Student, Teacher};
+use crate::loss::kl::{Student, Teacher, maxima};
 use crate::loss::{Distillation, rowwise_loss};
 use crate::params::JsdParams;
 use crate::shape::Shape;
@@ -105,12 +105,7 @@ impl Rowwise for Jsd {
         let params = self.params();
         let JsdParams { inv_temperature, beta, .. } = params;
         let (s, classes) = (rows.s, rows.classes);
-        let lowest = s.splat(f32::NEG_INFINITY);
-        let (mut student_max, mut teacher_max) = (lowest, lowest);
-        for c in 0..classes {
-            student_max = student_max.or_larger(rows.kept(c) * inv_temperature);
-            teacher_max = teacher_max.or_larger(rows.dense(c) * inv_temperature);
-        }
+        let (student_max, teacher_max) = maxima(rows, inv_temperature);
         let (mut student, mut teacher) = (LaneExps::new(s), LaneExps::new(s));
         for block in (0..classes).step_by(8) {
             for c in block..classes.min(block + 8) {

@@ -264,12 +264,7 @@ impl Rowwise for Distillation {
     fn rows<S: Machine, T: Element>(&self, rows: &mut Rows<'_, '_, S, T>) -> F32s<S> {
         let DistillationParams { inv_temperature, factor } = self.params();
         let (s, classes) = (rows.s, rows.classes);
-        let lowest = s.splat(f32::NEG_INFINITY);
-        let (mut student_max, mut teacher_max) = (lowest, lowest);
-        for c in 0..classes {
-            student_max = student_max.or_larger(rows.kept(c) * inv_temperature);
-            teacher_max = teacher_max.or_larger(rows.dense(c) * inv_temperature);
-        }
+        let (student_max, teacher_max) = maxima(rows, inv_temperature);
         let (mut student, mut teacher, mut cross) = (LaneExps::new(s), LaneExps::new(s), s.zero_wide());
         for block in (0..classes).step_by(8) {
             for c in block..classes.min(block + 8) {
@@ -328,6 +323,18 @@ impl Rowwise for Distillation {
         }
         f64::from(factor) * both.kl
     }
+}
+
+/// The largest logits of sixteen students and of their teachers, of which nothing but the input is kept yet.
+#[cfg_attr(optimized, inline(always))]
+pub(super) fn maxima<S: Machine, T: Element>(rows: &Rows<'_, '_, S, T>, inv_temperature: f32) -> (F32s<S>, F32s<S>) {
+    let lowest = rows.s.splat(f32::NEG_INFINITY);
+    let (mut student, mut teacher) = (lowest, lowest);
+    for c in 0..rows.classes {
+        student = student.or_larger(rows.kept(c) * inv_temperature);
+        teacher = teacher.or_larger(rows.dense(c) * inv_temperature);
+    }
+    (student, teacher)
 }
 
 /// The divergence of a teacher's softmax from a student's, of one row.

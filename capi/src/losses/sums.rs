@@ -135,15 +135,25 @@ pub unsafe extern "C" fn fl_sum(
             all.add(term)?;
         }
         let Terms { elements, dice, tversky, cross_entropy, distillation, softmax_focal } = all;
-        match (elements, dice, tversky, cross_entropy, distillation, softmax_focal) {
-            (Some(sum), None, None, None, None, None) => run(handle, &sum, call),
-            (Some(sum), Some((w, dice)), None, None, None, None) => run(handle, &(w * dice + sum), call),
-            (Some(sum), None, Some((w, tversky)), None, None, None) => run(handle, &(w * tversky + sum), call),
-            (None, Some((w, dice)), None, Some((v, other)), None, None) => run(handle, &(w * dice + v * other), call),
-            (None, None, Some((w, dice)), Some((v, other)), None, None) => run(handle, &(w * dice + v * other), call),
-            (None, Some((w, dice)), None, None, None, Some((v, other))) => run(handle, &(w * dice + v * other), call),
-            (None, None, Some((w, dice)), None, None, Some((v, other))) => run(handle, &(w * dice + v * other), call),
-            (None, None, None, Some((w, hard)), Some((v, soft)), None) => run(handle, &(w * hard + v * soft), call),
+        // A region loss has one of three beside it, whichever region loss it is.
+        macro_rules! beside {
+            ($region:expr) => {
+                match (elements, cross_entropy, softmax_focal, distillation) {
+                    (Some(sum), None, None, None) => run(handle, &($region + sum), call),
+                    (None, Some((w, other)), None, None) => run(handle, &($region + w * other), call),
+                    (None, None, Some((w, other)), None) => run(handle, &($region + w * other), call),
+                    _ => Err(unsupported("a sum of these losses")),
+                }
+            };
+        }
+        match (dice, tversky) {
+            (Some((w, dice)), None) => beside!(w * dice),
+            (None, Some((w, tversky))) => beside!(w * tversky),
+            (None, None) => match (elements, cross_entropy, distillation, softmax_focal) {
+                (Some(sum), None, None, None) => run(handle, &sum, call),
+                (None, Some((w, hard)), Some((v, soft)), None) => run(handle, &(w * hard + v * soft), call),
+                _ => Err(unsupported("a sum of these losses")),
+            },
             _ => Err(unsupported("a sum of these losses")),
         }
     })

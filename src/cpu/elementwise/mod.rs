@@ -352,6 +352,17 @@ impl<T: Element, F: Terms<N>, const N: usize> Kernel for Tile<'_, T, F, N> {
 }
 
 impl<'a, T: Element> Plan<'a, T> {
+    /// Asks for what follows elements `i..i + 32`, in calls that memory bounds.
+    #[cfg_attr(optimized, inline(always))]
+    fn prefetch<S: Machine>(&self, s: S, i: usize) {
+        if self.mode.stream {
+            self.input.prefetch(s, i);
+            if let Some(target) = self.target {
+                target.prefetch(s, i);
+            }
+        }
+    }
+
     /// The call, if nothing else is asked for.
     #[cfg_attr(optimized, inline(always))]
     fn usual(&self, mode: Mode) -> Option<Usual<'a, T>> {

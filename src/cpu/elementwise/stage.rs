@@ -212,12 +212,7 @@ impl<T: Element> Kernel for Gather<'_, '_, T> {
         let plain = !stage.has_weight && plan.class_weight.is_none();
         let whole = if plain { count / STEP * STEP } else { 0 };
         for v in (0..whole).step_by(STEP) {
-            if plan.mode.stream {
-                plan.input.prefetch(s, start + v);
-                if let Some(target) = plan.target {
-                    target.prefetch(s, start + v);
-                }
-            }
+            plan.prefetch(s, start + v);
             // SAFETY: there are as many, and no other task writes them.
             unsafe {
                 stage.input.take_two(s, v, plan.input, start + v);
@@ -230,11 +225,8 @@ impl<T: Element> Kernel for Gather<'_, '_, T> {
         }
         for v in (whole..count.next_multiple_of(STEP)).step_by(LANES) {
             let (i, count) = (start + v, count.saturating_sub(v).min(LANES));
-            if plan.mode.stream && v % STEP == 0 {
-                plan.input.prefetch(s, i);
-                if let Some(target) = plan.target {
-                    target.prefetch(s, i);
-                }
+            if v % STEP == 0 {
+                plan.prefetch(s, i);
             }
             let mut aux = s.splat(1.0);
             if let Some(w) = plan.class_weight {
