@@ -191,9 +191,25 @@ macro_rules! check {
     }};
 }
 
+/// With every other number one that arithmetic makes something special of, in f32 and, as it is rounded, in 16 bits.
+fn at_the_edges(mut x: Vec<f32>) -> Vec<f32> {
+    let edges = [f32::INFINITY, f32::NAN, -3.3e38, 1e-40, f32::NEG_INFINITY, 65504.0, -0.0, -6e-8];
+    x.iter_mut().step_by(2).zip(edges.iter().cycle()).for_each(|(x, &edge)| *x = edge);
+    x
+}
+
 #[test]
 fn every_loss_is_the_one_it_says() {
-    let (x, t) = (numbers(N, 1), numbers(N, 2));
+    every_loss(numbers(N, 1));
+}
+
+#[test]
+fn every_loss_is_the_one_it_says_of_numbers_at_the_edges() {
+    every_loss(at_the_edges(numbers(N, 1)));
+}
+
+fn every_loss(x: Vec<f32>) {
+    let t = numbers(N, 2);
     let p: Vec<f32> = x.iter().map(|x| 1.0 / (1.0 + x.exp())).collect();
     let q: Vec<f32> = t.iter().map(|x| 1.0 / (1.0 + x.exp())).collect();
     let hard: Vec<f32> = t.iter().map(|&t| f32::from(t > 0.0)).collect();
@@ -331,7 +347,16 @@ fn every_loss_is_the_one_it_says() {
 
 #[test]
 fn every_loss_beyond_the_ten_families_is_the_one_it_says() {
-    let (x, t, y) = (numbers(N, 1), numbers(N, 2), numbers(N, 3));
+    every_loss_beyond(numbers(N, 1));
+}
+
+#[test]
+fn every_loss_beyond_the_ten_families_is_the_one_it_says_of_numbers_at_the_edges() {
+    every_loss_beyond(at_the_edges(numbers(N, 1)));
+}
+
+fn every_loss_beyond(x: Vec<f32>) {
+    let (t, y) = (numbers(N, 2), numbers(N, 3));
     let signs: Vec<f32> = t.iter().map(|t| t.signum()).collect();
     let (p, variance): (Vec<f32>, Vec<f32>) =
         (x.iter().map(|x| 1.0 / (1.0 + x.exp())).collect(), y.iter().map(|y| y * y).collect());

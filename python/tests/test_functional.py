@@ -561,6 +561,19 @@ class Autograd(unittest.TestCase):
                 grads.append(w.grad.clone())
             torch.testing.assert_close(*grads, rtol=2e-2, atol=2e-3)
 
+    def test_numbers_at_the_edges(self):
+        # Where PyTorch gives what it should, which for binary cross-entropy of an infinite logit it does not.
+        for dtype, large in ((torch.float32, 3.3e38), (torch.float16, 65504.0), (torch.bfloat16, 3.3e38)):
+            inf, nan = float("inf"), float("nan")
+            x = torch.tensor([inf, nan, -large, 1e-40, -inf, large, -0.0, 6e-8], dtype=dtype)
+            t = torch.tensor([0, 1, 1, 0, 1, 0, 0, 1], dtype=dtype)
+            logits = torch.tensor([[0, -inf, 1], [nan, 0, 1], [-large, large, 0]], dtype=dtype)
+            calls = [(name, x, t) for name in ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")]
+            for name, x, t in [*calls, ("cross_entropy", logits, torch.tensor([1, 0, 1]))]:
+                ours = getattr(F, name)(x, t, reduction="none")
+                theirs = getattr(P, name)(x.float(), t.float() if t.is_floating_point() else t, reduction="none")
+                torch.testing.assert_close(ours.float(), theirs.to(ours.dtype).float(), equal_nan=True)
+
     def test_empty(self):
         self.assertTrue(F.mse_loss(torch.empty(0), torch.empty(0)).isnan())
         self.assertEqual(F.mse_loss(torch.empty(0), torch.empty(0), reduction="sum"), 0)
