@@ -19,6 +19,11 @@ pub fn source(loss: &crate::Custom) -> Option<(&'static str, &'static str)> {
     Some((definition.file, definition.source.as_deref()?))
 }
 
+/// The file of a sum with kernels of its own, by its name without the ending.
+pub fn sum_source(file: &str) -> Option<String> {
+    crate::cuda::sums::source(file)
+}
+
 /// The version of NVRTC, if it is there.
 #[cfg(feature = "cuda")]
 pub fn nvrtc() -> crate::Result<&'static str> {

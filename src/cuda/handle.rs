@@ -132,7 +132,7 @@ impl Cuda {
     }
 
     /// Loads all kernels, which takes a while where the driver has to compile them: calls of losses that have not been called before
-    /// need not wait then, and can be captured.
+    /// need not wait then, and can be captured. (Losses that the user wrote, and the kernels of single sums, are compiled when they are called.)
     pub fn load_all(&self) -> Result<()> {
         self.bind()?;
         self.kernels.load_all()
@@ -280,6 +280,10 @@ impl Launch for OnStream<'_> {
         let address = new.address;
         self.memory.scratch.push(new);
         Ok(address)
+    }
+
+    fn has_sum(&mut self, file: &str) -> bool {
+        self.cuda.kernels.has_sum(file, || self.cuda.is_capturing().is_ok_and(|capturing| !capturing))
     }
 
     unsafe fn launch(&mut self, file: &str, name: &str, plan: &Plan, args: &LaunchArgs, params: &Params) -> Result<()> {

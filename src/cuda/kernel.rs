@@ -276,6 +276,12 @@ impl Kernel {
         Kernel { takes, terms: Some(terms), ..kernel }
     }
 
+    /// The kinds of the terms of a sum of element-wise losses.
+    pub(super) fn kinds(&self) -> Option<&[u32]> {
+        let Terms { count, .. } = self.terms.filter(|_| self.family == Family::Elements)?;
+        self.params.words.get(..count) // `TermsParams` begins with them
+    }
+
     /// The options of an element-wise loss as a term of a sum has them, unless it takes a launch of its own before.
     pub(crate) fn as_term(&self) -> Option<[f32; 3]> {
         let options = std::array::from_fn(|i| f32::from_bits(self.params.words[i]));

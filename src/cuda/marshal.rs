@@ -5,6 +5,7 @@ use super::kernel::{Family, Kernel, Params};
 use super::params::*;
 use super::plan::{self, Limits, Plan};
 use super::request::{Average, Dtype, Memory, Output, Request, Sizes, Targets};
+use super::sums;
 use crate::error::{Error, Result, check_len};
 use crate::reduction::Reduction;
 use crate::third::ThirdOf;
@@ -19,6 +20,9 @@ pub trait Launch {
 
     /// The address of at least so many bytes that no launch but those of this call uses before the last of them.
     fn scratch(&mut self, bytes: u64) -> Result<u64>;
+
+    /// Whether there is a file with kernels of one sum alone, see `sums`.
+    fn has_sum(&mut self, file: &str) -> bool;
 
     /// Launches a kernel of a file of `kernels/`.
     ///
@@ -112,7 +116,7 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
     };
     let report = kernel.takes.report.filter(|_| request.report.is_asked_for());
     let file = if report.is_some() { "cross_entropy_report" } else { kernel.file };
-    let mut launch = |suffix: &str, params: &Params, name: &str| {
+    let launch = |launcher: &mut dyn Launch, suffix: &str, params: &Params, name: &str| {
         let name = Name::new(&[name, suffix], dtype);
         // SAFETY: the caller's promise; and the name, the plan, the arguments and the options are of one kernel.
         unsafe { launcher.launch(file, name.text(), &plan, &args, params) }
@@ -120,24 +124,33 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
     match kernel.family {
         Family::Elements => {
             if kernel.flags & KERAS_LABELS != 0 {
-                launch("", &Params::none(), "keras_labels")?;
+                launch(launcher, "", &Params::none(), "keras_labels")?;
             }
             let general = request.accumulate
                 || [sizes.weight, request.class_weight, grad_outputs, values, request.grad_target, request.third]
                     .iter()
                     .any(Option::is_some);
-            launch(if general { "_general" } else { "" }, &kernel.params, kernel.name)
+            let own = kernel.kinds().map(|kinds| sums::Own::of(kinds, general, dtype));
+            match own.filter(|own| launcher.has_sum(own.file())) {
+                Some(own) => {
+                    // What is in flight is in registers.
+                    let plan = Plan { shared: 0, ..plan };
+                    // SAFETY: the caller's promise; it takes what the kernel of any sum takes.
+                    unsafe { launcher.launch(own.file(), own.kernel(), &plan, &args, &kernel.params) }
+                }
+                None => launch(launcher, if general { "_general" } else { "" }, &kernel.params, kernel.name),
+            }
         }
         Family::Rows => {
             let dense = target_kind == TARGET_DENSE;
             let name = report.unwrap_or(if dense { kernel.name_dense } else { kernel.name });
-            launch(if plan.columns { "_columns" } else { "" }, &kernel.params, name)
+            launch(launcher, if plan.columns { "_columns" } else { "" }, &kernel.params, name)
         }
         // SAFETY: the caller's promise; the scratch memory is as large as the plan says.
         Family::Sorted { softmax, present } => unsafe { run_sorted(&args, dtype, softmax, present, launcher) },
         Family::Regions { .. } => {
-            launch("_sums", &kernel.params, kernel.name)?;
-            if grad_input.is_some() { launch("_grads", &kernel.params, kernel.name) } else { Ok(()) }
+            launch(launcher, "_sums", &kernel.params, kernel.name)?;
+            if grad_input.is_some() { launch(launcher, "_grads", &kernel.params, kernel.name) } else { Ok(()) }
         }
     }
 }

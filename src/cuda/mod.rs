@@ -2,7 +2,7 @@
 //!
 //! * `kernel`: which kernel a loss has; `request`: a call, and its checks; `plan`: how large a launch is; `marshal`: from a call to
 //!   launches. They need neither CUDA nor a GPU, and the tests run them with kernels that are executed on the host.
-//! * `custom`: the kernel of a loss that the user wrote; `jit`: kernels compiled at run time, by NVRTC, and kept on the disk.
+//! * `custom`: the kernel of a loss that the user wrote; `sums`: those of one sum; `jit`: kernels compiled at run time, by NVRTC, and kept on the disk.
 //! * `driver`: probe and errors; `modules`: kernels, loaded; `handle`: a stream with a workspace; `buffers`: cudarc's slices and
 //!   views; `call`, `methods`, `others`: the methods of losses; `gpu`: what a `Device` has.
 //! * `linear`: the calls of language-model heads, `contrastive`: those of InfoNCE; `head`: their launches and products; `chunks`: how many
@@ -50,6 +50,7 @@ mod others;
 pub mod plan;
 #[allow(missing_docs)] // public for the tests alone
 pub(crate) mod request;
+pub(crate) mod sums;
 pub(crate) mod vocab;
 
 #[cfg(feature = "cuda")]

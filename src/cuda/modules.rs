@@ -4,7 +4,7 @@
 //! keeps what it has compiled on the disk for the next time.)
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, DriverError, sys};
@@ -40,6 +40,8 @@ struct Loaded {
     modules: HashMap<String, Arc<CudaModule>>,
     /// And the most dynamic shared memory that it has been launched with, if that is more than any function may have unasked.
     functions: HashMap<String, (CudaFunction, u32)>,
+    /// Files that are not to be had: nothing compiles them, or the driver does not take what does.
+    none: HashSet<String>,
 }
 
 /// The kernels of each context that is in use.
@@ -86,6 +88,23 @@ impl Kernels {
     /// Whether a file has been loaded.
     pub(super) fn has(&self, file: &str) -> bool {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner).modules.contains_key(file)
+    }
+
+    /// Whether a file of `sums` has been loaded, or, if it may be now, can be. It is tried once.
+    pub(super) fn has_sum(&self, file: &str, may_load: impl FnOnce() -> bool) -> bool {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if loaded.none.contains(file) || loaded.modules.contains_key(file) {
+            return !loaded.none.contains(file);
+        }
+        if jit::forbidden() || !may_load() {
+            return false;
+        }
+        let module = self.module(&mut loaded, file);
+        let has = module.is_ok_and(|module| module.load_function(&format!("fl_{file}")).is_ok());
+        if !has {
+            loaded.none.insert(file.into());
+        }
+        has
     }
 
     /// A function, which may be launched with so much dynamic shared memory; loads its file if need be.

@@ -1,4 +1,4 @@
-//! Losses that a user of the crate might write.
+//! Losses that a user of the crate might write, and sums.
 
 use std::path::PathBuf;
 
@@ -51,11 +51,21 @@ pub fn logistic() -> Custom {
     )
 }
 
+/// Sums of the table of cases that have kernels of their own, as NVRTC would compile them.
+pub const SUMS: [&str; 7] = [
+    "combined_1_2_3_0_f32",
+    "combined_1_2_3_0_general_f32",
+    "combined_1_2_3_0_general_f16",
+    "combined_5_11_f32",
+    "combined_5_11_bf16",
+    "combined_5_11_general_bf16",
+    "combined_4_10_f32",
+];
+
 /// Their kernels, as files in this folder, for what compiles the kernels for the host.
 pub fn sources(folder: PathBuf) -> Vec<PathBuf> {
     std::fs::create_dir_all(&folder).unwrap();
-    let file = |loss: Custom| {
-        let (file, text) = launch::source(&loss).unwrap();
+    let write = |file: &str, text: &str| {
         let path = folder.join(file).with_extension("cu");
         // Left alone if it is there, so that it need not be compiled again.
         if std::fs::read_to_string(&path).ok().as_deref() != Some(text) {
@@ -64,5 +74,7 @@ pub fn sources(folder: PathBuf) -> Vec<PathBuf> {
         }
         path
     };
-    [expectile(0.5), charbonnier(1.0, 1.0), logistic()].map(file).to_vec()
+    let losses = [expectile(0.5), charbonnier(1.0, 1.0), logistic()].map(|loss| launch::source(&loss).unwrap());
+    let losses = losses.into_iter().map(|(file, text)| write(file, text));
+    losses.chain(SUMS.map(|file| write(file, &launch::sum_source(file).unwrap()))).collect()
 }

@@ -12,6 +12,7 @@ pub(super) use library::Target;
 
 use super::custom;
 use super::modules::{HEADERS, SOURCES};
+use super::sums;
 use crate::error::{Error, Result};
 
 /// As `build.rs` tells nvcc. Without contraction: see `kernels/skeleton/math.cuh`.
@@ -23,6 +24,11 @@ pub(super) fn forced() -> bool {
     std::env::var_os("FUSED_LOSS_NVRTC").is_some_and(|v| v == "1")
 }
 
+/// Whether nothing is to be compiled here that nvcc could have compiled: `FUSED_LOSS_NVRTC=0`.
+pub(super) fn forbidden() -> bool {
+    std::env::var_os("FUSED_LOSS_NVRTC").is_some_and(|v| v == "0")
+}
+
 /// What to compile for a GPU of this capability: the PTX that nvcc would have made, and, for a driver that is older than NVRTC and
 /// cannot read that, machine code.
 pub(super) fn targets(capability: u32) -> impl Iterator<Item = Target> {
@@ -30,7 +36,7 @@ pub(super) fn targets(capability: u32) -> impl Iterator<Item = Target> {
     virtual_one.into_iter().flat_map(move |c| [Target::Ptx(c), Target::Cubin(capability)])
 }
 
-/// A file of `kernels/`, or of a loss that the user wrote, compiled; from the cache if it has been before.
+/// A file of `kernels/`, of a loss that the user wrote, or of a sum, compiled; from the cache if it has been before.
 pub(super) fn image(file: &str, target: Target) -> Result<Vec<u8>> {
     build(file, target, Nvrtc::get()?, &Cache::of_user()).map(|(image, _)| image)
 }
@@ -48,13 +54,17 @@ pub(crate) fn ptx(file: &str, capability: u32) -> Result<String> {
 /// The same; and whether it had to be compiled.
 fn build(file: &str, target: Target, nvrtc: &Nvrtc, cache: &Cache) -> Result<(Vec<u8>, bool)> {
     let definition = custom::of_file(file);
+    let sum = sums::source(file);
     let (loss, text) = match definition {
         Some(custom::Definition { loss, source: Some(text), .. }) => (*loss, text.as_str()),
         Some(custom::Definition { loss, source: None, .. }) => {
             let problem = "it has no text for CUDA: give it one by `cuda`, or call it on the CPU".into();
             return Err(Error::Custom { loss, problem });
         }
-        None => *SOURCES.iter().find(|source| source.0 == file).ok_or(Error::KernelsNotBuilt)?,
+        None => match &sum {
+            Some(text) => ("combined loss", text.as_str()),
+            None => *SOURCES.iter().find(|source| source.0 == file).ok_or(Error::KernelsNotBuilt)?,
+        },
     };
     let mut key = format!("NVRTC {}\n{}\n{OPTIONS:?}\n{text}", nvrtc.version, target.architecture());
     for (name, header) in HEADERS {

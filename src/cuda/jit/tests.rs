@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::Mutex;
 
 use super::*;
+use crate::cuda::request::Dtype;
 use crate::{Custom, launch};
 
 fn nvrtc() -> Option<&'static Nvrtc> {
@@ -93,6 +94,31 @@ fn every_file_of_kernels_is_compiled_by_nvrtc() {
     for name in registers.lines().map(|line| line.split(' ').next().unwrap()) {
         assert!(found.iter().any(|found| found == name), "no {name}");
     }
+}
+
+/// Every kind of term, and the most common sums.
+#[test]
+fn sums_have_kernels_of_their_own() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let [f32, bf16] = [Dtype::of::<f32>(), Dtype::of::<half::bf16>()];
+    for (kinds, general, dtype, capability) in [
+        (&[0, 1][..], false, f32, 90),
+        (&[0, 1], false, bf16, 90),
+        (&[5, 11], false, f32, 90),
+        (&[5, 11], false, bf16, 90),
+        (&[5, 11], true, bf16, 90),
+        (&[5, 11], false, f32, 75),
+        (&[0, 1, 2, 3], false, bf16, 90),
+        (&[4, 5, 6, 7], false, f32, 90),
+        (&[8, 9, 10, 11], false, bf16, 90),
+        (&[12, 5], true, f32, 90),
+    ] {
+        let own = sums::Own::of(kinds, general, dtype);
+        let (ptx, _) = build(own.file(), Target::Ptx(capability), nvrtc, &Cache::of_user()).unwrap();
+        assert_eq!(entries(&ptx), [own.kernel()]);
+        assemble(own.file(), &ptx, capability);
+    }
+    assert!(matches!(build("combined_99_f32", Target::Ptx(90), nvrtc, &Cache(None)), Err(Error::Compile { .. })));
 }
 
 #[test]

@@ -38,8 +38,8 @@ macro_rules! elements {
             }
 
             /// Adds the term to what is staged.
-            fn apply<S: Machine>(&self, s: S, stage: &mut Stage, weight: f32, first: bool, sums: &mut BlockSums) {
-                match self { $(Element::$kind(f) => stage.apply(s, *f, weight, first, sums),)* }
+            fn apply<S: Machine>(&self, s: S, stage: &mut Stage<'_>, weight: f32, ends: [bool; 2], sums: &mut BlockSums) {
+                match self { $(Element::$kind(f) => stage.apply(s, *f, weight, ends, sums),)* }
             }
         }
     };
@@ -107,7 +107,10 @@ pub(crate) use term;
 /// | shapes | input and target of equal length; [`Call::class_weight`](crate::Call::class_weight) where a term takes it, for those terms alone |
 /// | PyTorch | `0.7 * F.mse_loss(x, t) + 0.3 * F.l1_loss(x, t)`: one more pass over input, target and gradient for every term, and one to add the gradients |
 ///
-/// One launch on a GPU, whatever the terms. Binary cross-entropy with logits and sigmoid focal share their exponential.
+/// One launch on a GPU, whatever the terms. Binary cross-entropy with logits and sigmoid focal share their exponential. Where there is NVRTC
+/// (see [`Custom`](crate::Custom)), a sum has a kernel of its own, compiled when it is first called, in about a second, and kept on the disk;
+/// elsewhere, with `FUSED_LOSS_NVRTC=0`, and where a graph is captured before that, a kernel of all sums, which takes longer and gives the same
+/// bits.
 ///
 /// Errors: operators cannot fail, so that what they cannot do is an error of the calls: more than four terms, a weight that is not
 /// finite, and labels by [`HingeLabels::Keras`](crate::HingeLabels::Keras), which take a pass of their own.
@@ -236,12 +239,12 @@ impl Terms<MOST> for Combined {
     }
 
     #[cfg_attr(optimized, inline(always))]
-    fn apply<S: Machine>(&self, s: S, stage: &mut Stage, sums: &mut [BlockSums; MOST]) {
+    fn apply<S: Machine>(&self, s: S, stage: &mut Stage<'_>, sums: &mut [BlockSums; MOST]) {
         if self.logistic {
             stage.logistic(s);
         }
         for (j, (sums, term)) in sums.iter_mut().zip(self.each()).enumerate() {
-            term.element.apply(s, stage, term.weight, j == 0, sums);
+            term.element.apply(s, stage, term.weight, [j == 0, j + 1 == self.count], sums);
         }
     }
 

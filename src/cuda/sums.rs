@@ -1,0 +1,87 @@
+//! The kernel of one sum of element-wise losses, one storage type and one way of calling: a file of three lines beside those of `kernels/`,
+//! which NVRTC compiles when it is first called. Without NVRTC, `kernels/combined.cu` has kernels of any sum, of the same bits.
+
+use std::fmt::Write;
+
+use super::request::Dtype;
+
+/// Its name, `fl_combined_0_1_general_f32` of the kinds 0 and 1 (see `TERM_MSE`), and without `general` for calls that carry nothing more.
+/// Made for every call, without an allocation.
+pub(super) struct Own {
+    bytes: [u8; 40],
+    len: usize,
+}
+
+impl Own {
+    pub(super) fn of(kinds: &[u32], general: bool, dtype: Dtype) -> Self {
+        let mut own = Own { bytes: [0; 40], len: 0 };
+        let mut put = |part: std::fmt::Arguments<'_>| own.write_fmt(part).expect("there is room for four kinds");
+        put(format_args!("fl_{START}"));
+        for kind in kinds {
+            put(format_args!("_{kind}"));
+        }
+        put(format_args!("{}_{}", if general { GENERAL } else { "" }, dtype.name));
+        own
+    }
+
+    pub(super) fn kernel(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.len]).expect("it was text")
+    }
+
+    /// Without its ending.
+    pub(super) fn file(&self) -> &str {
+        &self.kernel()[3..]
+    }
+}
+
+impl Write for Own {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let room = self.bytes.get_mut(self.len..self.len + text.len()).ok_or(std::fmt::Error)?;
+        room.copy_from_slice(text.as_bytes());
+        self.len += text.len();
+        Ok(())
+    }
+}
+
+const START: &str = "combined";
+const GENERAL: &str = "_general";
+
+/// The text of such a file.
+pub(crate) fn source(file: &str) -> Option<String> {
+    let (stem, dtype) = file.strip_prefix(START)?.rsplit_once('_')?;
+    let (stem, general) = stem.strip_suffix(GENERAL).map_or((stem, false), |stem| (stem, true));
+    let kinds = stem.strip_prefix('_')?.split('_').map(str::parse).collect::<Result<Vec<u32>, _>>().ok()?;
+    let kinds = kinds.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+    let storage = match dtype {
+        "f32" => "float",
+        "f16" => "fl::f16",
+        "bf16" => "fl::bf16",
+        _ => return None,
+    };
+    // As many blocks an SM as kernels of one loss have.
+    let blocks = if general { 2 } else { 3 };
+    Some(format!(
+        "#include \"combined.cuh\"\n\ntypedef TheseTerms<{kinds}> Sum;\nCOMBINED({file}, {storage}, {general}, Sum, {blocks})\n"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_named_by_what_it_is_for() {
+        let [long, short] = [Dtype { name: "bf16", bytes: 2 }, Dtype { name: "f32", bytes: 4 }];
+        assert_eq!(Own::of(&[12, 12, 12, 12], true, long).kernel(), "fl_combined_12_12_12_12_general_bf16");
+        assert_eq!(Own::of(&[0, 11], false, short).file(), "combined_0_11_f32");
+        let text = source("combined_0_11_f32").unwrap();
+        assert!(
+            text.contains("TheseTerms<0, 11>") && text.contains("COMBINED(combined_0_11_f32, float, false, "),
+            "{text}"
+        );
+        assert!(source("combined_3_general_bf16").unwrap().contains("fl::bf16, true, "));
+        for other in ["combined", "combined_rows", "combined_", "combined_0_1", "combined_general_f32", "mse"] {
+            assert_eq!(source(other), None);
+        }
+    }
+}
