@@ -10,6 +10,7 @@
 
 // The input itself.
 struct Plain {
+    static constexpr bool BENT = false;
     FL Plain(float, const LaunchArgs&) {}
     template <class Row> FL float at(const Row&, int, float x) const { return x; }
     template <class Row> FL float slope(const Row&, int, float) const { return 1.0f; }
@@ -17,6 +18,7 @@ struct Plain {
 
 // Logits bent to softcap tanh(z / softcap).
 struct Capped {
+    static constexpr bool BENT = true;
     float softcap;
     FL Capped(float softcap, const LaunchArgs&) : softcap(softcap) {}
     // Past the last class minus infinity must stay what it is.
@@ -74,6 +76,8 @@ template <class Logits, bool USUAL, bool REPORT = false> struct CrossEntropy {
         max = fl::largest(row, max);
         float mass = on_target, cost = on_target == 0.0f ? 0.0f : on_target * (max - logits.at(row, row.index, x_t));
         fl::Softmax softmax;
+        // Where exponentials can be kept in place of logits that nobody asks for again, the gradient finds them there.
+        const bool replaces = !EVERY && !REPORT && !Logits::BENT && row.can_replace();
         if (EVERY) {
             fl::Exponentials exponentials;
             fl::Sum sum_mass, sum_cost;
@@ -89,6 +93,10 @@ template <class Logits, bool USUAL, bool REPORT = false> struct CrossEntropy {
             fl::sum_up(row, sums);
             softmax = {max, sums[0], sums[1]};
             mass = sums[2], cost = sums[3];
+        } else if (replaces) {
+            fl::Exponentials exponentials;
+            row.replace([&](int k, float x) { return exponentials.add(logits.at(row, k, x) - max); }, [&] { exponentials.flush(); });
+            softmax = {max, exponentials.ones, float(exponentials.rest.many)};
         } else {
             // 16-bit logits are bound by arithmetic: most rows forgive rough exponentials, and the others are looked at once more.
             constexpr bool ROUGH = Row::SHARED && sizeof(typename Row::Storage) == 2;
@@ -147,12 +155,14 @@ template <class Logits, bool USUAL, bool REPORT = false> struct CrossEntropy {
                 });
             } else {
                 const float scaled = slope * row.scale;
-                fl::put(row, -fl::infinity(), [&](int k, float x, float) {
-                    return fl::exp_neg_for<typename Row::Storage>(logits.at(row, k, x) - max) * scaled * logits.slope(row, k, x);
-                }, row.index, [&] {
+                auto of_target = [&] {
                     const float e = fl::exp_neg(logits.at(row, row.index, x_t) - max);
                     return grad_of(e, on_target, top()) * logits.slope(row, row.index, x_t);
-                });
+                };
+                if (replaces) fl::put(row, 0.0f, [&](int, float e, float) { return e * scaled; }, row.index, of_target);
+                else fl::put(row, -fl::infinity(), [&](int k, float x, float) {
+                    return fl::exp_neg_for<typename Row::Storage>(logits.at(row, k, x) - max) * scaled * logits.slope(row, k, x);
+                }, row.index, of_target);
             }
         }
         return value;

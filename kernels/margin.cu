@@ -32,7 +32,8 @@ struct CategoricalHinge {
         const int at = (int(high) << 16) + int(low);
         float sums[2] = {float(right.many), float(strays.many)};
         fl::sum_up(row, sums);
-        const float gap = sums[1] == 0.0f ? 1.0f + top - sums[0] : fl::nan();
+        // In this order a small one is exact.
+        const float gap = sums[1] == 0.0f ? (top - sums[0]) + 1.0f : fl::nan();
         if (row.wants_grad()) {
             const float active = fl::is_nan(gap) ? fl::nan() : (gap > 0.0f ? row.scale : 0.0f);
             fl::put<DENSE>(row, 0.0f, [&](int k, float, float q) {

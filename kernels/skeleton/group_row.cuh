@@ -43,6 +43,13 @@ template <class T, class G = T> struct GroupRow : RowBase<T> {
         backward = false;
     }
 
+    // Rows side by side are fetched and written together; a group does that in its looks.
+    FL void fetch(bool) {}
+    FL void deliver() {}
+    // Nor does it leave anything in place of what it keeps.
+    FL bool can_replace() const { return false; }
+    template <class Body, class Flush> FL void replace(Body, Flush) {}
+
     FL bool leads() const { return lane == 0 && rank == 0; }
     FL float at_class(int k) const { return to_f32(input()[k]); }
 

@@ -28,7 +28,7 @@ FL float exp2_neg(float y) {
 FL float exp_neg(float x) {
     const float high = 1.4426950408889634f, low = 1.925963033500912e-8f;
     const float y = x * high;
-    const float left = fmaf(x, low, fmaf(x, high, -y));
+    const float left = fmaf(x, low, -fmaf(-x, high, y)); // nvcc would make -y of another product
     const float e = exp2_neg(y);
     const float exact = fmaf(e, left * 0.6931471805599453f, e);
     return y > -127.0f ? exact : e; // at minus infinity `left` is NaN, and e is right

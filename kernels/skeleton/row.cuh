@@ -23,6 +23,10 @@ template <class F> FL constexpr bool of_three(long) { return false; }
 template <class F> FL constexpr auto terms_of(int) -> decltype(F::TERMS) { return F::TERMS; }
 template <class F> FL constexpr int terms_of(long) { return 0; }
 
+// Whether a functor looks at whole rows, said likewise: one that reads a number or two says no.
+template <class F> FL constexpr auto looks(int) -> decltype(F::LOOKS) { return F::LOOKS; }
+template <class F> FL constexpr bool looks(long) { return true; }
+
 // Hands an element to a body, with that of the third tensor if it takes one.
 template <bool THIRD, class Body> FL auto hand_element(Body& body, int k, float x, float q, float t) {
     if constexpr (THIRD) return body(k, x, q, t);

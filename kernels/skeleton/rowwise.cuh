@@ -6,7 +6,8 @@
 //   look keeps the row in shared memory (each thread its own packs, so that no barrier is needed), later looks find it there: one
 //   read and one write of memory for rows of up to 227 KiB, and eight times that on Hopper. Where a row does not fit it is read
 //   again, in the reverse order of the last look, so that what was read last is found in the L2 cache.
-// * ColumnRow: rows lie side by side, as in (N, C, spatial), or have few classes: a thread has a row to itself, kept likewise.
+// * ColumnRow: rows lie side by side, as in (N, C, spatial), or have few classes: a thread has a row to itself, kept likewise, and the
+//   threads of a warp fetch and write theirs together.
 //
 // Bytes: input (and dense target) once, gradient once, as long as rows are kept.
 #pragma once
@@ -100,22 +101,21 @@ FL double share_of(const LaunchArgs& a, uint64_t r) {
     return a.divide_by == FL_BY_WEIGHTS ? of_class * double(weight_of(a, r)) : of_class;
 }
 
-// Runs a loss over the rows of a block, or of a cluster. `first` and `step`: which of its tile are those of the group.
-template <class F, class T, class Row> FL void rows(const LaunchArgs& a, const F& f, uint64_t tile, unsigned first, unsigned step) {
+// Runs a loss over rows: those of a thread or of a group of threads are every `step`th from `start` on, before `end`.
+template <class F, class T, class Row> FL void rows(const LaunchArgs& a, const F& f, uint64_t start, uint64_t end, uint64_t step) {
     // Rows that are not ignored are counted most often, and counted fast.
     const float scale = a.divide_by == FL_BY_ROWS
         ? scale_of(a) / float(denominator<8>(a, a.losses, [&](uint64_t r) { return ignored(a, index_of(a, r)) ? 0.0 : 1.0; }))
         : scale_of(a, a.losses, [&](uint64_t r) { return share_of(a, r); });
-    const uint64_t start = tile * a.tile, end = start + a.tile < a.losses ? start + a.tile : a.losses;
     // The value, and behind it those of the terms of a sum.
     constexpr int TERMS = terms_of<F>(0);
     double total[1 + TERMS] = {};
     Row row(a, of_three<F>(0));
     // The index of the next row is fetched while a row is at work.
     const bool indexed = has_index(a);
-    int64_t next = indexed && start + first < end ? index_of(a, start + first) : -1;
+    int64_t next = indexed && start < end ? index_of(a, start) : -1;
 #pragma unroll 1
-    for (uint64_t r = start + first; r < end; r += step) {
+    for (uint64_t r = start; r < end; r += step) {
         row.begin(r);
         row.number = r;
         const float weight = weight_of(a, r);
@@ -127,6 +127,7 @@ template <class F, class T, class Row> FL void rows(const LaunchArgs& a, const F
         if (indexed && r + step < end) next = index_of(a, r + step);
         const bool skip = indexed && ignored(a, index), bad = indexed && !skip && !is_class(a, index);
         row.index = int(index);
+        if (looks<F>(0)) row.fetch(!skip && !bad);
         if (skip || bad) {
             // Exactly zero, whatever the row holds.
             if (row.wants_grad()) put_blindly(row, [](int) { return 0.0f; });
@@ -141,6 +142,7 @@ template <class F, class T, class Row> FL void rows(const LaunchArgs& a, const F
 #pragma unroll
             for (int i = 0; i < TERMS; ++i) total[1 + i] += row.leads() ? double(row.terms[i] * weight) : 0.0;
         }
+        row.deliver();
         if (row.leads()) {
             if (reports<F>(0)) put_report(a, r, row.reported, row.index);
             total[0] += double(value);
@@ -153,16 +155,20 @@ template <class F, class T, class Row> FL void rows(const LaunchArgs& a, const F
 }
 
 template <class F, class T, class G = T> FL void group_rows(const LaunchArgs& a, const F& f) {
-    rows<F, T, GroupRow<T, G>>(a, f, blockIdx.x / cluster_ranks(), threadIdx.y, blockDim.y);
+    const uint64_t start = blockIdx.x / cluster_ranks() * a.tile, end = start + a.tile < a.losses ? start + a.tile : a.losses;
+    rows<F, T, GroupRow<T, G>>(a, f, start + threadIdx.y, end, blockDim.y);
 }
 template <class F, class T, class G = T> FL void column_rows(const LaunchArgs& a, const F& f) {
-    rows<F, T, ColumnRow<T, G>>(a, f, blockIdx.x, threadIdx.x, blockDim.x);
+    // Blocks in turn: those that run at the same time are neighbours, in every class. With a tile for each they would be spread over
+    // samples, at short pieces of very many pages.
+    const uint64_t width = blockDim.x;
+    rows<F, T, ColumnRow<T, G>>(a, f, blockIdx.x * width + threadIdx.x, a.losses, gridDim.x * width);
 }
 
 } // namespace fl
 
 // fl_<name>_<dtype>: a group of threads a row; fl_<name>_columns_<dtype>: a thread a row. LIGHT: three blocks of a group kernel fit an
-// SM, of 80 registers a thread.
+// SM, of 80 registers a thread; and eight of the other instead of six, of 64.
 #define FL_ROWWISE(name, F, P) FL_ROWWISE_ALL(name, F, P, 2)
 #define FL_ROWWISE_LIGHT(name, F, P) FL_ROWWISE_ALL(name, F, P, 3)
 #define FL_ROWWISE_ALL(name, F, P, blocks)                    \
@@ -175,14 +181,14 @@ template <class F, class T, class G = T> FL void column_rows(const LaunchArgs& a
         fl::group_rows<F, T, G>(a, F{p});                                                                                         \
     }                                                                                                                             \
     KERNEL(fl_##name##_##dtype)                                                                                                   \
-    FL_COLUMNS_TO(name, F, P, dtype, T, G)
-#define FL_COLUMNS_TO(name, F, P, dtype, T, G)                                                                                     \
-    extern "C" __global__ void __launch_bounds__(FL_COLUMN_BLOCK, 4) fl_##name##_columns_##dtype(const LaunchArgs a, const P p) { \
-        fl::column_rows<F, T, G>(a, F{p});                                                                                        \
-    }                                                                                                                             \
+    FL_COLUMNS_TO(name, F, P, dtype, T, G, (blocks) > 2 ? 8 : 6)
+#define FL_COLUMNS_TO(name, F, P, dtype, T, G, blocks)                                                                                  \
+    extern "C" __global__ void __launch_bounds__(FL_COLUMN_BLOCK, blocks) fl_##name##_columns_##dtype(const LaunchArgs a, const P p) { \
+        fl::column_rows<F, T, G>(a, F{p});                                                                                             \
+    }                                                                                                                                  \
     KERNEL(fl_##name##_columns_##dtype)
 // Of rows that are always short.
-#define FL_ROWWISE_COLUMNS(name, F, P)                 \
-    FL_COLUMNS_TO(name, F, P, f32, float, float)       \
-    FL_COLUMNS_TO(name, F, P, f16, fl::f16, fl::f16)   \
-    FL_COLUMNS_TO(name, F, P, bf16, fl::bf16, fl::bf16)
+#define FL_ROWWISE_COLUMNS(name, F, P)                    \
+    FL_COLUMNS_TO(name, F, P, f32, float, float, 6)       \
+    FL_COLUMNS_TO(name, F, P, f16, fl::f16, fl::f16, 6)   \
+    FL_COLUMNS_TO(name, F, P, bf16, fl::bf16, fl::bf16, 6)

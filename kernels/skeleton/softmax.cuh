@@ -17,7 +17,7 @@ struct Softmax {
     // Whether one class has more than half of the probability. Its exponential is 1, and no other is.
     FL bool one_class_leads() const { return sum() < 2.0f; }
     // The log-sum-exp less the maximum, never negative.
-    FL float ln_sum() const { return ln(ones) + ln_1p(ratio(rest, ones)); }
+    FL float ln_sum() const { return (ones == 1.0f ? 0.0f : ln(ones)) + ln_1p(ratio(rest, ones)); } // most often there is no tie
     // 1 - p of a class whose exponential is e, without cancellation.
     FL float miss(float e) const {
         const float others = e == 1.0f ? ones - 1.0f + rest : ones + (rest - e);
