@@ -23,11 +23,14 @@ template <class T> FL void sigmoid_grads(const LaunchArgs& a, const DiceParams& 
 template <class T> FL void alone_sums(const LaunchArgs& a, const DiceParams& p) { softmax_sums<T>(a, p, Alone()); }
 template <class T> FL void alone_grads(const LaunchArgs& a, const DiceParams& p) { softmax_grads<T>(a, p, Alone()); }
 
+FL BesideCrossEntropy beside_of(const LaunchArgs& a, const DiceCrossEntropyParams& p) {
+    return {{p.weights[0], p.weights[1]}, p.smoothing, p.smoothing / float(a.classes), p.z_loss};
+}
 template <class T> FL void cross_entropy_sums(const LaunchArgs& a, const DiceCrossEntropyParams& p) {
-    softmax_sums<T>(a, p.region, BesideCrossEntropy{{p.weights[0], p.weights[1]}, p.smoothing, p.z_loss});
+    softmax_sums<T>(a, p.region, beside_of(a, p));
 }
 template <class T> FL void cross_entropy_grads(const LaunchArgs& a, const DiceCrossEntropyParams& p) {
-    softmax_grads<T>(a, p.region, BesideCrossEntropy{{p.weights[0], p.weights[1]}, p.smoothing, p.z_loss});
+    softmax_grads<T>(a, p.region, beside_of(a, p));
 }
 
 template <class T> FL void focal_sums(const LaunchArgs& a, const DiceFocalParams& p) {

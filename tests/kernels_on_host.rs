@@ -45,8 +45,21 @@ const ROWS: [(usize, usize, usize); 20] = [
 ];
 
 /// `(samples, channels, positions)`
-const REGIONS: [(usize, usize, usize); 9] =
-    [(0, 2, 4), (2, 2, 0), (1, 2, 1), (2, 3, 17), (3, 2, 129), (1, 20, 64), (2, 2, 1025), (1, 3, 2050), (2, 2, 9001)];
+const REGIONS: [(usize, usize, usize); 13] = [
+    (0, 2, 4),
+    (2, 2, 0),
+    (1, 2, 1),
+    (2, 3, 17),
+    (3, 2, 129),
+    (1, 20, 64),
+    (2, 2, 1025),
+    (1, 3, 2050),
+    (2, 2, 9001),
+    (2, 4, 12),
+    (2, 3, 1028),
+    (1, 35, 40),
+    (1, 4, 8196),
+];
 
 fn sizes(case: &Case) -> Vec<Dims> {
     let dims = |&(outer, classes, inner): &(usize, usize, usize)| Dims::new(outer, classes, inner);

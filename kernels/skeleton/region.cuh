@@ -16,10 +16,9 @@ struct Slopes {
     float overlap, size;
 };
 
-// I, P and T of a region: a sum of few in f32, emptied into f64.
-struct RegionSums {
+// I, P and T of a part of a region, in f32.
+struct RegionFew {
     float few[3] = {};
-    double many[3] = {};
 
     FL void add(float p, float t, bool squared) {
         few[0] += p * t;
@@ -30,6 +29,12 @@ struct RegionSums {
 #pragma unroll
         for (int i = 0; i < N; ++i) add(p[i], t[i], SQUARED);
     }
+};
+
+// Of all of it: such sums, emptied into f64.
+struct RegionSums : RegionFew {
+    double many[3] = {};
+
     FL void flush() {
 #pragma unroll
         for (int i = 0; i < 3; ++i) many[i] += double(few[i]), few[i] = 0.0f;
@@ -40,6 +45,7 @@ struct RegionSums {
 // `region_softmax.cuh`; of a sigmoid a loss of each logit, which is `BesideLogits` in `region.cu`.
 struct Alone {
     static constexpr bool ANY = false, POSITIONS = false, LOGITS = false;
+    struct Loss {};
 };
 
 // How a launch is dealt out.
@@ -106,6 +112,7 @@ FL void add_up(const LaunchArgs& a, const Regions& r, uint64_t region, double (&
     const uint64_t group = divide(region, r.counted), c = region - group * r.counted + r.background();
     const uint64_t from = a.flags & FL_BATCH ? 0 : group, to = a.flags & FL_BATCH ? r.samples : group + 1;
     for (uint64_t n = from; n < to && r.samples != 0; ++n) {
+#pragma unroll 4
         for (uint64_t tile = threadIdx.x & 31; tile < r.tiles; tile += 32) {
 #pragma unroll
             for (int i = 0; i < 3; ++i) sums[i] += __ldcg(r.sums(n, c, tile) + i);

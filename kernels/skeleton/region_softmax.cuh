@@ -1,59 +1,77 @@
-// The region skeleton with a softmax over the channels: a block has a tile of positions with all their channels, a thread POSITIONS of
-// them.
+// The region skeleton with a softmax over the channels: a block has a tile of positions with all their channels, a thread a few of them
+// side by side, which it reads in one access. Up to four channels stay in its registers: memory is read once a launch, and a logit has
+// one exponential. More are read again each time they are wanted, from the caches.
 #pragma once
 #include "region.cuh"
 
 namespace fl {
 
-constexpr int POSITIONS = 4;
-
-// Maximum and inverse sum of the exponentials of a thread's positions.
-template <class T> struct PositionSoftmax {
-    float max[POSITIONS], inv_sum[POSITIONS];
-
-    FL PositionSoftmax(const LaunchArgs& a, uint64_t sample, uint64_t i, uint64_t to) {
-        const T* x = at<const T>(a.input) + sample * a.classes * a.inner + i;
-        float sum[POSITIONS];
-#pragma unroll
-        for (int j = 0; j < POSITIONS; ++j) max[j] = -infinity(), sum[j] = 0.0f;
-        for (uint64_t c = 0; c < a.classes; ++c) {
-#pragma unroll
-            for (int j = 0; j < POSITIONS; ++j) {
-                if (i + j * FL_BLOCK >= to) continue;
-                const float z = to_f32(x[c * a.inner + j * FL_BLOCK]);
-                max[j] = larger(max[j], z);
-            }
-        }
-        for (uint64_t c = 0; c < a.classes; ++c) {
-#pragma unroll
-            for (int j = 0; j < POSITIONS; ++j) {
-                if (i + j * FL_BLOCK < to) sum[j] += exp_neg(to_f32(x[c * a.inner + j * FL_BLOCK]) - max[j]);
-            }
-        }
-#pragma unroll
-        for (int j = 0; j < POSITIONS; ++j) inv_sum[j] = 1.0f / sum[j];
-    }
-
-    FL float at_logit(int j, float z) const { return exp_neg(z - max[j]) * inv_sum[j]; }
+// V numbers side by side, at their own alignment up to 16 bytes.
+template <class T, int V> struct alignas(V * sizeof(T) < 16 ? V * sizeof(T) : 16) Few {
+    T v[V];
 };
 
+// In as few accesses as that takes; see `load_stream`.
+template <class T, int V> FL Few<T, V> load_few(const T* p) {
+#ifdef FUSED_LOSS_HOST
+    return host_load(reinterpret_cast<const Few<T, V>*>(p));
+#else
+    constexpr int BYTES = sizeof(Few<T, V>), WORDS = BYTES < 4 ? 1 : BYTES / 4;
+    union { uint32_t w[WORDS]; uint16_t half; Few<T, V> few; } u;
+    if constexpr (BYTES == 2) {
+        asm volatile("ld.global.u16 %0, [%1];" : "=h"(u.half) : "l"(p));
+    } else if constexpr (BYTES == 4) {
+        asm volatile("ld.global.u32 %0, [%1];" : "=r"(u.w[0]) : "l"(p));
+    } else if constexpr (BYTES == 8) {
+        asm volatile("ld.global.v2.u32 {%0, %1}, [%2];" : "=r"(u.w[0]), "=r"(u.w[1]) : "l"(p));
+    } else {
+#pragma unroll
+        for (int i = 0; i < WORDS; i += 4) {
+            asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                         : "=r"(u.w[i]), "=r"(u.w[i + 1]), "=r"(u.w[i + 2]), "=r"(u.w[i + 3]) : "l"(p + i * V / WORDS));
+        }
+    }
+    return u.few;
+#endif
+}
+
+template <class T, int V> FL void store_few(T* p, const float (&x)[V]) {
+    Few<T, V> few;
+#pragma unroll
+    for (int j = 0; j < V; j += 2) encode2(few.v + j, x[j], x[j + 1]);
+#ifdef FUSED_LOSS_HOST
+    host_store(reinterpret_cast<Few<T, V>*>(p), few);
+#else
+    union { uint32_t w[sizeof(few) / 4]; Few<T, V> few; } u;
+    u.few = few;
+    if constexpr (sizeof(few) == 4) {
+        asm volatile("st.global.u32 [%0], %1;" :: "l"(p), "r"(u.w[0]) : "memory");
+    } else if constexpr (sizeof(few) == 8) {
+        asm volatile("st.global.v2.u32 [%0], {%1, %2};" :: "l"(p), "r"(u.w[0]), "r"(u.w[1]) : "memory");
+    } else {
+        asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
+                     :: "l"(p), "r"(u.w[0]), "r"(u.w[1]), "r"(u.w[2]), "r"(u.w[3]) : "memory");
+    }
+#endif
+}
+
 // What a position adds to the denominator of a mean by weights: the class weight of its target, where targets are classes.
-FL double weight_of_target(const Regions& r, uint64_t position) {
-    if (!has_index(r.a) || r.a.class_weight == 0) return 1.0;
-    const int64_t index = index_of(r.a, position);
-    return is_class(r.a, index) ? double(r.channel_weight(uint64_t(index))) : 0.0;
+FL float weight_of_target(const Regions& r, int index) {
+    if (!has_index(r.a) || r.a.class_weight == 0) return 1.0f;
+    return index >= 0 ? r.channel_weight(index) : 0.0f;
 }
 
 // Cross-entropy beside the region loss: the formulas of `cross_entropy.cu`.
 struct BesideCrossEntropy {
     static constexpr bool ANY = true, POSITIONS = true, LOGITS = false;
     float weights[2]; // of the region loss, and of this
-    float smoothing, z_loss;
+    float smoothing, each; // and what of the smoothing each class gets
+    float z_loss;
 
     // What the target puts on a class whose own weight is w.
-    FL float on(float w, float t, uint64_t classes) const { return w * (t * (1.0f - smoothing) + smoothing / float(classes)); }
+    FL float on(float w, float t) const { return w * fmaf(t, 1.0f - smoothing, each); }
     // What a position adds to the denominator of a mean.
-    FL double share(const Regions& r, uint64_t position) const { return weight_of_target(r, position); }
+    FL float share(const Regions& r, int index) const { return weight_of_target(r, index); }
 
     // Of a position.
     struct Loss {
@@ -61,7 +79,7 @@ struct BesideCrossEntropy {
         float top_e; // the exponential of the class that leads; NaN where none does
 
         // For the logit of a class with this exponential, on which the target puts a.
-        FL float grad(float e, float a) const { return e == top_e ? (mass - a) + top : e * slope - a; }
+        FL float grad(float e, float a) const { return e == top_e ? (mass - a) + top : fmaf(e, slope, -a); }
     };
     // From what is put on all classes, and the logits less their maximum weighed by it; `alpha` has no part in it.
     FL Loss of(const Softmax& s, float mass, float cost, float) const {
@@ -81,9 +99,9 @@ struct BesideFocal {
     float gamma;
 
     // Its weight is not the class's but the whole loss's.
-    FL float on(float, float t, uint64_t) const { return t; }
+    FL float on(float, float t) const { return t; }
     // Its mean is over positions, whatever they weigh, but for the mean by weights.
-    FL double share(const Regions& r, uint64_t position) const { return r.a.divide_by == FL_BY_WEIGHTS ? weight_of_target(r, position) : 1.0; }
+    FL float share(const Regions& r, int index) const { return r.a.divide_by == FL_BY_WEIGHTS ? weight_of_target(r, index) : 1.0f; }
 
     struct Loss {
         float value, each, at_target;
@@ -101,127 +119,347 @@ struct BesideFocal {
     }
 };
 
-// The losses of a thread's positions.
-template <class T, class Beside> struct PositionLosses {
-    typename Beside::Loss at[POSITIONS];
+// A tile: positions from..to of sample n.
+struct Tile {
+    uint64_t n, from;
+    int size;
+    uint64_t element; // the first of channel 0
+    bool aligned;     // all channels of all positions can be read and written V at a time
 
-    FL PositionLosses(const Regions& r, const Beside& b, const PositionSoftmax<T>& softmax, uint64_t n, uint64_t i, uint64_t to) {
-        float ones[POSITIONS] = {}, rest[POSITIONS] = {}, mass[POSITIONS] = {}, cost[POSITIONS] = {}, alpha[POSITIONS] = {};
-#pragma unroll 1
-        for (uint64_t c = 0; c < r.channels; ++c) {
-            const float w = r.channel_weight(c);
-#pragma unroll
-            for (int j = 0; j < POSITIONS; ++j) {
-                const uint64_t at_j = i + j * FL_BLOCK, k = (n * r.channels + c) * r.a.inner + at_j;
-                if (at_j >= to) continue;
-                const float u = to_f32(fl::at<const T>(r.a.input)[k]) - softmax.max[j];
-                const float e = exp_neg(u), one = e == 1.0f ? 1.0f : 0.0f;
-                ones[j] += one, rest[j] += e - one;
-                const float t = r.target<T>(n, c, at_j, k), a = b.on(w, t, r.channels);
-                mass[j] += a, alpha[j] += t * w;
-                // Zero times minus infinity is a masked class that the target does not ask for.
-                cost[j] += a == 0.0f ? 0.0f : -a * u;
-            }
-        }
-#pragma unroll
-        for (int j = 0; j < POSITIONS; ++j) at[j] = b.of(Softmax{softmax.max[j], ones[j], rest[j]}, mass[j], cost[j], alpha[j]);
+    template <int V> FL static Tile of(const Regions& r, uint64_t block) {
+        const LaunchArgs& a = r.a;
+        const uint64_t n = divide(block, r.tiles), from = (block - n * r.tiles) * a.tile;
+        const bool aligned = a.inner % V == 0 && aligned16(at<void>(a.input)) && aligned16(at<void>(a.target)) && aligned16(at<void>(a.grad_input));
+        return {n, from, int(a.tile < a.inner - from ? a.tile : a.inner - from), n * r.channels * a.inner + from, aligned};
     }
 };
+
+// A thread's V positions with the softmax of each, and the loss beside: the i-th of a tile and those after it. What lies beyond its end
+// has probabilities and targets of zero.
+//
+// KEPT: how many channels are in registers at most; 0 is any number, which are read again. GRADS: in the second launch.
+template <class T, class Beside, int KEPT, int V, bool GRADS> struct Positions {
+    const Regions& r;
+    const Tile& tile;
+    int i, channels, count;
+    bool whole; // all V are in the tile, and accesses are aligned
+    int index[V]; // -1 where the target is no class
+    float max[V], inv_sum[V];
+    float x[KEPT + 1][V], t[KEPT + 1][V]; // exponentials and targets
+    typename Beside::Loss loss[V];
+
+    FL Positions(const Regions& r, const Beside& b, const Tile& tile, int i) : r(r), tile(tile), i(i), channels(int(r.channels)) {
+        count = tile.size - i < V ? tile.size - i : V;
+        whole = tile.aligned && count == V;
+        const T* input = at<const T>(r.a.input);
+        if (whole) {
+#pragma unroll
+            for (int c = 0; c < KEPT; ++c) load_whole(input, c, x[c]);
+        } else {
+#pragma unroll
+            for (int c = 0; c < KEPT; ++c) load_slowly(input, c, x[c]);
+        }
+        load_index();
+        if (r.a.target_kind != FL_TARGET_DENSE) {
+#pragma unroll
+            for (int c = 0; c < KEPT; ++c) one_hot(c, t[c]);
+        } else if (whole) {
+#pragma unroll
+            for (int c = 0; c < KEPT; ++c) load_whole(at<const T>(r.a.target), c, t[c]);
+        } else {
+#pragma unroll
+            for (int c = 0; c < KEPT; ++c) load_slowly(at<const T>(r.a.target), c, t[c]);
+        }
+        look(b);
+    }
+
+    // Where channel c is. Past the last one: the first again, which is in the L1 cache by then.
+    template <class P> FL P* place(P* tensor, int c) const {
+        return tensor + tile.element + uint64_t(KEPT > 0 && c >= channels ? 0 : c) * r.a.inner + i;
+    }
+    FL void load_whole(const T* tensor, int c, float (&y)[V]) const {
+        const Few<T, V> few = load_few<T, V>(place(tensor, c));
+#pragma unroll
+        for (int j = 0; j < V; ++j) y[j] = to_f32(few.v[j]);
+    }
+    FL void load_slowly(const T* tensor, int c, float (&y)[V]) const {
+        const T* p = place(tensor, c);
+#pragma unroll
+        for (int j = 0; j < V; ++j) y[j] = j < count ? to_f32(p[j]) : 0.0f;
+    }
+    FL void load(const T* tensor, int c, float (&y)[V]) const {
+        if (whole) load_whole(tensor, c, y);
+        else load_slowly(tensor, c, y);
+    }
+    FL void one_hot(int c, float (&y)[V]) const {
+#pragma unroll
+        for (int j = 0; j < V; ++j) y[j] = index[j] == c ? 1.0f : 0.0f;
+    }
+    FL void load_targets(int c, float (&y)[V]) const {
+        if (r.a.target_kind == FL_TARGET_DENSE) load(at<const T>(r.a.target), c, y);
+        else one_hot(c, y);
+    }
+
+    FL uint64_t first() const { return tile.n * r.a.inner + tile.from + i; }
+    template <class I> FL void load_index_as() {
+        const I* p = at<const I>(r.a.target) + first();
+        I of[V];
+        if (whole) {
+            const Few<I, V> few = load_few<I, V>(p);
+#pragma unroll
+            for (int j = 0; j < V; ++j) of[j] = few.v[j];
+        } else {
+#pragma unroll
+            for (int j = 0; j < V; ++j) of[j] = j < count ? p[j] : I(0);
+        }
+#pragma unroll
+        for (int j = 0; j < V; ++j) index[j] = j < count && is_class(r.a, of[j]) ? int(of[j]) : -1;
+    }
+    FL void load_index() {
+        switch (r.a.target_kind) {
+            case FL_TARGET_DENSE: break;
+            case FL_TARGET_I64: load_index_as<int64_t>(); break;
+            case FL_TARGET_I32: load_index_as<int32_t>(); break;
+            case FL_TARGET_U32: load_index_as<uint32_t>(); break;
+            default: load_index_as<uint8_t>();
+        }
+    }
+    // Reports indices that are no class.
+    FL void check() const {
+        if (!has_index(r.a)) return;
+#pragma unroll
+        for (int j = 0; j < V; ++j) {
+            if (j >= count || index[j] >= 0) continue;
+            report_row(r.a, first() + j);
+            atomicAdd(&workspace(r.a)->bad_target, 1u);
+        }
+    }
+
+    // Gradients that are rounded to sixteen bits need no better.
+    FL float exp_of(float u) const { return GRADS ? exp_neg_for<T>(u) : exp_neg(u); }
+
+    // Hands each channel to body(c, x, t): what is kept, or the logits.
+    template <class Body> FL void each_kept(Body body) {
+        if constexpr (KEPT > 0) {
+#pragma unroll
+            for (int c = 0; c < KEPT; ++c) {
+                if (c < channels) body(c, x[c], t[c]);
+            }
+        } else {
+#pragma unroll 1
+            for (int c = 0; c < channels; ++c) {
+                load(at<const T>(r.a.input), c, x[0]);
+                load_targets(c, t[0]);
+                body(c, x[0], t[0]);
+            }
+        }
+    }
+    // Hands each channel to body(c, e, t), exponentials and targets.
+    template <class Body> FL void each(Body body) {
+        each_kept([&](int c, float(&e)[V], const float(&t)[V]) {
+            if constexpr (KEPT == 0) {
+#pragma unroll
+                for (int j = 0; j < V; ++j) e[j] = exp_of(e[j] - max[j]);
+            }
+            body(c, e, t);
+        });
+    }
+
+    // The softmax, and the losses beside; exponentials take the place of logits.
+    FL void look(const Beside& b) {
+        float ones[V] = {}, rest[V] = {}, mass[V] = {}, cost[V] = {}, alpha[V] = {};
+#pragma unroll
+        for (int j = 0; j < V; ++j) max[j] = -infinity();
+#pragma unroll 1
+        for (int c = 0; KEPT == 0 && c < channels; ++c) {
+            load(at<const T>(r.a.input), c, x[0]);
+#pragma unroll
+            for (int j = 0; j < V; ++j) max[j] = larger(max[j], x[0][j]);
+        }
+#pragma unroll
+        for (int c = 0; c < KEPT; ++c) {
+#pragma unroll
+            for (int j = 0; j < V; ++j) max[j] = larger(max[j], x[c][j]);
+        }
+        each_kept([&](int c, float(&x)[V], const float(&t)[V]) {
+            const float w = Beside::POSITIONS ? r.channel_weight(c) : 1.0f;
+#pragma unroll
+            for (int j = 0; j < V; ++j) {
+                const float u = x[j] - max[j], e = exp_of(u);
+                x[j] = e;
+                if constexpr (Beside::POSITIONS) {
+                    const float one = e == 1.0f ? 1.0f : 0.0f, a = b.on(w, t[j]);
+                    ones[j] += one, rest[j] += e - one;
+                    mass[j] += a, alpha[j] += t[j] * w;
+                    // Zero times minus infinity is a masked class that the target does not ask for.
+                    cost[j] += a == 0.0f ? 0.0f : -a * u;
+                } else {
+                    rest[j] += e;
+                }
+            }
+        });
+#pragma unroll
+        for (int j = 0; j < V; ++j) {
+            inv_sum[j] = j < count ? reciprocal(ones[j] + rest[j]) : 0.0f;
+            if constexpr (Beside::POSITIONS) loss[j] = b.of(Softmax{max[j], ones[j], rest[j]}, mass[j], cost[j], alpha[j]);
+        }
+    }
+};
+
+// The sums of channels over a block: of threads in f32, emptied into f64.
+struct BlockSums {
+    static constexpr int AT_ONCE = 32, WARPS = FL_BLOCK / 32; // channels that one barrier is for
+    double* out; // of the first channel
+    bool first;  // nothing is there yet
+
+    FL static float* of_warps() {
+        SHARED_ARRAY(float, sums, 3 * AT_ONCE * WARPS);
+        return sums;
+    }
+    // Takes in a channel, the k-th from the last `collect` on. All threads of a warp call this.
+    FL void put(int k, const RegionFew& sums) const {
+        const unsigned lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+#pragma unroll
+        for (int s = 0; s < 3; ++s) {
+            float sum = sums.few[s];
+#pragma unroll
+            for (int d = 16; d > 0; d >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, d);
+            if (lane == 0) of_warps()[(3 * k + s) * WARPS + warp] = sum;
+        }
+    }
+    // Adds up `count` channels from the `begin`-th on. All threads of the block call this.
+    FL void collect(int begin, int count) const {
+        __syncthreads();
+        if (threadIdx.x < 3 * count) {
+            double* const to = out + 3 * begin + threadIdx.x;
+            double sum = first ? 0.0 : *to;
+#pragma unroll
+            for (int warp = 0; warp < WARPS; ++warp) sum += double(of_warps()[threadIdx.x * WARPS + warp]);
+            *to = sum;
+        }
+        __syncthreads(); // before the next `put`
+    }
+};
+
+template <class T, class Beside, int KEPT, int V> FL void sums_of_tile(const Regions& r, const DiceParams& p, const Beside& b) {
+    constexpr int STEP = V * FL_BLOCK, STEPS = KEPT > 0 ? 4096 / STEP : 1; // between two sums over the block
+    const LaunchArgs& a = r.a;
+    const Tile tile = Tile::of<V>(r, blockIdx.x);
+    const int background = int(r.background()), counted = int(r.counted);
+    BlockSums of_block{at<double>(a.scratch) + 3 * (blockIdx.x * r.channels + background), true};
+    double cost = 0.0, count = 0.0;
+#pragma unroll 1
+    for (int start = 0; start < tile.size; start += STEPS * STEP) {
+        RegionFew few[KEPT + 1];
+        float few_cost = 0.0f, few_count = 0.0f;
+#pragma unroll 1
+        for (int step = start; step < start + STEPS * STEP && step < tile.size; step += STEP) {
+            Positions<T, Beside, KEPT, V, false> positions(r, b, tile, step + int(threadIdx.x) * V);
+            positions.check();
+            if constexpr (Beside::POSITIONS) {
+#pragma unroll
+                for (int j = 0; j < V; ++j) {
+                    if (j < positions.count) few_cost += positions.loss[j].value, few_count += b.share(r, positions.index[j]);
+                }
+            }
+            positions.each([&](int c, const float(&e)[V], const float(&t)[V]) {
+                if (c < background) return;
+                float y[V];
+#pragma unroll
+                for (int j = 0; j < V; ++j) y[j] = e[j] * positions.inv_sum[j];
+                RegionFew& sums = few[KEPT > 0 ? c : 0];
+                if (KEPT == 0) sums = {};
+                if (p.squared) sums.add<true>(y, t);
+                else sums.add<false>(y, t);
+                if (KEPT > 0) return;
+                const int k = c - background, at = k % BlockSums::AT_ONCE;
+                of_block.put(at, sums);
+                if (at == BlockSums::AT_ONCE - 1 || k == counted - 1) of_block.collect(k - at, at + 1);
+            });
+        }
+#pragma unroll
+        for (int c = 0; c < KEPT; ++c) {
+            if (c >= background && c < int(r.channels)) of_block.put(c - background, few[c]);
+        }
+        if (KEPT > 0) of_block.collect(0, counted);
+        of_block.first = false;
+        cost += double(few_cost), count += double(few_count);
+    }
+    if constexpr (Beside::POSITIONS) {
+        cost = block_sum(cost), count = block_sum(count);
+        if (threadIdx.x == 0) r.beside(blockIdx.x)[0] = cost, r.beside(blockIdx.x)[1] = count;
+    }
+}
 
 template <class T, class Beside> FL void softmax_sums(const LaunchArgs& a, const DiceParams& p, const Beside& b) {
     const Regions r(a, true, Beside::POSITIONS);
     const float scale = scale_of_regions(a, r);
     if (blockIdx.x < r.blocks()) {
-        const uint64_t n = divide(blockIdx.x, r.tiles), tile = blockIdx.x - n * r.tiles;
-        const uint64_t from = tile * a.tile, to = from + a.tile < a.inner ? from + a.tile : a.inner;
-        check_targets(a, n, from, to);
-        double cost = 0.0, count = 0.0;
-        for (uint64_t step = from; step < to; step += POSITIONS * FL_BLOCK) {
-            const uint64_t i = step + threadIdx.x;
-            const PositionSoftmax<T> softmax(a, n, i, to);
-            if constexpr (Beside::POSITIONS) {
-                const PositionLosses<T, Beside> losses(r, b, softmax, n, i, to);
-#pragma unroll
-                for (int j = 0; j < POSITIONS; ++j) {
-                    const uint64_t at_j = i + j * FL_BLOCK;
-                    if (at_j < to) cost += double(losses.at[j].value), count += b.share(r, n * a.inner + at_j);
-                }
-            }
-            for (uint64_t c = r.background(); c < r.channels; ++c) {
-                const uint64_t base = (n * r.channels + c) * a.inner;
-                RegionSums sums;
-#pragma unroll
-                for (int j = 0; j < POSITIONS; ++j) {
-                    const uint64_t at_j = i + j * FL_BLOCK, k = base + at_j;
-                    if (at_j < to) sums.add(softmax.at_logit(j, to_f32(at<const T>(a.input)[k])), r.target<T>(n, c, at_j, k), p.squared != 0);
-                }
-                sums.flush();
-#pragma unroll
-                for (int s = 0; s < 3; ++s) {
-                    const double sum = block_sum(sums.many[s]);
-                    double* out = r.sums(n, c, tile) + s;
-                    if (threadIdx.x == 0) *out = step == from ? sum : *out + sum;
-                }
-            }
-        }
-        if constexpr (Beside::POSITIONS) {
-            cost = block_sum(cost), count = block_sum(count);
-            if (threadIdx.x == 0) r.beside(blockIdx.x)[0] = cost, r.beside(blockIdx.x)[1] = count;
-        }
+        if (r.channels <= 4) sums_of_tile<T, Beside, 4, Beside::POSITIONS ? 2 : 4>(r, p, b);
+        else sums_of_tile<T, Beside, 0, 4>(r, p, b);
     }
     finish_regions(a, p, r, scale, b);
+}
+
+template <class T, class Beside, int KEPT, int V> FL void grads_of_tile(const Regions& r, const DiceParams& p, const Beside& b) {
+    const LaunchArgs& a = r.a;
+    const Tile tile = Tile::of<V>(r, r.blocks() - 1 - blockIdx.x);
+    const int background = int(r.background());
+    const bool add = a.flags & FL_ACCUMULATE;
+    const Slopes* of_sample = r.slopes() + r.region(tile.n, background) - background;
+    Slopes slopes[KEPT + 1];
+#pragma unroll
+    for (int c = 0; c < KEPT; ++c) slopes[c] = c >= background && c < int(r.channels) ? of_sample[c] : Slopes{0.0f, 0.0f};
+    float scale = 0.0f;
+    if constexpr (Beside::POSITIONS) scale = *r.beside_scale();
+    // dl/dp of channel c
+    auto slope = [&](int c, float y, float t) {
+        if (c < background) return 0.0f;
+        const Slopes s = KEPT > 0 ? slopes[KEPT > 0 ? c : 0] : of_sample[c];
+        return fmaf(s.overlap, t, p.squared ? s.size * y : s.size);
+    };
+#pragma unroll 1
+    for (int i = int(threadIdx.x) * V; i < tile.size; i += V * FL_BLOCK) {
+        Positions<T, Beside, KEPT, V, true> positions(r, b, tile, i);
+        float mean[V] = {};
+        positions.each([&](int c, const float(&e)[V], const float(&t)[V]) {
+#pragma unroll
+            for (int j = 0; j < V; ++j) {
+                const float y = e[j] * positions.inv_sum[j];
+                mean[j] = fmaf(slope(c, y, t[j]), y, mean[j]);
+            }
+        });
+        T* grad = at<T>(a.grad_input);
+        positions.each([&](int c, const float(&e)[V], const float(&t)[V]) {
+            const float w = Beside::POSITIONS ? r.channel_weight(c) : 1.0f;
+            float g[V];
+#pragma unroll
+            for (int j = 0; j < V; ++j) {
+                const float y = e[j] * positions.inv_sum[j];
+                g[j] = y * (slope(c, y, t[j]) - mean[j]);
+                if constexpr (Beside::POSITIONS) g[j] = fmaf(positions.loss[j].grad(e[j], b.on(w, t[j])), scale, g[j]);
+            }
+            T* out = positions.place(grad, c);
+            if (add) {
+                float old[V];
+                positions.load(grad, c, old);
+#pragma unroll
+                for (int j = 0; j < V; ++j) g[j] = old[j] + g[j];
+            }
+            if (positions.whole) return store_few<T, V>(out, g);
+#pragma unroll
+            for (int j = 0; j < V; ++j) {
+                if (j < positions.count) out[j] = from_f32<T>(g[j]);
+            }
+        });
+    }
 }
 
 template <class T, class Beside> FL void softmax_grads(const LaunchArgs& a, const DiceParams& p, const Beside& b) {
     const Regions r(a, true, Beside::POSITIONS);
     if (blockIdx.x >= r.blocks()) return;
-    const uint64_t block = r.blocks() - 1 - blockIdx.x;
-    const uint64_t n = divide(block, r.tiles), tile = block - n * r.tiles;
-    const uint64_t from = tile * a.tile, to = from + a.tile < a.inner ? from + a.tile : a.inner;
-    // dl/dp of channel c
-    auto slope = [&](uint64_t c, float y, float t) {
-        if (c < r.background()) return 0.0f;
-        const Slopes s = r.slopes()[r.region(n, c)];
-        return s.overlap * t + s.size * (p.squared ? y : 1.0f);
-    };
-    for (uint64_t step = from; step < to; step += POSITIONS * FL_BLOCK) {
-        const uint64_t i = step + threadIdx.x;
-        const PositionSoftmax<T> softmax(a, n, i, to);
-        float mean[POSITIONS] = {};
-        for (uint64_t c = 0; c < r.channels; ++c) {
-#pragma unroll
-            for (int j = 0; j < POSITIONS; ++j) {
-                const uint64_t at_j = i + j * FL_BLOCK, k = (n * r.channels + c) * a.inner + at_j;
-                if (at_j >= to) continue;
-                const float y = softmax.at_logit(j, to_f32(at<const T>(a.input)[k]));
-                mean[j] += slope(c, y, r.target<T>(n, c, at_j, k)) * y;
-            }
-        }
-        // Writes gradients; `more` is that of class c at position j, of exponential e and target t.
-        auto put = [&](auto more) {
-            for (uint64_t c = 0; c < r.channels; ++c) {
-#pragma unroll
-                for (int j = 0; j < POSITIONS; ++j) {
-                    const uint64_t at_j = i + j * FL_BLOCK, k = (n * r.channels + c) * a.inner + at_j;
-                    if (at_j >= to) continue;
-                    const float e = exp_neg(to_f32(at<const T>(a.input)[k]) - softmax.max[j]), y = e * softmax.inv_sum[j];
-                    const float t = r.target<T>(n, c, at_j, k);
-                    const float g = more(y * (slope(c, y, t) - mean[j]), c, j, e, t);
-                    T* out = at<T>(a.grad_input) + k;
-                    *out = from_f32<T>(a.flags & FL_ACCUMULATE ? to_f32(*out) + g : g);
-                }
-            }
-        };
-        if constexpr (Beside::POSITIONS) {
-            const PositionLosses<T, Beside> losses(r, b, softmax, n, i, to);
-            const float scale = *r.beside_scale();
-            put([&](float g, uint64_t c, int j, float e, float t) {
-                return g + losses.at[j].grad(e, b.on(r.channel_weight(c), t, r.channels)) * scale;
-            });
-        } else {
-            put([](float g, uint64_t, int, float, float) { return g; });
-        }
-    }
+    if (r.channels <= 4) grads_of_tile<T, Beside, 4, Beside::POSITIONS ? 2 : 4>(r, p, b);
+    else grads_of_tile<T, Beside, 0, 4>(r, p, b);
 }
 
 } // namespace fl

@@ -117,9 +117,11 @@ pub fn rowwise(rows: u64, classes: u64, inner: u64, bytes: u64, tensors: u64, li
 
 /// Region losses: both launches. `beside`: with cross-entropy, which has a cost and a weight in each block, and a scale.
 pub fn region(samples: u64, channels: u64, inner: u64, softmax: bool, beside: bool) -> Plan {
-    // Positions of a block; at most 4096 blocks a channel of a sample.
+    // Positions of a block; at most 4096 blocks a channel of a sample. A softmax has all channels at once, and more positions a block
+    // where that leaves enough blocks for a large GPU: fewer sums to add up at last.
     let step = u64::from(BLOCK) * if softmax { 4 } else { 32 };
-    let tile = step * inner.div_ceil(4096 * step).max(1);
+    let steps = if softmax { (samples.saturating_mul(inner) / (2048 * step)).clamp(1, 8) } else { 1 };
+    let tile = step * inner.div_ceil(4096 * step).max(steps);
     let segments = if softmax { samples } else { samples * channels };
     let blocks = segments * inner.div_ceil(tile);
     let sums = blocks.max(1) * if softmax { channels } else { 1 } * 24;
