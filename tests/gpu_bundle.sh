@@ -22,17 +22,18 @@ take() { # program, name
     cp "$1" "$out/$2"
     strip "$out/$2"
 }
-for test in gpu battery; do
-    take "$(programs cargo test --release --no-run --test $test | tail -1)" "$test"
+for test in gpu battery head parallel; do
+    take "$(programs cargo test --release --features head --no-run --test $test | tail -1)" "$test"
 done
 # The CPU's tests of edge cases, golden values and determinism by kernels: calls go there in debug builds only.
 take "$(programs cargo test --no-run --test by_kernels | tail -1)" by_kernels
-take "$(programs cargo bench --no-run --bench losses | tail -1)" losses
-take "$(programs cargo test --release --features head --no-run --test head | tail -1)" head
+take "$(programs cargo bench --features head --no-run --bench losses | tail -1)" losses
 take "$(programs cargo bench --features head --no-run --bench head | tail -1)" head_bench
-cargo build --release --example train
-take "${CARGO_TARGET_DIR:-target}/release/examples/train" train
-cargo build --release -p throughput
+for example in train ranks; do
+    cargo build --release --features head --example $example
+    take "${CARGO_TARGET_DIR:-target}/release/examples/$example" $example
+done
+cargo build --release -p throughput --features head
 take "${CARGO_TARGET_DIR:-target}/release/throughput" throughput
 # NVRTC of an active Python environment, for the tests of what is compiled at run time. (110 MB; a GPU machine may have its own.)
 nvrtc=$(find "${VIRTUAL_ENV:-/nowhere}" -name 'libnvrtc*.so.*' ! -name '*.alt.*' 2>/dev/null || true)
@@ -63,6 +64,8 @@ run battery ./battery
 run by_kernels ./by_kernels --test-threads 1
 # These want cuBLAS: with PyTorch's wheels, LD_LIBRARY_PATH names nvidia/*/lib.
 run head ./head gpu --test-threads 1
+# With one GPU the ranks of NCCL are skipped, and say so; those through the host's memory are not.
+run parallel ./parallel gpu --test-threads 1
 run train ./train --short --check --out train-out
 for word in "$@"; do
     case $word in
