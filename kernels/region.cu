@@ -65,13 +65,19 @@ template <class T> FL void logits_grads(const LaunchArgs& a, const DiceLogitsPar
         fl::body<T>(a, p);                                                                                                       \
     }                                                                                                                            \
     KERNEL(fl_region_##name##_##dtype)
+// With three blocks an SM, ptxas spills before sm_90.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define SOFTMAX_BLOCKS 3
+#else
+#define SOFTMAX_BLOCKS 2
+#endif
 #define REGION(dtype, T)                                                                                \
     REGION_KERNEL(none_sums, none_sums, dtype, T, DiceParams, 3)                                        \
     REGION_KERNEL(none_grads, none_grads, dtype, T, DiceParams, 3)                                      \
     REGION_KERNEL(sigmoid_sums, sigmoid_sums, dtype, T, DiceParams, 3)                                  \
     REGION_KERNEL(sigmoid_grads, sigmoid_grads, dtype, T, DiceParams, 3)                                \
-    REGION_KERNEL(softmax_sums, alone_sums, dtype, T, DiceParams, 3)                                    \
-    REGION_KERNEL(softmax_grads, alone_grads, dtype, T, DiceParams, 3)                                  \
+    REGION_KERNEL(softmax_sums, alone_sums, dtype, T, DiceParams, SOFTMAX_BLOCKS)                       \
+    REGION_KERNEL(softmax_grads, alone_grads, dtype, T, DiceParams, SOFTMAX_BLOCKS)                     \
     REGION_KERNEL(cross_entropy_sums, cross_entropy_sums, dtype, T, DiceCrossEntropyParams, 2)          \
     REGION_KERNEL(cross_entropy_grads, cross_entropy_grads, dtype, T, DiceCrossEntropyParams, 2)        \
     REGION_KERNEL(focal_sums, focal_sums, dtype, T, DiceFocalParams, 2)                                 \

@@ -113,7 +113,7 @@ fn main_loops_move_sixteen_bytes_and_compute_in_f32() {
     }
     for module in modules() {
         for Entry { name, text } in &module.entries {
-            // A thread a row, or a position with all its channels: neighbours in memory belong to neighbouring threads.
+            // A thread a row, or a few positions with all their channels: neighbours in memory belong to neighbouring threads.
             // (Likewise what a sort moves, which goes wherever its keys say.)
             let by_columns = ["_columns_", "region_softmax", "region_cross_entropy", "region_focal", "lovasz_"]
                 .iter()
