@@ -201,7 +201,7 @@ params! {
         bias: u64,
         /// Consecutive losses that share a weight. At least 1.
         each: u64,
-        /// Elements, rows or positions of a block.
+        /// Elements, rows or positions of a block, side by side; where a thread has a row, the blocks take turns.
         tile: u64,
         /// See `IGNORE`.
         ignore_index: i64,

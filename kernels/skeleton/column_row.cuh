@@ -80,7 +80,7 @@ template <class T, class G = T> struct ColumnRow : RowBase<T> {
         wait_for_copies();
         __syncwarp();
     }
-    FL void fetch(Pack<T>* to, const T* from) const {
+    FL void fetch(Pack<T>* to, const T* from) const { // `from` the first row of the warp
         packs_of_warp(from, [&](int pack, const T* at) { copy_async(to + pack, at); });
     }
 
@@ -100,7 +100,7 @@ template <class T, class G = T> struct ColumnRow : RowBase<T> {
 
     // --- classes, some at a time, all loaded before the first is used ---
 
-    // Hands body(k, x, q, t, COUNT numbers of each) `COUNT` classes from k on, from wherever they are.
+    // Hands body(k, xs, qs, ts) COUNT classes from k on, from wherever they are.
     template <int COUNT, bool INPUT, bool DENSE, bool THIRD, bool KEPT, class Body>
     FL static void some_classes(int k, const T* input, const T* dense, const T* third, uint64_t stride, Body body) {
         const uint64_t step = KEPT ? WARP : stride;
