@@ -63,7 +63,7 @@ struct BceWithLogits : fl::Pointwise {
     FL fl::Point eval_with(const fl::Logistic& l, float, float t, float class_weight) const {
         const Smoothed s(t, p.smoothing);
         const float neg = s.no, pos = p.pos_weight * class_weight * s.yes;
-        return {neg * l.softplus + pos * l.softplus_neg, neg * l.sigmoid - pos * l.sigmoid_neg};
+        return {fmaf(neg, l.softplus, pos * l.softplus_neg), fmaf(neg, l.sigmoid, -(pos * l.sigmoid_neg))};
     }
     FL float grad_target(float x, float, float class_weight) const {
         const fl::Logistic l = fl::logistic(x);

@@ -321,7 +321,7 @@ template <class T, bool GENERAL, class Terms> FL void combined(const LaunchArgs&
         if (Terms::STAGED) {
             staged_step<T, GENERAL>(a, to, terms, scale, first, end, fast, sums);
         } else if (!GENERAL && fast) {
-#pragma unroll
+#pragma unroll 1
             for (int u = 0; u < S::U; u += S::AT_ONCE)
                 packs<T, false, Terms, S::AT_ONCE>(a, to, terms, scale, first + u * FL_BLOCK * S::V, end, true, sums);
         } else {

@@ -3,7 +3,5 @@
 #include "cross_entropy.cuh"
 
 typedef CrossEntropy<Plain, false, true> Report;
-typedef CrossEntropy<Capped, false, true> CappedReport;
 
 FL_ROWWISE(cross_entropy_report, Report, CrossEntropyParams)
-FL_ROWWISE(cross_entropy_softcap_report, CappedReport, CrossEntropyParams)

@@ -216,10 +216,6 @@ FL void head_value(const LaunchArgs& a, const HeadParams& p) {
 
 } // namespace fl
 
-template <class B> using Usual = CrossEntropy<Biased<Plain, B>, true>;
-template <class B> using Every = CrossEntropy<Biased<Plain, B>, false>;
-template <class B> using Softcap = CrossEntropy<Biased<Capped, B>, false>;
-
 #define HEAD_KERNEL(name, dtype, call)                                                                                       \
     extern "C" __global__ void __launch_bounds__(FL_BLOCK, 2) fl_head_##name##_##dtype(const LaunchArgs a, const HeadParams p) { \
         using namespace fl;                                                                                                  \
@@ -235,10 +231,7 @@ template <class B> using Softcap = CrossEntropy<Biased<Capped, B>, false>;
     HEAD_KERNEL(scale, dtype, head_scale(a, p))               \
     HEAD_KERNEL(rest, dtype, head_rest<T>(a, p))                 \
     HEAD_KERNEL(bias, dtype, head_bias<T>(a))                 \
-    HEAD_KERNEL(value, dtype, head_value(a, p))               \
-    FL_ROWWISE_TO(head_cross_entropy, Usual<T>, CrossEntropyParams, dtype, float, T, 3) \
-    FL_ROWWISE_TO(head_cross_entropy_every, Every<T>, CrossEntropyParams, dtype, float, T, 2) \
-    FL_ROWWISE_TO(head_cross_entropy_softcap, Softcap<T>, CrossEntropyParams, dtype, float, T, 2)
+    HEAD_KERNEL(value, dtype, head_value(a, p))
 HEAD(f32, float)
 HEAD(f16, fl::f16)
 HEAD(bf16, fl::bf16)

@@ -14,10 +14,10 @@ struct Focal {
 
     FL Focal(const SigmoidFocalParams& p, const fl::Logistic& l, float t) : l(l) {
         u = 1.0f - t;
-        alpha = p.alpha_pos * t + p.alpha_neg * u;
-        m = u * l.sigmoid + t * l.sigmoid_neg;
+        alpha = fmaf(p.alpha_pos, t, p.alpha_neg * u);
+        m = fmaf(u, l.sigmoid, t * l.sigmoid_neg);
         bce = fl::no_nan(u, l.softplus) + fl::no_nan(t, l.softplus_neg);
-        slope = u * l.sigmoid - t * l.sigmoid_neg;
+        slope = fmaf(u, l.sigmoid, -(t * l.sigmoid_neg));
     }
 };
 
@@ -31,7 +31,8 @@ struct SigmoidFocal : fl::Pointwise {
     FL fl::Point eval_with(const fl::Logistic& l, float, float t, float) const {
         const Focal f(p, l, t);
         const float bend = 2.0f * (f.u - t) * f.l.sigmoid * f.l.sigmoid_neg;
-        return {f.alpha * f.m * fl::no_nan(f.m, f.bce), f.alpha * f.m * (f.m * f.slope + fl::no_nan(bend, f.bce))};
+        const float a = f.alpha * f.m;
+        return {a * fl::no_nan(f.m, f.bce), a * fmaf(f.m, f.slope, fl::no_nan(bend, f.bce))};
     }
 };
 

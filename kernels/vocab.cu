@@ -21,11 +21,11 @@ FL void vocab_places(const LaunchArgs& a, const VocabParams& p) {
 
 // What a mean is divided by: one block.
 FL void vocab_divisor(const LaunchArgs& a, const VocabParams& p) {
-    const double sum = sum_of_items<8>(0, a.losses, [&](uint64_t row) {
+    const double sum = block_sum(part_of(0, a.losses, [&](uint64_t row) {
         if (places(a)[row] == NOWHERE) return 0.0;
         const double of_class = p.weighs && a.divide_by != FL_BY_ROWS ? double(vocab_sums(a, row)[4]) : 1.0;
         return a.divide_by == FL_BY_WEIGHTS ? of_class * double(weights(a)[row]) : of_class;
-    });
+    }));
     if (threadIdx.x == 0) *divisor(a) = float(sum);
 }
 
@@ -42,6 +42,4 @@ VOCAB_KERNEL(move, vocab_move(a))
 VOCAB_KERNEL(divisor, vocab_divisor(a, p))
 
 FL_ROWWISE(vocab_fold, VocabFold<Plain>, VocabParams)
-FL_ROWWISE(vocab_fold_softcap, VocabFold<Capped>, VocabParams)
 FL_ROWWISE(vocab_unfold, VocabUnfold<Plain>, VocabParams)
-FL_ROWWISE(vocab_unfold_softcap, VocabUnfold<Capped>, VocabParams)

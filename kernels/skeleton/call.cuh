@@ -52,35 +52,26 @@ FL void report_row(const LaunchArgs& a, uint64_t row) {
     atomicMax(reinterpret_cast<unsigned long long*>(&workspace(a)->error), static_cast<unsigned long long>(~row));
 }
 
-// The sum of item(i) over from <= i < to, in all threads of a block, which have U of them in flight each.
-template <int U, class Item> FL double sum_of_items(uint64_t from, uint64_t to, Item item) {
-    const uint64_t step = thread_count();
+// What a thread has of the sum of item(i) over from <= i < to.
+template <class Item> FL double part_of(uint64_t from, uint64_t to, Item item) {
     double sum = 0.0;
-    uint64_t i = from + thread_index();
-    for (; i + (U - 1) * step < to; i += U * step) {
-        double x[U];
-#pragma unroll
-        for (int u = 0; u < U; ++u) x[u] = item(i + u * step);
-#pragma unroll
-        for (int u = 0; u < U; ++u) sum += x[u];
-    }
-    for (; i < to; i += step) sum += item(i);
-    return block_sum(sum);
+    for (uint64_t i = from + thread_index(); i < to; i += thread_count()) sum += item(i);
+    return sum;
 }
 
-// The denominator that blocks find together, as a sum of item(i) over i < items. Few items each block adds up by itself: that is
-// done before the first would have heard from another.
+// The denominator that blocks find together, as a sum over i < items, of which part(from, to) is what a thread has of from <= i < to:
+// every `thread_count`th. Few items each block adds up by itself: that is done before the first would have heard from another.
 //
 // Every gradient needs it, so it comes first, and still in this launch: blocks that start take parts of the sum until none is
 // left, and the one that finishes the last part adds them up, in their order. Nobody waits for a block that has not started, so
 // it works for any number of blocks on any machine.
-template <int U, class Item> FL double denominator(const LaunchArgs& a, uint64_t items, Item item) {
+template <class Part> FL double denominator(const LaunchArgs& a, uint64_t items, Part part) {
     SHARED_VAR(uint32_t, dealt);
     SHARED_VAR(uint32_t, finishes);
     SHARED_VAR(double, result);
     Workspace* w = workspace(a);
     if (items <= FL_COUNTED_ALONE) {
-        const double sum = sum_of_items<U>(0, items, item);
+        const double sum = block_sum(part(0, items));
         if (blockIdx.x == 0 && thread_index() == 0) w->denominator = sum; // for the block that finishes last
         return sum;
     }
@@ -95,7 +86,7 @@ template <int U, class Item> FL double denominator(const LaunchArgs& a, uint64_t
         const uint32_t mine = dealt;
         if (mine >= chunks) break;
         const uint64_t start = mine * chunk, end = start + chunk < items ? start + chunk : items;
-        const double sum = sum_of_items<U>(start, end, item);
+        const double sum = block_sum(part(start, end));
         if (leads) {
             chunk_sums(a)[mine] = sum;
             __threadfence();
@@ -134,7 +125,8 @@ FL float scale_of(const LaunchArgs& a) {
 // Where the blocks may have to find it, as the sum of item(i) over i < items. All threads of a block call this.
 template <class Item> FL float scale_of(const LaunchArgs& a, uint64_t items, Item item) {
     const float scale = scale_of(a);
-    return a.divide_by >= FL_BY_ROWS ? scale / float(denominator<1>(a, items, item)) : scale;
+    if (a.divide_by < FL_BY_ROWS) return scale;
+    return scale / float(denominator(a, items, [&](uint64_t from, uint64_t to) { return part_of(from, to, item); }));
 }
 
 // What the value is divided by, once `scale_of` has been called.

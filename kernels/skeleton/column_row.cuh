@@ -149,17 +149,19 @@ template <class T, class G = T> struct ColumnRow : RowBase<T> {
 
     // Brings a row of this thread alone into shared memory.
     FL void keep(T* to, const T* from) const {
-        int k = 0;
+        // Asked for each: what is left over would come one by one.
 #pragma unroll 1
-        for (; k + 2 * U <= this->classes; k += 2 * U, from += 2 * U * stride, to += 2 * U * WARP) {
+        for (int k = 0; k < this->classes; k += 2 * U, from += 2 * U * stride, to += 2 * U * WARP) {
             T x[2 * U];
 #pragma unroll
-            for (int u = 0; u < 2 * U; ++u) x[u] = from[u * stride];
+            for (int u = 0; u < 2 * U; ++u) {
+                if (k + u < this->classes) x[u] = from[u * stride];
+            }
 #pragma unroll
-            for (int u = 0; u < 2 * U; ++u) to[u * WARP] = x[u];
+            for (int u = 0; u < 2 * U; ++u) {
+                if (k + u < this->classes) to[u * WARP] = x[u];
+            }
         }
-#pragma unroll 4
-        for (; k < this->classes; ++k, from += stride, to += WARP) *to = *from;
     }
 
     // --- looks ---

@@ -61,7 +61,7 @@ FL float weight_of_target(const Regions& r, int index) {
     return index >= 0 ? r.channel_weight(index) : 0.0f;
 }
 
-// Cross-entropy beside the region loss: the formulas of `cross_entropy.cu`.
+// Cross-entropy beside the region loss: the formulas of `cross_entropy.cuh`.
 struct BesideCrossEntropy {
     static constexpr bool ANY = true, POSITIONS = true, LOGITS = false;
     float weights[2]; // of the region loss, and of this

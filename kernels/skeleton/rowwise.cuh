@@ -101,11 +101,38 @@ FL double share_of(const LaunchArgs& a, uint64_t r) {
     return a.divide_by == FL_BY_WEIGHTS ? of_class * double(weight_of(a, r)) : of_class;
 }
 
+// How many of a thread's rows, from <= r < to, are not ignored: eight indices in flight. The switch is outside, for a load behind a branch
+// waits for the one before it.
+template <class I> FL double counted_of(const LaunchArgs& a, uint64_t from, uint64_t to) {
+    constexpr int U = 8;
+    const I* index = at<const I>(a.target);
+    const uint64_t step = thread_count();
+    uint32_t count = 0;
+    uint64_t r = from + thread_index();
+    for (; r + (U - 1) * step < to; r += U * step) {
+        I x[U];
+#pragma unroll
+        for (int u = 0; u < U; ++u) x[u] = index[r + u * step];
+#pragma unroll
+        for (int u = 0; u < U; ++u) count += ignored(a, int64_t(x[u])) ? 0 : 1;
+    }
+    for (; r < to; r += step) count += ignored(a, int64_t(index[r])) ? 0 : 1;
+    return double(count);
+}
+FL double counted(const LaunchArgs& a, uint64_t from, uint64_t to) {
+    switch (a.target_kind) {
+        case FL_TARGET_I64: return counted_of<int64_t>(a, from, to);
+        case FL_TARGET_I32: return counted_of<int32_t>(a, from, to);
+        case FL_TARGET_U32: return counted_of<uint32_t>(a, from, to);
+        default: return counted_of<uint8_t>(a, from, to);
+    }
+}
+
 // Runs a loss over rows: those of a thread or of a group of threads are every `step`th from `start` on, before `end`.
 template <class F, class T, class Row> FL void rows(const LaunchArgs& a, const F& f, uint64_t start, uint64_t end, uint64_t step) {
     // Rows that are not ignored are counted most often, and counted fast.
     const float scale = a.divide_by == FL_BY_ROWS
-        ? scale_of(a) / float(denominator<8>(a, a.losses, [&](uint64_t r) { return ignored(a, index_of(a, r)) ? 0.0 : 1.0; }))
+        ? scale_of(a) / float(denominator(a, a.losses, [&](uint64_t from, uint64_t to) { return counted(a, from, to); }))
         : scale_of(a, a.losses, [&](uint64_t r) { return share_of(a, r); });
     // The value, and behind it those of the terms of a sum.
     constexpr int TERMS = terms_of<F>(0);

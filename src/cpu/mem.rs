@@ -9,7 +9,7 @@
 use std::alloc::Layout;
 use std::marker::PhantomData;
 
-use super::simd::{F32s, LANES, Machine, Pair, outline};
+use super::simd::{F32s, LANES, Machine, outline};
 use crate::cuda::request::Memory;
 use crate::element::Element;
 use crate::error::{Error, Result};
@@ -90,13 +90,6 @@ impl<'a, T: Element> Src<'a, T> {
         self.len
     }
 
-    /// The same, if these are f32.
-    #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn floats(self) -> Option<Src<'a, f32>> {
-        let floats = Src { ptr: self.ptr.cast(), len: self.len, lifetime: PhantomData };
-        (size_of::<T>() == 4).then_some(floats)
-    }
-
     #[cfg(debug_assertions)]
     pub(crate) fn memory(self) -> Memory {
         Memory { address: self.ptr as u64, len: self.len }
@@ -111,16 +104,6 @@ impl<'a, T: Element> Src<'a, T> {
         debug_assert!(i < self.len && self.len - i >= LANES);
         // SAFETY: in bounds.
         unsafe { T::load(s, self.ptr.add(i)) }
-    }
-
-    /// Elements `i..i + 32`.
-    ///
-    /// # Safety
-    /// As for [`load`](Self::load).
-    #[cfg_attr(optimized, inline(always))]
-    pub(crate) unsafe fn load_pair<S: Machine>(self, pair: Pair<S>, i: usize) -> F32s<Pair<S>> {
-        // SAFETY: the caller's promise.
-        unsafe { pair.join(self.load(pair.0, i), self.load(pair.0, i + LANES)) }
     }
 
     /// Asks for the elements that follow 2 KiB after `i..i + 32`, whether they exist or not. (A quarter of what a
@@ -203,13 +186,6 @@ impl<'a, T: Element> Dst<'a, T> {
     /// The memory is host memory that stands for a `&mut [T]` of this lifetime, but that it may be the input's.
     pub(crate) unsafe fn of(memory: Memory) -> Self {
         Dst { ptr: memory.address as *mut T, len: memory.len, lifetime: PhantomData }
-    }
-
-    /// The same, if these are f32.
-    #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn floats(self) -> Option<Dst<'a, f32>> {
-        let floats = Dst { ptr: self.ptr.cast(), len: self.len, lifetime: PhantomData };
-        (size_of::<T>() == 4).then_some(floats)
     }
 
     /// The same elements, to read.

@@ -269,12 +269,17 @@ impl Pass<'_> {
             divide_by: BY_HOST,
             ..self.args
         };
+        let file = match self.loss.name {
+            "cross_entropy" => "head_cross_entropy",
+            "cross_entropy_every" => "head_cross_entropy_every",
+            _ => "head_cross_entropy_softcap",
+        };
         let name = Name::new(&["head_", self.loss.name, if plan.columns { "_columns" } else { "" }], dtype);
         // SAFETY: the caller's promise.
         unsafe {
             self.blas.product(&product)?;
             match self.call.looks {
-                None => on.launch("head", name.text(), &plan, &args, &self.loss.params),
+                None => on.launch(file, name.text(), &plan, &args, &self.loss.params),
                 Some((_, looks)) => {
                     // Of its list, in which a class is where it is here.
                     let args = LaunchArgs {

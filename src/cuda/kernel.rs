@@ -184,7 +184,7 @@ impl Kernel {
         Kernel { takes, ..Kernel::new(F::NAME, file, name, Family::Elements, Params::new(params)) }
     }
 
-    /// Has another kernel for dense targets.
+    /// Has another kernel for dense targets, in the file of its name.
     pub(crate) fn dense(self, name: &'static str) -> Self {
         Kernel { name_dense: name, ..self }
     }
@@ -217,7 +217,7 @@ impl Kernel {
         Kernel { takes, ignore_index: loss.ignore_index(), ..kernel }
     }
 
-    /// This kernel reports.
+    /// This kernel reports. Its file has its name.
     pub(crate) fn with_report(self, name: &'static str) -> Self {
         Kernel { takes: Takes { report: Some(name), ..self.takes }, ..self }
     }
@@ -239,7 +239,7 @@ impl Kernel {
         let together = region.params.together != 0;
         let takes = Takes { index: true, dense: true, class_weight: !together, ..Takes::NOTHING };
         let params = Params::new(region.params);
-        let kernel = Kernel::new(region.name, "region", name, Family::Regions { softmax, together }, params);
+        let kernel = Kernel::new(region.name, name, name, Family::Regions { softmax, together }, params);
         Kernel { flags: batch | background, takes, ..kernel }
     }
 
@@ -255,7 +255,7 @@ impl Kernel {
     /// The same with another loss beside it.
     pub(crate) fn beside(self, name: &'static str, class_weight: bool, params: impl Words, terms: Terms) -> Self {
         let (params, takes) = (Params::new(params), Takes { class_weight, ..self.takes });
-        Kernel { name, name_dense: name, params, takes, terms: Some(terms), ..self }
+        Kernel { file: name, name, name_dense: name, params, takes, terms: Some(terms), ..self }
     }
 
     /// The same of class indices alone.

@@ -115,8 +115,7 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
         divide_by,
     };
     let report = kernel.takes.report.filter(|_| request.report.is_asked_for());
-    let file = if report.is_some() { "cross_entropy_report" } else { kernel.file };
-    let launch = |launcher: &mut dyn Launch, suffix: &str, params: &Params, name: &str| {
+    let launch = |launcher: &mut dyn Launch, file: &str, suffix: &str, params: &Params, name: &str| {
         let name = Name::new(&[name, suffix], dtype);
         // SAFETY: the caller's promise; and the name, the plan, the arguments and the options are of one kernel.
         unsafe { launcher.launch(file, name.text(), &plan, &args, params) }
@@ -124,7 +123,7 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
     match kernel.family {
         Family::Elements => {
             if kernel.flags & KERAS_LABELS != 0 {
-                launch(launcher, "", &Params::none(), "keras_labels")?;
+                launch(launcher, kernel.file, "", &Params::none(), "keras_labels")?;
             }
             let general = request.accumulate
                 || [sizes.weight, request.class_weight, grad_outputs, values, request.grad_target, request.third]
@@ -138,19 +137,27 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
                     // SAFETY: the caller's promise; it takes what the kernel of any sum takes.
                     unsafe { launcher.launch(own.file(), own.kernel(), &plan, &args, &kernel.params) }
                 }
-                None => launch(launcher, if general { "_general" } else { "" }, &kernel.params, kernel.name),
+                None => {
+                    launch(launcher, kernel.file, if general { "_general" } else { "" }, &kernel.params, kernel.name)
+                }
             }
         }
         Family::Rows => {
             let dense = target_kind == TARGET_DENSE;
-            let name = report.unwrap_or(if dense { kernel.name_dense } else { kernel.name });
-            launch(launcher, if plan.columns { "_columns" } else { "" }, &kernel.params, name)
+            let other = report.or((dense && kernel.name_dense != kernel.name).then_some(kernel.name_dense));
+            // What is compiled when it is first launched is as little as can be: a driver takes half a minute for all of cross-entropy.
+            let (file, name) = other.map_or((kernel.file, kernel.name), |other| (other, other));
+            launch(launcher, file, if plan.columns { "_columns" } else { "" }, &kernel.params, name)
         }
         // SAFETY: the caller's promise; the scratch memory is as large as the plan says.
         Family::Sorted { softmax, present } => unsafe { run_sorted(&args, dtype, softmax, present, launcher) },
         Family::Regions { .. } => {
-            launch(launcher, "_sums", &kernel.params, kernel.name)?;
-            if grad_input.is_some() { launch(launcher, "_grads", &kernel.params, kernel.name) } else { Ok(()) }
+            launch(launcher, kernel.file, "_sums", &kernel.params, kernel.name)?;
+            if grad_input.is_some() {
+                launch(launcher, kernel.file, "_grads", &kernel.params, kernel.name)
+            } else {
+                Ok(())
+            }
         }
     }
 }

@@ -47,10 +47,10 @@ struct Loaded {
 /// The kernels of each context that is in use.
 static CACHE: Mutex<Vec<(usize, Weak<Kernels>)>> = Mutex::new(Vec::new());
 
-/// Dynamic shared memory that needs no asking.
-const USUAL_SHARED: u32 = 48 << 10;
-/// What the kernels declare besides.
+/// What the kernels declare besides dynamic shared memory, but for a few that ask for little of that.
 const STATIC_SHARED: u32 = 3 << 10;
+/// Dynamic shared memory that needs no asking: both together have 48 KiB.
+const USUAL_SHARED: u32 = (48 << 10) - STATIC_SHARED;
 
 impl Kernels {
     /// Those of this context, once for all handles. Tries the smallest file, so that kernels that cannot be used, or compiled, are
@@ -69,7 +69,7 @@ impl Kernels {
             context: context.clone(),
             capability: (10 * major + minor) as u32,
             limits: Limits {
-                shared: (shared as u32).max(USUAL_SHARED).saturating_sub(STATIC_SHARED),
+                shared: (shared as u32).saturating_sub(STATIC_SHARED).max(USUAL_SHARED),
                 cluster: if major >= 9 { 8 } else { 1 },
             },
             loaded: Mutex::default(),

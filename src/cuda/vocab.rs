@@ -86,11 +86,15 @@ impl<'r> Looks<'r> {
     /// # Safety
     /// As for [`marshal::run`].
     unsafe fn launch(&self, on: &mut dyn Launch, look: &str, plan: &Plan, args: &LaunchArgs) -> Result<()> {
-        let softcap = if self.params.of.softcap == 0.0 { "" } else { "_softcap" };
+        let (softcap, file) = match (self.params.of.softcap == 0.0, self.file) {
+            (true, file) => ("", file),
+            (false, "vocab") => ("_softcap", "vocab_softcap"),
+            (false, _) => ("_softcap", "head_vocab_softcap"),
+        };
         let columns = if plan.columns { "_columns" } else { "" };
         let name = Name::new(&[self.file, look, softcap, columns], self.dtype);
         // SAFETY: the caller's promise.
-        unsafe { on.launch(self.file, name.text(), plan, args, &Params::new(self.params)) }
+        unsafe { on.launch(file, name.text(), plan, args, &Params::new(self.params)) }
     }
 
     /// One of the kernels that know nothing of the storage type.

@@ -493,5 +493,5 @@ crate::cuda::kernel::kernel!(CrossEntropy, |l| {
         _ => ("cross_entropy", "cross_entropy_every"),
     };
     let report = if l.params.softcap != 0.0 { "cross_entropy_softcap_report" } else { "cross_entropy_report" };
-    Kernel::rows(l, "cross_entropy", name, l.params).dense(dense).with_report(report)
+    Kernel::rows(l, name, name, l.params).dense(dense).with_report(report)
 });

@@ -18,7 +18,9 @@
 typedef int R;
 enum { OK = 0, INVALID = 1, NO_MEMORY = 2, NOT_FOUND = 500, UNSUPPORTED_PTX = 222, CAPTURING = 900, ISOLATION = 905 };
 
-typedef struct { char name[64]; } Function;
+// What is declared in kernels and what is asked for at launch have 48 KiB together, unless more is allowed.
+enum { SHARED = 45 << 10 };
+typedef struct { char name[64]; uint32_t shared; } Function;
 typedef struct {
     Function* f;
     uint32_t grid[3], block[3], cluster, shared;
@@ -176,6 +178,14 @@ R cuGetExportTable(const void** table, const void* id) { FAULTY
 }
 
 // Kernels.
+static void* kernels(void) {
+    static void* library;
+    pthread_mutex_lock(&lock);
+    if (!library) library = dlopen(getenv("PRETEND_KERNELS"), RTLD_NOW);
+    pthread_mutex_unlock(&lock);
+    if (!library) fprintf(stderr, "%s\n", dlerror()), exit(1);
+    return library;
+}
 R cuModuleLoadData(void** module, const char* image) { FAULTY
     if (captured_stream) return CAPTURING;
     if (setting("PRETEND_OLD", 0) && image[0] != 0x7f) return UNSUPPORTED_PTX; // machine code it takes
@@ -183,22 +193,26 @@ R cuModuleLoadData(void** module, const char* image) { FAULTY
 }
 R cuModuleUnload(void* module) { FAULTY return free(module), OK; }
 R cuModuleGetFunction(Function** function, void* module, const char* name) { FAULTY
+    typedef const char* (*HostKernel)(uint32_t);
+    const HostKernel kernel = (HostKernel)dlsym(kernels(), "fl_host_kernel");
+    uint32_t i = 0;
+    while (kernel(i) && strcmp(kernel(i), name)) ++i;
+    if (!kernel(i)) return NOT_FOUND; // a sum's own, of which the host has but some
     *function = calloc(1, sizeof(Function));
+    (*function)->shared = SHARED;
     return strncpy((*function)->name, name, 63), OK;
 }
-R cuFuncSetAttribute(Function* function, int attribute, int value) { FAULTY return attribute == 8 && value <= 224 << 10 ? OK : INVALID; }
+R cuFuncSetAttribute(Function* function, int attribute, int value) { FAULTY
+    return attribute == 8 && value <= 224 << 10 ? (function->shared = value, OK) : INVALID;
+}
 
 static R run(Launch* l) {
     typedef int (*HostLaunch)(const char*, const uint32_t*, const uint32_t*, uint32_t, uint32_t, void**);
-    static HostLaunch launch;
     if (l->work) return l->work(l->told) ? 719 : OK;
+    if (l->shared > l->f->shared) return INVALID;
     void* args[2] = {&l->args, l->params};
+    const HostLaunch launch = (HostLaunch)dlsym(kernels(), "fl_host_launch");
     pthread_mutex_lock(&lock);
-    if (!launch) {
-        void* library = dlopen(getenv("PRETEND_KERNELS"), RTLD_NOW);
-        if (!library) fprintf(stderr, "%s\n", dlerror()), exit(1);
-        launch = (HostLaunch)dlsym(library, "fl_host_launch");
-    }
     const R code = launch(l->f->name, l->grid, l->block, l->cluster, l->shared, args) ? 719 : OK;
     pthread_mutex_unlock(&lock);
     return code;

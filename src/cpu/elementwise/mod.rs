@@ -90,7 +90,7 @@ pub(crate) trait Terms<const N: usize>: Copy + Send + Sync {
     }
 
     /// What is staged, applied to all terms; puts the sums of each.
-    fn apply<S: Machine>(&self, s: S, stage: &mut Stage<'_>, sums: &mut [BlockSums; N]);
+    fn apply<S: Machine>(&self, s: S, stage: &mut Stage, sums: &mut [BlockSums; N]);
 
     /// The value of the whole, of sums of values.
     fn whole_of_sums(&self, sums: [f64; N]) -> f64;
@@ -152,11 +152,11 @@ impl<F: Pointwise> Terms<1> for F {
     }
 
     #[cfg_attr(optimized, inline(always))]
-    fn apply<S: Machine>(&self, s: S, stage: &mut Stage<'_>, [sums]: &mut [BlockSums; 1]) {
+    fn apply<S: Machine>(&self, s: S, stage: &mut Stage, [sums]: &mut [BlockSums; 1]) {
         if F::LOGISTIC {
             stage.logistic(s);
         }
-        stage.apply(s, *self, 1.0, [true; 2], sums);
+        stage.apply(s, *self, 1.0, true, sums);
     }
 
     fn whole_of_sums(&self, [sum]: [f64; 1]) -> f64 {
@@ -331,7 +331,7 @@ impl<T: Element, F: Terms<N>, const N: usize> Kernel for Tile<'_, T, F, N> {
                 continue;
             }
             let count = stop - i;
-            s.run(Gather { stage: &mut stage, plan: &plan, i, count, mode, faint: F::FAINT });
+            s.run(Gather { stage: &mut stage, plan: &plan, i, count });
             loss.apply(s, &mut stage, &mut staged);
             s.run(Scatter { stage: &stage, plan: &plan, i, mode, faint: F::FAINT });
             for j in 0..terms {

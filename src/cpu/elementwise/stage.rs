@@ -7,7 +7,7 @@
 use std::mem::MaybeUninit;
 
 use super::{BLOCK, BlockSums, Plan, Point, Pointwise, ROOM};
-use crate::cpu::mem::{Dst, Mode, Src};
+use crate::cpu::mem::{Mode, Src};
 use crate::cpu::simd::{F32s, Kernel, LANES, Lanes, Machine, Pair, Simd};
 use crate::element::Element;
 use crate::loss::Logistic;
@@ -99,22 +99,8 @@ fn only<S: Machine>(values: F32s<S>, i: usize, count: usize) -> F32s<S> {
     if here >= LANES { values } else { values.simd().first(here).pick(values, 0.0) }
 }
 
-/// Elements that are in memory as they would be in the stage: calls of f32 with nothing but input, target and gradient.
-#[derive(Clone, Copy)]
-struct Direct<'a> {
-    input: Src<'a, f32>,
-    target: Src<'a, f32>,
-    grad: Dst<'a, f32>,
-    /// The first of them.
-    start: usize,
-    mode: Mode,
-    faint: bool,
-}
-
 /// The block.
-pub(crate) struct Stage<'a> {
-    /// If there is no need of rows for input and target, nor of one for the gradient of the last term.
-    direct: Option<Direct<'a>>,
+pub(crate) struct Stage {
     /// How many elements it holds. Rows are put for whole steps; what is beyond the elements has no meaning.
     count: usize,
     wants: Wants,
@@ -147,9 +133,9 @@ struct Wants {
     grad_third: bool,
 }
 
-impl<'a> Stage<'a> {
+impl Stage {
     #[cfg_attr(optimized, inline(always))]
-    pub(super) fn new<T>(plan: &Plan<'a, T>) -> Self {
+    pub(super) fn new<T>(plan: &Plan<'_, T>) -> Self {
         let wants = Wants {
             losses: plan.losses.is_some(),
             grad_input: plan.grad_input.is_some(),
@@ -159,7 +145,6 @@ impl<'a> Stage<'a> {
         const E: Row = Row::EMPTY;
         let [input, target, aux, weight, scale, tail, soft, losses, grad_input, grad_target, grad_third] = [E; 11];
         Stage {
-            direct: None,
             count: 0,
             wants,
             has_aux: plan.class_weight.is_some() || plan.third.is_some(),
@@ -185,17 +170,17 @@ impl<'a> Stage<'a> {
         s.run(LogisticOfInput(self));
     }
 
-    /// Adds a loss with this weight to what is staged, or begins or ends with it; puts the sums of its values.
+    /// Adds a loss with this weight to what is staged, or begins with it; puts the sums of its values.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn apply<S: Machine, F: Pointwise>(
         &mut self,
         s: S,
         loss: F,
         weight: f32,
-        [first, last]: [bool; 2],
+        first: bool,
         sums: &mut BlockSums,
     ) {
-        s.run(Apply { stage: self, loss, weight, first, last, sums });
+        s.run(Apply { stage: self, loss, weight, first, sums });
     }
 
     /// # Safety
@@ -209,13 +194,10 @@ impl<'a> Stage<'a> {
 
 /// Fills the stage with elements `i..i + count` of the call.
 pub(super) struct Gather<'a, 'p, T> {
-    pub(super) stage: &'a mut Stage<'p>,
+    pub(super) stage: &'a mut Stage,
     pub(super) plan: &'a Plan<'p, T>,
     pub(super) i: usize,
     pub(super) count: usize,
-    /// How the gradient is written, and whether gradients that would be denormal are zero.
-    pub(super) mode: Mode,
-    pub(super) faint: bool,
 }
 
 impl<T: Element> Kernel for Gather<'_, '_, T> {
@@ -224,18 +206,8 @@ impl<T: Element> Kernel for Gather<'_, '_, T> {
     #[cfg_attr(optimized, inline(always))]
     fn run<S: Machine>(self, s: S) {
         // A copy of the plan: behind a reference it might change with every store.
-        let Gather { stage, plan: &plan, i: start, count, mode, faint } = self;
+        let Gather { stage, plan: &plan, i: start, count } = self;
         stage.count = count;
-        stage.direct = plan.usual(mode).filter(|_| count.is_multiple_of(STEP)).and_then(|usual| {
-            let (input, target, grad) = (usual.input.floats()?, usual.target.floats()?, usual.grad.floats()?);
-            Some(Direct { input, target, grad, start, mode: usual.mode, faint })
-        });
-        if stage.direct.is_some() {
-            for v in (0..count).step_by(STEP) {
-                plan.prefetch(s, start + v);
-            }
-            return;
-        }
         // What is weighed goes vector by vector, as does what is left of the rest.
         let plain = !stage.has_weight && plan.class_weight.is_none();
         let whole = if plain { count / STEP * STEP } else { 0 };
@@ -300,9 +272,9 @@ fn lanes(count: usize, of: impl Fn(usize) -> f32) -> Lanes {
     lanes
 }
 
-struct LogisticOfInput<'a, 'p>(&'a mut Stage<'p>);
+struct LogisticOfInput<'a>(&'a mut Stage);
 
-impl Kernel for LogisticOfInput<'_, '_> {
+impl Kernel for LogisticOfInput<'_> {
     type Output = ();
 
     #[cfg_attr(optimized, inline(always))]
@@ -310,37 +282,28 @@ impl Kernel for LogisticOfInput<'_, '_> {
         let (stage, pair) = (self.0, Pair(s));
         for i in (0..stage.count).step_by(STEP) {
             // SAFETY: `Gather` has put the input.
-            let x = unsafe {
-                match stage.direct {
-                    Some(d) => d.input.load_pair(pair, d.start + i),
-                    None => stage.input.get_pair(pair, i),
-                }
-            };
-            let (tail, soft) = x.logistic_tail();
+            let (tail, soft) = unsafe { stage.input.get_pair(pair, i) }.logistic_tail();
             stage.tail.put_pair(i, tail);
             stage.soft.put_pair(i, soft);
         }
     }
 }
 
-struct Apply<'a, 'p, F> {
-    stage: &'a mut Stage<'p>,
+struct Apply<'a, F> {
+    stage: &'a mut Stage,
     loss: F,
     weight: f32,
     first: bool,
-    last: bool,
     sums: &'a mut BlockSums,
 }
 
-impl<F: Pointwise> Kernel for Apply<'_, '_, F> {
+impl<F: Pointwise> Kernel for Apply<'_, F> {
     type Output = ();
 
     #[cfg_attr(optimized, inline(always))]
     fn run<S: Machine>(self, s: S) {
-        let Apply { stage, loss, weight, first, last, .. } = self;
+        let Apply { stage, loss, weight, first, .. } = self;
         let (pair, wants, all, has_weight) = (Pair(s), stage.wants, stage.count, stage.has_weight);
-        let (direct, out) = (stage.direct, stage.direct.filter(|_| last));
-        let least = f32::MIN_POSITIVE / stage.common_scale.abs();
         for (block, of_block) in (0..all).step_by(BLOCK).zip(self.sums) {
             let mut sums = [s.zero(); 2];
             let count = all.min(block + BLOCK);
@@ -348,11 +311,8 @@ impl<F: Pointwise> Kernel for Apply<'_, '_, F> {
                 // SAFETY (all of it): `Gather` has put what is staged, `LogisticOfInput` its two rows where the loss asks for them, and the
                 // first loss what the others add to.
                 unsafe {
-                    let (x, t) = match direct {
-                        Some(d) => (d.input.load_pair(pair, d.start + i), d.target.load_pair(pair, d.start + i)),
-                        None => (stage.input.get_pair(pair, i), stage.target.get_pair(pair, i)),
-                    };
-                    let aux = stage.aux(pair, i);
+                    let x = stage.input.get_pair(pair, i);
+                    let (t, aux) = (stage.target.get_pair(pair, i), stage.aux(pair, i));
                     let Point { value, grad } = if F::LOGISTIC {
                         let (tail, soft) = (stage.tail.get_pair(pair, i), stage.soft.get_pair(pair, i));
                         loss.eval_with(&Logistic { positive: x.gt(0.0), abs: x.abs(), tail, soft }, x, t, aux)
@@ -363,19 +323,7 @@ impl<F: Pointwise> Kernel for Apply<'_, '_, F> {
                     if wants.losses {
                         stage.losses.add_pair(pair, i, value, weight, first);
                     }
-                    if let Some(d) = out {
-                        let mut grad = if first {
-                            grad * weight
-                        } else {
-                            grad.mul_add(weight, stage.grad_input.get_pair(pair, i))
-                        };
-                        if d.faint {
-                            grad = grad.abs().lt(least).pick(0.0, grad);
-                        }
-                        let (low, high) = pair.split(grad * stage.common_scale);
-                        d.grad.store(s, d.start + i, low, d.mode);
-                        d.grad.store(s, d.start + i + LANES, high, d.mode);
-                    } else if wants.grad_input {
+                    if wants.grad_input {
                         stage.grad_input.add_pair(pair, i, grad, weight, first);
                     }
                     if F::GRAD_TARGET && wants.grad_target {
@@ -395,7 +343,7 @@ impl<F: Pointwise> Kernel for Apply<'_, '_, F> {
 
 /// Writes what the losses made.
 pub(super) struct Scatter<'a, 'p, T> {
-    pub(super) stage: &'a Stage<'p>,
+    pub(super) stage: &'a Stage,
     pub(super) plan: &'a Plan<'p, T>,
     pub(super) i: usize,
     pub(super) mode: Mode,
@@ -409,9 +357,6 @@ impl<T: Element> Kernel for Scatter<'_, '_, T> {
     #[cfg_attr(optimized, inline(always))]
     fn run<S: Machine>(self, s: S) {
         let Scatter { stage, plan: &plan, i: start, mode, faint } = self;
-        if stage.direct.is_some() {
-            return;
-        }
         let &Stage { has_weight, common_scale, .. } = stage;
         let plain = !has_weight && plan.losses.is_none() && plan.grad_target.is_none() && plan.grad_third.is_none();
         let whole = if plain { stage.count / STEP * STEP } else { 0 };

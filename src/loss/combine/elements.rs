@@ -38,8 +38,8 @@ macro_rules! elements {
             }
 
             /// Adds the term to what is staged.
-            fn apply<S: Machine>(&self, s: S, stage: &mut Stage<'_>, weight: f32, ends: [bool; 2], sums: &mut BlockSums) {
-                match self { $(Element::$kind(f) => stage.apply(s, *f, weight, ends, sums),)* }
+            fn apply<S: Machine>(&self, s: S, stage: &mut Stage, weight: f32, first: bool, sums: &mut BlockSums) {
+                match self { $(Element::$kind(f) => stage.apply(s, *f, weight, first, sums),)* }
             }
         }
     };
@@ -239,12 +239,12 @@ impl Terms<MOST> for Combined {
     }
 
     #[cfg_attr(optimized, inline(always))]
-    fn apply<S: Machine>(&self, s: S, stage: &mut Stage<'_>, sums: &mut [BlockSums; MOST]) {
+    fn apply<S: Machine>(&self, s: S, stage: &mut Stage, sums: &mut [BlockSums; MOST]) {
         if self.logistic {
             stage.logistic(s);
         }
         for (j, (sums, term)) in sums.iter_mut().zip(self.each()).enumerate() {
-            term.element.apply(s, stage, term.weight, [j == 0, j + 1 == self.count], sums);
+            term.element.apply(s, stage, term.weight, j == 0, sums);
         }
     }
 

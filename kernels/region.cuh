@@ -10,6 +10,7 @@
 // times w_c and the derivative of the activation: none, sigmoid, or softmax over the channels. With a softmax cross-entropy or its focal
 // form may be computed beside it, with a sigmoid binary cross-entropy or its focal form, from the same activation,
 // `src/loss/combine/regions.rs`.
+#pragma once
 #include "bce.cuh"
 #include "sigmoid_focal.cuh"
 #include "skeleton/region_channels.cuh"
@@ -71,19 +72,11 @@ template <class T> FL void logits_grads(const LaunchArgs& a, const DiceLogitsPar
 #else
 #define SOFTMAX_BLOCKS 2
 #endif
-#define REGION(dtype, T)                                                                                \
-    REGION_KERNEL(none_sums, none_sums, dtype, T, DiceParams, 3)                                        \
-    REGION_KERNEL(none_grads, none_grads, dtype, T, DiceParams, 3)                                      \
-    REGION_KERNEL(sigmoid_sums, sigmoid_sums, dtype, T, DiceParams, 3)                                  \
-    REGION_KERNEL(sigmoid_grads, sigmoid_grads, dtype, T, DiceParams, 3)                                \
-    REGION_KERNEL(softmax_sums, alone_sums, dtype, T, DiceParams, SOFTMAX_BLOCKS)                       \
-    REGION_KERNEL(softmax_grads, alone_grads, dtype, T, DiceParams, SOFTMAX_BLOCKS)                     \
-    REGION_KERNEL(cross_entropy_sums, cross_entropy_sums, dtype, T, DiceCrossEntropyParams, 2)          \
-    REGION_KERNEL(cross_entropy_grads, cross_entropy_grads, dtype, T, DiceCrossEntropyParams, 2)        \
-    REGION_KERNEL(focal_sums, focal_sums, dtype, T, DiceFocalParams, 2)                                 \
-    REGION_KERNEL(focal_grads, focal_grads, dtype, T, DiceFocalParams, 2)                               \
-    REGION_KERNEL(logits_sums, logits_sums, dtype, T, DiceLogitsParams, 2)                              \
-    REGION_KERNEL(logits_grads, logits_grads, dtype, T, DiceLogitsParams, 2)
-REGION(f32, float)
-REGION(f16, fl::f16)
-REGION(bf16, fl::bf16)
+// The sums and the gradients, in every storage type; with so many blocks an SM.
+#define REGION(name, sums, grads, Params, blocks_of_sums, blocks_of_grads)              \
+    REGION_OF(name, sums, grads, f32, float, Params, blocks_of_sums, blocks_of_grads)   \
+    REGION_OF(name, sums, grads, f16, fl::f16, Params, blocks_of_sums, blocks_of_grads) \
+    REGION_OF(name, sums, grads, bf16, fl::bf16, Params, blocks_of_sums, blocks_of_grads)
+#define REGION_OF(name, sums, grads, dtype, T, Params, blocks_of_sums, blocks_of_grads) \
+    REGION_KERNEL(name##_sums, sums, dtype, T, Params, blocks_of_sums)                  \
+    REGION_KERNEL(name##_grads, grads, dtype, T, Params, blocks_of_grads)
