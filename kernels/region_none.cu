@@ -1,4 +1,4 @@
 // Region losses of probabilities.
-#include "region.cuh"
+#include "dice.cuh"
 
 REGION(none, none_sums, none_grads, DiceParams, 3, 3)

@@ -1,4 +1,4 @@
 // Region losses of logits, with a sigmoid.
-#include "region.cuh"
+#include "dice.cuh"
 
 REGION(sigmoid, sigmoid_sums, sigmoid_grads, DiceParams, 3, 3)

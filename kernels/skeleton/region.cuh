@@ -42,7 +42,7 @@ struct RegionSums : RegionFew {
 };
 
 // What is computed beside the region loss from the same activation: nothing; of a softmax a loss of each position, in
-// `region_softmax.cuh`; of a sigmoid a loss of each logit, which is `BesideLogits` in `region.cuh`.
+// `region_softmax.cuh`; of a sigmoid a loss of each logit, which is `BesideLogits` in `dice.cuh`.
 struct Alone {
     static constexpr bool ANY = false, POSITIONS = false, LOGITS = false;
     struct Loss {};
