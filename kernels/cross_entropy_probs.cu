@@ -73,4 +73,10 @@ struct CrossEntropyProbs {
     }
 };
 
-FL_ROWWISE(cross_entropy_probs, CrossEntropyProbs, CrossEntropyProbsParams)
+// With six blocks of a thread a row, ptxas spills.
+#define PROBS(dtype, T)                                                                               \
+    FL_GROUP_TO(cross_entropy_probs, CrossEntropyProbs, CrossEntropyProbsParams, dtype, T, T, 2)      \
+    FL_COLUMNS_TO(cross_entropy_probs, CrossEntropyProbs, CrossEntropyProbsParams, dtype, T, T, 5)
+PROBS(f32, float)
+PROBS(f16, fl::f16)
+PROBS(bf16, fl::bf16)

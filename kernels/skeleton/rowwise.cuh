@@ -203,12 +203,14 @@ template <class F, class T, class G = T> FL void column_rows(const LaunchArgs& a
     FL_ROWWISE_TO(name, F, P, f16, fl::f16, fl::f16, blocks)  \
     FL_ROWWISE_TO(name, F, P, bf16, fl::bf16, fl::bf16, blocks)
 // With the gradient of T stored as G.
-#define FL_ROWWISE_TO(name, F, P, dtype, T, G, blocks)                                                                             \
+#define FL_ROWWISE_TO(name, F, P, dtype, T, G, blocks) \
+    FL_GROUP_TO(name, F, P, dtype, T, G, blocks)       \
+    FL_COLUMNS_TO(name, F, P, dtype, T, G, (blocks) > 2 ? 8 : 6)
+#define FL_GROUP_TO(name, F, P, dtype, T, G, blocks)                                                                              \
     extern "C" __global__ void __launch_bounds__(FL_BLOCK, blocks) fl_##name##_##dtype(const LaunchArgs a, const P p) {           \
         fl::group_rows<F, T, G>(a, F{p});                                                                                         \
     }                                                                                                                             \
-    KERNEL(fl_##name##_##dtype)                                                                                                   \
-    FL_COLUMNS_TO(name, F, P, dtype, T, G, (blocks) > 2 ? 8 : 6)
+    KERNEL(fl_##name##_##dtype)
 #define FL_COLUMNS_TO(name, F, P, dtype, T, G, blocks)                                                                                  \
     extern "C" __global__ void __launch_bounds__(FL_COLUMN_BLOCK, blocks) fl_##name##_columns_##dtype(const LaunchArgs a, const P p) { \
         fl::column_rows<F, T, G>(a, F{p});                                                                                             \
