@@ -21,9 +21,7 @@ namespace {
 using fl::Pack;
 
 // Four elements, of which a pack has one or two.
-template <class T> struct alignas(4 * sizeof(T)) Quad {
-    T v[4];
-};
+template <class T> using Quad = fl::Few<T, 4>;
 
 // The same in f32, with what each term has to know of them.
 struct Four {
@@ -71,7 +69,7 @@ template <uint32_t... KINDS> struct TheseTerms {
 
     FL static constexpr bool logistic() { return ((KINDS == FL_TERM_BCE_WITH_LOGITS || KINDS == FL_TERM_SIGMOID_FOCAL || KINDS == FL_TERM_SIGMOID_FOCAL_ANY) || ...); }
 
-    // Hands each term to take(j, weight, q).
+    // Hands each term to take(j, weight, q): values and gradients, or, if SLOPES, gradients for the targets.
     template <bool SLOPES, unsigned J, uint32_t KIND, uint32_t... REST, class Take> FL void from(const Four& z, Take take) const {
         fl::Point q[4];
         const auto f = functor<KIND>(p.a[J], p.b[J], p.c[J]);
@@ -80,8 +78,7 @@ template <uint32_t... KINDS> struct TheseTerms {
         take(J, p.weight[J], q);
         if constexpr (sizeof...(REST) > 0) from<SLOPES, J + 1, REST...>(z, take);
     }
-    template <class Take> FL void eval(const Four& z, Take take) const { from<false, 0, KINDS...>(z, take); }
-    template <class Take> FL void slopes(const Four& z, Take take) const { from<true, 0, KINDS...>(z, take); }
+    template <bool SLOPES, class Take> FL void each(const Four& z, Take take) const { from<SLOPES, 0, KINDS...>(z, take); }
 };
 
 // One of four numbers. By an index the compiler would copy the arguments to local memory.
@@ -102,10 +99,12 @@ struct AnyTerms {
 
     FL bool logistic() const { return p.logistic != 0; }
 
-    template <uint32_t KIND> FL void eval_kind(unsigned j, const Four& z, fl::Point (&q)[4]) const {
+    template <bool SLOPES, uint32_t KIND> FL void term(unsigned j, const Four& z, fl::Point (&q)[4]) const {
         const auto f = functor<KIND>(pick(p.a, j), pick(p.b, j), pick(p.c, j));
-        if constexpr (KIND == FL_TERM_BCE || KIND == FL_TERM_KL_DIV || KIND == FL_TERM_KL_DIV_LOG_TARGET || KIND == FL_TERM_KL_DIV_PROBS
-                      || KIND == FL_TERM_SIGMOID_FOCAL_ANY) {
+        if constexpr (SLOPES) {
+            slopes_four(f, z, q);
+        } else if constexpr (KIND == FL_TERM_BCE || KIND == FL_TERM_KL_DIV || KIND == FL_TERM_KL_DIV_LOG_TARGET
+                             || KIND == FL_TERM_KL_DIV_PROBS || KIND == FL_TERM_SIGMOID_FOCAL_ANY) {
             // Terms of logarithms, which are in few sums: four of their elements at once would take more registers than there are.
 #pragma unroll 1
             for (unsigned i = 0; i < 4; ++i) {
@@ -117,43 +116,29 @@ struct AnyTerms {
             eval_four(f, z, q);
         }
     }
-    template <uint32_t KIND> FL void slopes_kind(unsigned j, const Four& z, fl::Point (&q)[4]) const {
-        slopes_four(functor<KIND>(pick(p.a, j), pick(p.b, j), pick(p.c, j)), z, q);
-    }
 
-#define FL_KINDS(of)                                                         \
-    switch (pick(p.kind, j)) {                                               \
-        case FL_TERM_MSE: of<FL_TERM_MSE>(j, z, q); break;                   \
-        case FL_TERM_MAE: of<FL_TERM_MAE>(j, z, q); break;                   \
-        case FL_TERM_HUBER: of<FL_TERM_HUBER>(j, z, q); break;               \
-        case FL_TERM_SMOOTH_L1: of<FL_TERM_SMOOTH_L1>(j, z, q); break;       \
-        case FL_TERM_BCE: of<FL_TERM_BCE>(j, z, q); break;                   \
-        case FL_TERM_BCE_WITH_LOGITS: of<FL_TERM_BCE_WITH_LOGITS>(j, z, q); break; \
-        case FL_TERM_HINGE: of<FL_TERM_HINGE>(j, z, q); break;               \
-        case FL_TERM_SQUARED_HINGE: of<FL_TERM_SQUARED_HINGE>(j, z, q); break; \
-        case FL_TERM_KL_DIV: of<FL_TERM_KL_DIV>(j, z, q); break;             \
-        case FL_TERM_KL_DIV_LOG_TARGET: of<FL_TERM_KL_DIV_LOG_TARGET>(j, z, q); break; \
-        case FL_TERM_KL_DIV_PROBS: of<FL_TERM_KL_DIV_PROBS>(j, z, q); break; \
-        case FL_TERM_SIGMOID_FOCAL: of<FL_TERM_SIGMOID_FOCAL>(j, z, q); break; \
-        case FL_TERM_SIGMOID_FOCAL_ANY: of<FL_TERM_SIGMOID_FOCAL_ANY>(j, z, q); break; \
-    }
-    template <class Take> FL void eval(const Four& z, Take take) const {
+    template <bool SLOPES, class Take> FL void each(const Four& z, Take take) const {
 #pragma unroll 1
         for (unsigned j = 0; j < p.terms; ++j) {
             fl::Point q[4] = {};
-            FL_KINDS(eval_kind)
+            switch (pick(p.kind, j)) {
+                case FL_TERM_MSE: term<SLOPES, FL_TERM_MSE>(j, z, q); break;
+                case FL_TERM_MAE: term<SLOPES, FL_TERM_MAE>(j, z, q); break;
+                case FL_TERM_HUBER: term<SLOPES, FL_TERM_HUBER>(j, z, q); break;
+                case FL_TERM_SMOOTH_L1: term<SLOPES, FL_TERM_SMOOTH_L1>(j, z, q); break;
+                case FL_TERM_BCE: term<SLOPES, FL_TERM_BCE>(j, z, q); break;
+                case FL_TERM_BCE_WITH_LOGITS: term<SLOPES, FL_TERM_BCE_WITH_LOGITS>(j, z, q); break;
+                case FL_TERM_HINGE: term<SLOPES, FL_TERM_HINGE>(j, z, q); break;
+                case FL_TERM_SQUARED_HINGE: term<SLOPES, FL_TERM_SQUARED_HINGE>(j, z, q); break;
+                case FL_TERM_KL_DIV: term<SLOPES, FL_TERM_KL_DIV>(j, z, q); break;
+                case FL_TERM_KL_DIV_LOG_TARGET: term<SLOPES, FL_TERM_KL_DIV_LOG_TARGET>(j, z, q); break;
+                case FL_TERM_KL_DIV_PROBS: term<SLOPES, FL_TERM_KL_DIV_PROBS>(j, z, q); break;
+                case FL_TERM_SIGMOID_FOCAL: term<SLOPES, FL_TERM_SIGMOID_FOCAL>(j, z, q); break;
+                case FL_TERM_SIGMOID_FOCAL_ANY: term<SLOPES, FL_TERM_SIGMOID_FOCAL_ANY>(j, z, q); break;
+            }
             take(j, pick(p.weight, j), q);
         }
     }
-    template <class Take> FL void slopes(const Four& z, Take take) const {
-#pragma unroll 1
-        for (unsigned j = 0; j < p.terms; ++j) {
-            fl::Point q[4] = {};
-            FL_KINDS(slopes_kind)
-            take(j, pick(p.weight, j), q);
-        }
-    }
-#undef FL_KINDS
 };
 
 // What `fl::evaluate` is for one loss: a quad, elements k.. of which those before `end` count. Adds to the sums of the terms.
@@ -172,7 +157,7 @@ FL Quad<T> evaluate(const LaunchArgs& a, const fl::Tensors<T>& to, const Terms& 
 #pragma unroll
         for (int v = 0; v < 4; ++v) z.l[v] = fl::logistic_tail(z.x[v]);
     }
-    terms.eval(z, [&](unsigned j, float weight, const fl::Point(&q)[4]) {
+    terms.template each<false>(z, [&](unsigned j, float weight, const fl::Point(&q)[4]) {
         float sum = 0.0f;
 #pragma unroll
         for (int v = 0; v < 4; ++v) {
@@ -187,7 +172,7 @@ FL Quad<T> evaluate(const LaunchArgs& a, const fl::Tensors<T>& to, const Terms& 
     const bool add = GENERAL && (a.flags & FL_ACCUMULATE);
     if (GENERAL && to.grad_target) {
         float grad_t[4] = {};
-        terms.slopes(z, [&](unsigned, float weight, const fl::Point(&q)[4]) {
+        terms.template each<true>(z, [&](unsigned, float weight, const fl::Point(&q)[4]) {
 #pragma unroll
             for (int v = 0; v < 4; ++v) grad_t[v] = fmaf(weight, q[v].grad, grad_t[v]);
         });

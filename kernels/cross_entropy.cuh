@@ -181,3 +181,12 @@ template <class Logits, bool USUAL, bool REPORT = false> struct CrossEntropy {
 
     template <class Row> FL static bool inside(const Row& row, int k) { return unsigned(k) < unsigned(row.classes); }
 };
+
+// The same of the head's logits, which are f32 whatever the storage type and have a bias; with so many blocks an SM.
+#define FL_HEAD_CROSS_ENTROPY(name, Logits, USUAL, blocks)              \
+    FL_HEAD_CROSS_ENTROPY_OF(name, Logits, USUAL, blocks, f32, float)   \
+    FL_HEAD_CROSS_ENTROPY_OF(name, Logits, USUAL, blocks, f16, fl::f16) \
+    FL_HEAD_CROSS_ENTROPY_OF(name, Logits, USUAL, blocks, bf16, fl::bf16)
+#define FL_HEAD_CROSS_ENTROPY_OF(name, Logits, USUAL, blocks, dtype, T)   \
+    typedef CrossEntropy<Biased<Logits, T>, USUAL> Loss_##dtype;          \
+    FL_ROWWISE_TO(name, Loss_##dtype, CrossEntropyParams, dtype, float, T, blocks)

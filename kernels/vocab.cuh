@@ -124,3 +124,14 @@ template <class Logits> struct VocabUnfold {
         return z_loss != 0.0f ? value + z_loss * lse * lse : value;
     }
 };
+
+// Both looks at the head's logits, which are f32 whatever the storage type.
+#define FL_HEAD_VOCAB(suffix, Logits)                   \
+    FL_HEAD_VOCAB_OF(suffix, Logits, f32, float)        \
+    FL_HEAD_VOCAB_OF(suffix, Logits, f16, fl::f16)      \
+    FL_HEAD_VOCAB_OF(suffix, Logits, bf16, fl::bf16)
+#define FL_HEAD_VOCAB_OF(suffix, Logits, dtype, T)                                                                     \
+    typedef VocabFold<Biased<Logits, T>> Fold_##dtype;                                                                 \
+    typedef VocabUnfold<Biased<Logits, T>> Unfold_##dtype;                                                             \
+    FL_ROWWISE_TO(head_vocab_fold##suffix, Fold_##dtype, VocabParams, dtype, float, T, 2)                              \
+    FL_ROWWISE_TO(head_vocab_unfold##suffix, Unfold_##dtype, VocabParams, dtype, float, T, 2)

@@ -29,9 +29,6 @@ impl Launch for Notes {
     fn scratch(&mut self, _: u64) -> Result<u64> {
         Ok(128)
     }
-    fn has_sum(&mut self, _: &str) -> bool {
-        false
-    }
     unsafe fn launch(
         &mut self,
         file: &str,

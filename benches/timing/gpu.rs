@@ -267,10 +267,6 @@ impl Launch for Needs {
         Ok(0)
     }
 
-    fn has_sum(&mut self, _: &str) -> bool {
-        false
-    }
-
     unsafe fn launch(&mut self, _: &str, _: &str, _: &plan::Plan, _: &LaunchArgs, _: &Params) -> LossResult<()> {
         self.launches += 1;
         Ok(())

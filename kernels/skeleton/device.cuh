@@ -99,17 +99,52 @@ template <class T> FL void store_stream(T* p, Pack<T> pack) {
 #endif
 }
 
-// The same for four numbers as two bytes each.
-template <class S> FL void store_stream4(S* p, const float (&x)[4]) {
-    struct alignas(8) { S v[4]; } some;
-    encode2(some.v, x[0], x[1]);
-    encode2(some.v + 2, x[2], x[3]);
+// V numbers side by side, at their own alignment up to 16 bytes.
+template <class T, int V> struct alignas(V * sizeof(T) < 16 ? V * sizeof(T) : 16) Few {
+    T v[V];
+};
+
+// In as few accesses as that takes; see `load_stream`.
+template <class T, int V> FL Few<T, V> load_few(const T* p) {
 #ifdef FUSED_LOSS_HOST
-    host_store(reinterpret_cast<decltype(some)*>(p), some);
+    return host_load(reinterpret_cast<const Few<T, V>*>(p));
 #else
-    union { decltype(some) some; uint32_t w[2]; } u;
-    u.some = some;
-    asm volatile("st.global.v2.u32 [%0], {%1, %2};" :: "l"(p), "r"(u.w[0]), "r"(u.w[1]) : "memory");
+    constexpr int BYTES = sizeof(Few<T, V>), WORDS = BYTES < 4 ? 1 : BYTES / 4;
+    union { uint32_t w[WORDS]; uint16_t half; Few<T, V> few; } u;
+    if constexpr (BYTES == 2) {
+        asm volatile("ld.global.u16 %0, [%1];" : "=h"(u.half) : "l"(p));
+    } else if constexpr (BYTES == 4) {
+        asm volatile("ld.global.u32 %0, [%1];" : "=r"(u.w[0]) : "l"(p));
+    } else if constexpr (BYTES == 8) {
+        asm volatile("ld.global.v2.u32 {%0, %1}, [%2];" : "=r"(u.w[0]), "=r"(u.w[1]) : "l"(p));
+    } else {
+#pragma unroll
+        for (int i = 0; i < WORDS; i += 4) {
+            asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                         : "=r"(u.w[i]), "=r"(u.w[i + 1]), "=r"(u.w[i + 2]), "=r"(u.w[i + 3]) : "l"(p + i * V / WORDS));
+        }
+    }
+    return u.few;
+#endif
+}
+
+template <class T, int V> FL void store_few(T* p, const float (&x)[V]) {
+    Few<T, V> few;
+#pragma unroll
+    for (int j = 0; j < V; j += 2) encode2(few.v + j, x[j], x[j + 1]);
+#ifdef FUSED_LOSS_HOST
+    host_store(reinterpret_cast<Few<T, V>*>(p), few);
+#else
+    union { uint32_t w[sizeof(few) / 4]; Few<T, V> few; } u;
+    u.few = few;
+    if constexpr (sizeof(few) == 4) {
+        asm volatile("st.global.u32 [%0], %1;" :: "l"(p), "r"(u.w[0]) : "memory");
+    } else if constexpr (sizeof(few) == 8) {
+        asm volatile("st.global.v2.u32 [%0], {%1, %2};" :: "l"(p), "r"(u.w[0]), "r"(u.w[1]) : "memory");
+    } else {
+        asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
+                     :: "l"(p), "r"(u.w[0]), "r"(u.w[1]), "r"(u.w[2]), "r"(u.w[3]) : "memory");
+    }
 #endif
 }
 

@@ -130,7 +130,7 @@ template <class T, class G = T> struct GroupRow : RowBase<T> {
         const bool add = this->a.flags & FL_ACCUMULATE;
         if (straight && whole(k)) {
             if constexpr (sizeof(S) < sizeof(T)) {
-                store_stream4(p + k, x);
+                store_few<S, 4>(p + k, x);
             } else {
                 if (add) {
                     float old[V];

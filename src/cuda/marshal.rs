@@ -21,8 +21,10 @@ pub trait Launch {
     /// The address of at least so many bytes that no launch but those of this call uses before the last of them.
     fn scratch(&mut self, bytes: u64) -> Result<u64>;
 
-    /// Whether there is a file with kernels of one sum alone, see `sums`.
-    fn has_sum(&mut self, file: &str) -> bool;
+    /// Whether there is a file with the kernel of one sum alone, see `sums`.
+    fn has_sum(&mut self, _file: &str) -> bool {
+        false
+    }
 
     /// Launches a kernel of a file of `kernels/`.
     ///
@@ -129,13 +131,13 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
                 || [sizes.weight, request.class_weight, grad_outputs, values, request.grad_target, request.third]
                     .iter()
                     .any(Option::is_some);
-            let own = kernel.kinds().map(|kinds| sums::Own::of(kinds, general, dtype));
+            let own = kernel.kinds().map(|kinds| sums::name(kinds, general, dtype));
             match own.filter(|own| launcher.has_sum(own.file())) {
                 Some(own) => {
                     // What is in flight is in registers.
                     let plan = Plan { shared: 0, ..plan };
                     // SAFETY: the caller's promise; it takes what the kernel of any sum takes.
-                    unsafe { launcher.launch(own.file(), own.kernel(), &plan, &args, &kernel.params) }
+                    unsafe { launcher.launch(own.file(), own.text(), &plan, &args, &kernel.params) }
                 }
                 None => {
                     launch(launcher, kernel.file, if general { "_general" } else { "" }, &kernel.params, kernel.name)
@@ -299,5 +301,10 @@ impl Name {
 
     pub(super) fn text(&self) -> &str {
         std::str::from_utf8(&self.bytes[..self.len]).expect("its parts are text")
+    }
+
+    /// Of a kernel that has a file of its own: that file, without its ending.
+    pub(super) fn file(&self) -> &str {
+        self.text().trim_start_matches("fl_")
     }
 }

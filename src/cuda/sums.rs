@@ -1,47 +1,19 @@
 //! The kernel of one sum of element-wise losses, one storage type and one way of calling: a file of three lines beside those of `kernels/`,
 //! which NVRTC compiles when it is first called. Without NVRTC, `kernels/combined.cu` has kernels of any sum, of the same bits.
 
-use std::fmt::Write;
-
+use super::marshal::Name;
 use super::params;
 use super::request::Dtype;
 
-/// Its name, `fl_combined_0_1_general_f32` of the kinds 0 and 1 (see `TERM_MSE`), and without `general` for calls that carry nothing more.
-/// Made for every call, without an allocation.
-pub(super) struct Own {
-    bytes: [u8; 40],
-    len: usize,
-}
-
-impl Own {
-    pub(super) fn of(kinds: &[u32], general: bool, dtype: Dtype) -> Self {
-        let mut own = Own { bytes: [0; 40], len: 0 };
-        let mut put = |part: std::fmt::Arguments<'_>| own.write_fmt(part).expect("there is room for four kinds");
-        put(format_args!("fl_{START}"));
-        for kind in kinds {
-            put(format_args!("_{kind}"));
-        }
-        put(format_args!("{}_{}", if general { GENERAL } else { "" }, dtype.name));
-        own
-    }
-
-    pub(super) fn kernel(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..self.len]).expect("it was text")
-    }
-
-    /// Without its ending.
-    pub(super) fn file(&self) -> &str {
-        &self.kernel()[3..]
-    }
-}
-
-impl Write for Own {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        let room = self.bytes.get_mut(self.len..self.len + text.len()).ok_or(std::fmt::Error)?;
-        room.copy_from_slice(text.as_bytes());
-        self.len += text.len();
-        Ok(())
-    }
+/// The name of the kernel, `fl_combined_0_1_general_f32` of the kinds 0 and 1 (see `TERM_MSE`), and without `general` for calls that carry
+/// nothing more. That of its file is the same without `fl_`.
+pub(super) fn name(kinds: &[u32], general: bool, dtype: Dtype) -> Name {
+    const KINDS: [&str; 13] = ["_0", "_1", "_2", "_3", "_4", "_5", "_6", "_7", "_8", "_9", "_10", "_11", "_12"];
+    let mut parts = [""; 2 + params::MAX_TERMS as usize];
+    parts[0] = START;
+    parts[1..].iter_mut().zip(kinds).for_each(|(part, &kind)| *part = KINDS[kind as usize]);
+    parts[1 + kinds.len()] = if general { GENERAL } else { "" };
+    Name::new(&parts, dtype)
 }
 
 const START: &str = "combined";
@@ -91,8 +63,8 @@ mod tests {
     #[test]
     fn a_file_is_named_by_what_it_is_for() {
         let [long, short] = [Dtype { name: "bf16", bytes: 2 }, Dtype { name: "f32", bytes: 4 }];
-        assert_eq!(Own::of(&[12, 12, 12, 12], true, long).kernel(), "fl_combined_12_12_12_12_general_bf16");
-        assert_eq!(Own::of(&[0, 11], false, short).file(), "combined_0_11_f32");
+        assert_eq!(name(&[12, 12, 12, 12], true, long).text(), "fl_combined_12_12_12_12_general_bf16");
+        assert_eq!(name(&[0, 11], false, short).file(), "combined_0_11_f32");
         let text = source("combined_0_11_f32").unwrap();
         assert!(
             text.contains("TheseTerms<0, 11>") && text.contains("COMBINED(combined_0_11_f32, float, false, "),

@@ -113,9 +113,9 @@ fn sums_have_kernels_of_their_own() {
         (&[8, 9, 10, 11], false, bf16, 90),
         (&[12, 5], true, f32, 90),
     ] {
-        let own = sums::Own::of(kinds, general, dtype);
+        let own = sums::name(kinds, general, dtype);
         let (ptx, _) = build(own.file(), Target::Ptx(capability), nvrtc, &Cache::of_user()).unwrap();
-        assert_eq!(entries(&ptx), [own.kernel()]);
+        assert_eq!(entries(&ptx), [own.text()]);
         assemble(own.file(), &ptx, capability);
     }
     assert!(matches!(build("combined_99_f32", Target::Ptx(90), nvrtc, &Cache(None)), Err(Error::Compile { .. })));
