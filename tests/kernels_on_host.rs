@@ -45,7 +45,7 @@ const ROWS: [(usize, usize, usize); 20] = [
 ];
 
 /// `(samples, channels, positions)`
-const REGIONS: [(usize, usize, usize); 13] = [
+const REGIONS: [(usize, usize, usize); 14] = [
     (0, 2, 4),
     (2, 2, 0),
     (1, 2, 1),
@@ -58,6 +58,7 @@ const REGIONS: [(usize, usize, usize); 13] = [
     (2, 4, 12),
     (2, 3, 1028),
     (1, 35, 40),
+    (1, 5, 2051),
     (1, 4, 8196),
 ];
 

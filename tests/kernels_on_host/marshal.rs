@@ -38,6 +38,8 @@ pub struct OnHost {
     pub sizes: trace::Buffers,
     /// Blocks of 32 threads, and no shared memory.
     small_blocks: bool,
+    /// Softmax regions have the tiles of images that are too large to be executed here: several steps of a block.
+    long_tiles: bool,
 }
 
 impl OnHost {
@@ -55,6 +57,7 @@ impl OnHost {
             scratch: Vec::new(),
             sizes,
             small_blocks: false,
+            long_tiles: machine % 2 == 1,
         }
     }
 
@@ -102,6 +105,12 @@ impl Launch for OnHost {
                 ..plan
             };
             (args.tile, args.flags) = (32, args.flags & !CACHED);
+        }
+        let over_channels =
+            ["region_softmax", "region_cross_entropy", "region_focal"].iter().any(|kind| name.contains(kind));
+        if self.long_tiles && over_channels && args.inner != 0 {
+            args.tile *= 8;
+            plan.grid = (args.elements / (args.classes * args.inner) * args.inner.div_ceil(args.tile)).max(1) as u32;
         }
         let plan = &plan;
         host.order(self.turn % 7);
