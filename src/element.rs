@@ -3,12 +3,13 @@
 use half::{bf16, f16};
 
 use crate::call::{AnyRequest, Request};
+use crate::cpu::mem::Lines;
 use crate::cpu::simd::{F32s, LANES, Machine, outline};
 
 /// What the skeletons need of a storage type; out of reach, so that [`Element`] stays sealed.
 #[allow(unsafe_code)]
 pub(crate) mod storage {
-    use super::{F32s, LANES, Machine, outline};
+    use super::{F32s, LANES, Lines, Machine, outline};
     use crate::call::{AnyRequest, Request};
 
     /// Sixteen elements in and out of memory. Arithmetic is f32; storing rounds to nearest even.
@@ -33,11 +34,11 @@ pub(crate) mod storage {
         /// `count` elements can be written there; at most sixteen.
         unsafe fn store_part<S: Machine>(p: *mut Self, count: usize, x: F32s<S>);
 
-        /// Writes past the caches.
+        /// Gives two vectors to be streamed after those before.
         ///
         /// # Safety
-        /// Sixteen elements can be written there, and the address is a multiple of sixteen bytes.
-        unsafe fn stream<S: Machine>(p: *mut Self, x: F32s<S>);
+        /// As for [`Lines::put`].
+        unsafe fn stream<S: Machine>(to: &mut Lines, low: F32s<S>, high: F32s<S>);
 
         /// Elements `0, stride, .. 15 stride`.
         ///
@@ -112,8 +113,11 @@ impl Storage for f32 {
         unsafe { x.simd().f_store_part(p, count, x.raw()) }
     }
     #[cfg_attr(optimized, inline(always))]
-    unsafe fn stream<S: Machine>(p: *mut f32, x: F32s<S>) {
-        unsafe { x.simd().f_stream(p, x.raw()) }
+    unsafe fn stream<S: Machine>(to: &mut Lines, low: F32s<S>, high: F32s<S>) {
+        unsafe {
+            to.put(low.simd(), low.raw());
+            to.put(low.simd(), high.raw());
+        }
     }
     #[cfg_attr(optimized, inline(always))]
     unsafe fn gather<S: Machine>(s: S, p: *const f32, stride: usize) -> F32s<S> {
@@ -172,8 +176,9 @@ macro_rules! half_storage {
                 unsafe { x.simd().h_store_part(p.cast(), count, x.simd().$narrow(x.raw())) }
             }
             #[cfg_attr(optimized, inline(always))]
-            unsafe fn stream<S: Machine>(p: *mut Self, x: F32s<S>) {
-                unsafe { x.simd().h_stream(p.cast(), x.simd().$narrow(x.raw())) }
+            unsafe fn stream<S: Machine>(to: &mut Lines, low: F32s<S>, high: F32s<S>) {
+                let s = low.simd();
+                unsafe { to.put(s, s.h_line([s.$narrow(low.raw()), s.$narrow(high.raw())])) }
             }
         }
     };

@@ -198,9 +198,83 @@ fn gradients_written_past_the_caches_are_the_same() {
                 assert_eq!(other.to_bits(), value.to_bits(), "{} {dims:?}", loss.name);
                 assert!(bits(&in_place) == bits(&grad), "{} {dims:?} {}: in place", loss.name, T::NAME);
                 let aligned = loss.gradient(&data, Reduction::Sum);
-                let moved = misaligned(&loss, &data, 3);
-                assert!(bits(&moved.1) == bits(&aligned.1), "{} {dims:?} {}: misaligned", loss.name, T::NAME);
+                // By sixteen bytes, of which a cache line has four; and by less.
+                for offset in [0, 1, 2, 3].map(|quarters| quarters * 16 / size_of::<T>()).into_iter().chain([3]) {
+                    let moved = misaligned(&loss, &data, offset);
+                    assert!(bits(&moved.1) == bits(&aligned.1), "{} {dims:?} {}: {offset} off", loss.name, T::NAME);
+                }
             }
+        }
+    }
+    every_dtype!(check);
+}
+
+/// They wait for the next vector where a buffer begins within a cache line, and nothing beside the buffer is touched.
+#[test]
+fn gradients_of_three_tensors_and_of_sums_are_written_past_the_caches_too() {
+    const OUTSIDE: f32 = 77.0;
+
+    /// The gradients, in the middle of buffers that begin so many elements later than they would; with `added` they are added to zeros,
+    /// which does not go past the caches.
+    fn grads<T: Element, const N: usize>(
+        n: usize,
+        offset: usize,
+        added: bool,
+        run: &dyn Fn([&mut [T]; N], bool) -> f32,
+    ) -> (f32, [Vec<f32>; N]) {
+        let mut all: [Vec<T>; N] = std::array::from_fn(|_| vec![T::from_f32(OUTSIDE); offset + n + 50]);
+        let inside = all.each_mut().map(|all| &mut all[offset..offset + n]);
+        let inside = inside.map(|inside| {
+            inside.fill(T::from_f32(if added { 0.0 } else { f32::NAN }));
+            inside
+        });
+        let value = run(inside, added);
+        let all = all.map(|all| all.iter().map(|x| x.to_f32()).collect::<Vec<_>>());
+        for all in &all {
+            assert!(all[..offset].iter().chain(&all[offset + n..]).all(|&x| x == OUTSIDE));
+        }
+        (value, all.map(|all| all[offset..offset + n].to_vec()))
+    }
+
+    fn same<T: Element, const N: usize>(what: &str, n: usize, run: &dyn Fn([&mut [T]; N], bool) -> f32) {
+        let (value, added) = grads(n, 0, true, run);
+        let quarters = [1, 0, 2, 3].map(|quarters| quarters * 16 / size_of::<T>());
+        for offset in quarters.into_iter().chain([3]).take(if QUICK { 1 } else { 5 }) {
+            let (other, streamed) = grads(n, offset, false, run);
+            assert_eq!(value.to_bits(), other.to_bits(), "{what} {}: {offset} off", T::NAME);
+            // Equal numbers: a zero that is added to a zero loses its sign.
+            assert!(added == streamed, "{what} {}: {offset} off", T::NAME);
+        }
+    }
+
+    fn check<T: Element>() {
+        if QUICK && T::NAME == "float16" {
+            return;
+        }
+        // Not a whole number of blocks, pairs or vectors.
+        let n = (9 << 20) / size_of::<T>() + 17;
+        let mut random = Random(103);
+        let (x, t) = (to::<T>(&random.floats(n, -3.0, 3.0)), to::<T>(&random.floats(n, 0.0, 1.0)));
+        let var = to::<T>(&random.floats(n, 0.5, 2.0));
+        same("Gaussian NLL", n, &|[grad, grad_target, grad_third]: [&mut [T]; 3], add| {
+            let call = GaussianNll::new().call(&x, &t, &var).grad_target(grad_target).grad_third(grad_third);
+            let call = if add { call.accumulate() } else { call };
+            call.forward_backward(Reduction::Mean, grad).unwrap()
+        });
+        let bce_focal = BceWithLogits::new() + 0.5 * SigmoidFocal::new();
+        let sums = [
+            ("MSE and MAE", 0.5 * Mse::new() + 2.0 * Mae::new()),
+            ("MAE and MSE", 2.0 * Mae::new() + 0.5 * Mse::new()),
+            ("BCE and focal", bce_focal),
+            ("three distances", Mse::new() + Mae::new() + Huber::new(0.5).unwrap()),
+            ("four", bce_focal + Mse::new() + Mae::new()),
+        ];
+        for (what, sum) in sums.iter().take(if QUICK { 1 } else { 5 }) {
+            same(what, n, &|[grad]: [&mut [T]; 1], add| {
+                let call = sum.call(&x, &t);
+                let call = if add { call.accumulate() } else { call };
+                call.forward_backward(Reduction::Mean, grad).unwrap()
+            });
         }
     }
     every_dtype!(check);

@@ -4,7 +4,7 @@ mod stage;
 
 pub(crate) use stage::Stage;
 
-use super::mem::{Dst, Mode, Src, fence};
+use super::mem::{Dst, Lines, Mode, Src, fence};
 use super::simd::{F32s, Isa, Kernel, LANES, Lanes, Machine, Pair, Simd};
 use super::tiles::{Tiles, sum_weights};
 use crate::call::{Output, Request, Weight};
@@ -68,26 +68,23 @@ pub(crate) trait Terms<const N: usize>: Copy + Send + Sync {
     const TARGET: bool;
     const THIRD: bool = false;
     const GRAD_THIRD: bool = false;
-    const FAINT: bool;
 
+    /// See [`Pointwise::FAINT`].
+    fn faint(&self) -> bool;
     /// How many terms there are.
     fn terms(&self) -> usize;
     fn takes_class_weight(&self) -> bool;
     fn has_grad_target(&self) -> bool;
 
-    /// Elements `i..` of a call with nothing but input, target and gradient, without a stop between memory and registers: as many as
-    /// there are vectors of in `i..stop`, in pairs. Adds up the values of even vectors and of odd ones, and returns the next element.
-    #[cfg_attr(optimized, inline(always))]
+    /// Elements `i..` of a usual call, as many as there are pairs of vectors of in `i..stop`, or none; returns the next. One loss adds the
+    /// values of a block to `sums`; several put those of several blocks into `blocks`, as [`apply`](Self::apply) does.
     fn usual<T: Element, S: Machine>(
         &self,
-        _s: S,
-        _u: &Usual<'_, T>,
-        i: usize,
-        _stop: usize,
-        _sums: &mut [F32s<S>; 2],
-    ) -> usize {
-        i
-    }
+        s: S,
+        run: UsualRun<'_, '_, T>,
+        sums: &mut [[F32s<S>; 2]; N],
+        blocks: &mut [BlockSums; N],
+    ) -> usize;
 
     /// What is staged, applied to all terms; puts the sums of each.
     fn apply<S: Machine>(&self, s: S, stage: &mut Stage, sums: &mut [BlockSums; N]);
@@ -101,7 +98,10 @@ impl<F: Pointwise> Terms<1> for F {
     const TARGET: bool = <F as Pointwise>::TARGET;
     const THIRD: bool = <F as Pointwise>::THIRD;
     const GRAD_THIRD: bool = <F as Pointwise>::GRAD_THIRD;
-    const FAINT: bool = <F as Pointwise>::FAINT;
+
+    fn faint(&self) -> bool {
+        F::FAINT
+    }
 
     fn terms(&self) -> usize {
         1
@@ -119,36 +119,11 @@ impl<F: Pointwise> Terms<1> for F {
     fn usual<T: Element, S: Machine>(
         &self,
         s: S,
-        u: &Usual<'_, T>,
-        mut i: usize,
-        stop: usize,
-        sums: &mut [F32s<S>; 2],
+        run: UsualRun<'_, '_, T>,
+        sums: &mut [[F32s<S>; 2]; 1],
+        _blocks: &mut [BlockSums; 1],
     ) -> usize {
-        let pair = Pair(s);
-        while stop - i >= 2 * LANES {
-            // SAFETY: tiles do not overlap, and a tile belongs to one task.
-            unsafe {
-                if u.mode.stream {
-                    u.input.prefetch(s, i);
-                    if <F as Pointwise>::TARGET {
-                        u.target.prefetch(s, i);
-                    }
-                }
-                let x = pair.join(u.input.load(s, i), u.input.load(s, i + LANES));
-                let t = pair.join(u.target.load(s, i), u.target.load(s, i + LANES));
-                let Point { value, mut grad } = self.eval(x, t, pair.splat(1.0));
-                if <F as Pointwise>::FAINT {
-                    grad = grad.abs().lt(u.least).pick(0.0, grad);
-                }
-                let (low, high) = pair.split(grad * u.scale);
-                u.grad.store(s, i, low, u.mode);
-                u.grad.store(s, i + LANES, high, u.mode);
-                let (even, odd) = pair.split(value);
-                *sums = [sums[0] + even, sums[1] + odd];
-            }
-            i += 2 * LANES;
-        }
-        i
+        run.pairs(s, self, sums)
     }
 
     #[cfg_attr(optimized, inline(always))]
@@ -164,7 +139,7 @@ impl<F: Pointwise> Terms<1> for F {
     }
 }
 
-/// A call with nothing but input, target and gradient.
+/// A call with nothing but input, target and gradient, which goes without a stop between memory and registers.
 pub(crate) struct Usual<'a, T> {
     input: Src<'a, T>,
     /// The input, where there is no target.
@@ -174,6 +149,109 @@ pub(crate) struct Usual<'a, T> {
     /// A smaller gradient would be denormal after scaling.
     least: f32,
     mode: Mode,
+}
+
+/// What is computed of each pair of vectors of a usual call. The function must be `#[cfg_attr(optimized, inline(always))]`.
+pub(crate) trait Pairwise<const N: usize> {
+    const TARGET: bool;
+    /// See [`Pointwise::FAINT`].
+    const FAINT: bool;
+
+    /// The gradient; adds up the values of even vectors and of odd ones, of each term.
+    fn pair<S: Machine>(&self, x: F32s<Pair<S>>, t: F32s<Pair<S>>, sums: &mut [[F32s<S>; 2]; N]) -> F32s<Pair<S>>;
+}
+
+impl<F: Pointwise> Pairwise<1> for F {
+    const TARGET: bool = <F as Pointwise>::TARGET;
+    const FAINT: bool = <F as Pointwise>::FAINT;
+
+    #[cfg_attr(optimized, inline(always))]
+    fn pair<S: Machine>(&self, x: F32s<Pair<S>>, t: F32s<Pair<S>>, [sums]: &mut [[F32s<S>; 2]; 1]) -> F32s<Pair<S>> {
+        let Point { value, grad } = self.eval(x, t, x.simd().splat(1.0));
+        let (even, odd) = x.simd().split(value);
+        *sums = [sums[0] + even, sums[1] + odd];
+        grad
+    }
+}
+
+/// Elements `i..stop` of a usual call.
+pub(crate) struct UsualRun<'a, 'u, T> {
+    call: &'a Usual<'u, T>,
+    lines: &'a mut Lines,
+    i: usize,
+    stop: usize,
+}
+
+impl<T: Element> UsualRun<'_, '_, T> {
+    /// As many as there are pairs of vectors of; returns the next.
+    #[cfg_attr(optimized, inline(always))]
+    fn pairs<S: Machine, F: Pairwise<N>, const N: usize>(self, s: S, of: &F, sums: &mut [[F32s<S>; 2]; N]) -> usize {
+        let UsualRun { call, lines, mut i, stop } = self;
+        let pair = Pair(s);
+        while stop - i >= STEP {
+            // SAFETY: tiles do not overlap, and a tile belongs to one task.
+            unsafe {
+                if call.mode.stream {
+                    call.input.prefetch(s, i);
+                    if F::TARGET {
+                        call.target.prefetch(s, i);
+                    }
+                }
+                let x = pair.join(call.input.load(s, i), call.input.load(s, i + LANES));
+                let t = pair.join(call.target.load(s, i), call.target.load(s, i + LANES));
+                let mut grad = of.pair(x, t, sums);
+                if F::FAINT {
+                    grad = grad.abs().lt(call.least).pick(0.0, grad);
+                }
+                call.grad.store_pair(s, lines, i, pair.split(grad * call.scale).into(), call.mode);
+            }
+            i += STEP;
+        }
+        i
+    }
+
+    /// All of them, block by block, if they are whole pairs; returns the next. The first `terms` sums of each block go to `to`. In a
+    /// function of its own: what [`Tile`] holds would keep registers from it.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn blocks<S: Machine, F: Pairwise<N>, const N: usize>(
+        self,
+        s: S,
+        of: &F,
+        terms: usize,
+        to: &mut [BlockSums; N],
+    ) -> usize {
+        let (i, stop) = (self.i, self.stop);
+        if !(stop - i).is_multiple_of(STEP) {
+            return i;
+        }
+        s.run(UsualBlocks { run: self, of, terms, to });
+        stop
+    }
+}
+
+struct UsualBlocks<'a, 'u, 'f, T, F, const N: usize> {
+    run: UsualRun<'a, 'u, T>,
+    of: &'f F,
+    terms: usize,
+    to: &'f mut [BlockSums; N],
+}
+
+impl<T: Element, F: Pairwise<N>, const N: usize> Kernel for UsualBlocks<'_, '_, '_, T, F, N> {
+    type Output = ();
+
+    #[cfg_attr(optimized, inline(always))]
+    fn run<S: Machine>(self, s: S) {
+        let UsualBlocks { run: UsualRun { call, lines, i, stop }, of, terms, to } = self;
+        let mut sums = [[s.zero(); 2]; N];
+        for (block, i) in (i..stop).step_by(BLOCK).enumerate() {
+            let run = UsualRun { call, lines: &mut *lines, i, stop: stop.min(i + BLOCK) };
+            run.pairs(s, of, &mut sums);
+            for j in 0..terms.min(N) {
+                to[j][block] = [sums[j][0].to_array(), sums[j][1].to_array()];
+                sums[j] = [s.zero(); 2];
+            }
+        }
+    }
 }
 
 /// What a tile needs to know; the same for every tile.
@@ -276,6 +354,9 @@ pub(crate) fn run<T: Element, F: Terms<N>, const N: usize>(loss: F, request: Req
 /// of even a sum of equal values stays below 5e-7.
 const BLOCK: usize = 8 * LANES;
 
+/// What of a block is taken together.
+const STEP: usize = 2 * LANES;
+
 /// Elements that are staged at once: several blocks, for to begin with one takes as long as thirty of its elements.
 const ROOM: usize = 4 * BLOCK;
 
@@ -310,31 +391,39 @@ impl<T: Element, F: Terms<N>, const N: usize> Kernel for Tile<'_, T, F, N> {
     #[cfg_attr(optimized, inline(always))]
     fn run<S: Machine>(self, s: S) -> [f64; N] {
         let Tile { loss, plan, start, end } = self;
-        let mode = plan.grad_input.map_or(Mode::PLAIN, |grad| plan.mode.at(grad, start));
-        let usual = if S::LOOPS { plan.usual(mode) } else { None };
+        let usual = if S::LOOPS { plan.usual() } else { None };
+        let mut lines = [
+            Lines::of(s, plan.grad_input, start, plan.mode),
+            Lines::of(s, plan.grad_target, start, plan.target_mode),
+            Lines::of(s, plan.grad_third, start, plan.target_mode),
+        ];
         let mut stage = Stage::new(&plan);
         let (mut total, mut staged) = ([s.zero_wide(); N], [[[[0.0; LANES]; 2]; ROOM / BLOCK]; N]);
         // Known to be 1 where there is one.
         let terms = if N == 1 { 1 } else { loss.terms().min(N) };
-        // What does not go through the stage goes block by block.
-        let room = if usual.is_some() { BLOCK } else { ROOM };
+        // What goes without a stop goes block by block, if it is one loss.
+        let room = if usual.is_some() && N == 1 { BLOCK } else { ROOM };
         for first in (start..end).step_by(room) {
             let stop = end.min(first + room);
             // The even vectors and the odd ones, whichever way they come.
-            let mut sums = [s.zero(); 2];
+            let mut sums = [[s.zero(); 2]; N];
             let mut i = first;
-            if let Some(usual) = &usual {
-                i = loss.usual(s, usual, i, stop, &mut sums);
+            if let Some(call) = &usual {
+                let run = UsualRun { call, lines: &mut lines[0], i, stop };
+                i = loss.usual(s, run, &mut sums, &mut staged);
+                if N == 1 && i == stop {
+                    total[0] = total[0] + (sums[0][0] + sums[0][1]).widen();
+                    continue;
+                }
             }
-            if i == stop {
-                total[0] = total[0] + (sums[0] + sums[1]).widen();
-                continue;
+            let count = stop - if N == 1 { i } else { first };
+            if i < stop {
+                s.run(Gather { stage: &mut stage, plan: &plan, i, count });
+                loss.apply(s, &mut stage, &mut staged);
+                s.run(Scatter { stage: &stage, plan: &plan, lines: &mut lines, i, faint: loss.faint() });
             }
-            let count = stop - i;
-            s.run(Gather { stage: &mut stage, plan: &plan, i, count });
-            loss.apply(s, &mut stage, &mut staged);
-            s.run(Scatter { stage: &stage, plan: &plan, i, mode, faint: F::FAINT });
             for j in 0..terms {
+                let mut sums = sums[j];
                 for of_block in &staged[j][..count.div_ceil(BLOCK)] {
                     sums = [sums[0] + s.lanes(&of_block[0]), sums[1] + s.lanes(&of_block[1])];
                     total[j] = total[j] + (sums[0] + sums[1]).widen();
@@ -342,6 +431,7 @@ impl<T: Element, F: Terms<N>, const N: usize> Kernel for Tile<'_, T, F, N> {
                 }
             }
         }
+        lines.iter_mut().for_each(Lines::finish);
         fence();
         let mut all = [0.0; N];
         for j in 0..N {
@@ -365,7 +455,7 @@ impl<'a, T: Element> Plan<'a, T> {
 
     /// The call, if nothing else is asked for.
     #[cfg_attr(optimized, inline(always))]
-    fn usual(&self, mode: Mode) -> Option<Usual<'a, T>> {
+    fn usual(&self) -> Option<Usual<'a, T>> {
         let more = self.class_weight.is_some()
             || self.third.is_some()
             || self.weight.is_some()
@@ -377,7 +467,7 @@ impl<'a, T: Element> Plan<'a, T> {
         let (input, scale) = (self.input, self.scale);
         let least = f32::MIN_POSITIVE / scale.abs();
         // What is known here is known in the loops.
-        let mode = Mode { accumulate: false, ..mode };
+        let mode = Mode { accumulate: false, ..self.mode };
         Some(Usual { input, target: self.target.unwrap_or(input), grad, scale, least, mode })
     }
 }

@@ -6,16 +6,14 @@
 
 use std::mem::MaybeUninit;
 
-use super::{BLOCK, BlockSums, Plan, Point, Pointwise, ROOM};
-use crate::cpu::mem::{Mode, Src};
+use super::{BLOCK, BlockSums, Plan, Point, Pointwise, ROOM, STEP};
+use crate::cpu::mem::{Dst, Lines, Mode, Src};
 use crate::cpu::simd::{F32s, Kernel, LANES, Lanes, Machine, Pair, Simd};
 use crate::element::Element;
 use crate::loss::Logistic;
 
-/// What of a block is taken together.
-const STEP: usize = 2 * LANES;
-
 /// A number of each element of a block, if somebody put one.
+#[repr(align(64))] // no vector in two cache lines
 struct Row([MaybeUninit<f32>; ROOM]);
 
 impl Row {
@@ -142,25 +140,23 @@ impl Stage {
             grad_target: plan.grad_target.is_some(),
             grad_third: plan.grad_third.is_some(),
         };
-        const E: Row = Row::EMPTY;
-        let [input, target, aux, weight, scale, tail, soft, losses, grad_input, grad_target, grad_third] = [E; 11];
         Stage {
             count: 0,
             wants,
             has_aux: plan.class_weight.is_some() || plan.third.is_some(),
             has_weight: plan.weight.is_some() || plan.grad_output.is_some(),
             common_scale: plan.scale,
-            input,
-            target,
-            aux,
-            weight,
-            scale,
-            tail,
-            soft,
-            losses,
-            grad_input,
-            grad_target,
-            grad_third,
+            input: Row::EMPTY,
+            target: Row::EMPTY,
+            aux: Row::EMPTY,
+            weight: Row::EMPTY,
+            scale: Row::EMPTY,
+            tail: Row::EMPTY,
+            soft: Row::EMPTY,
+            losses: Row::EMPTY,
+            grad_input: Row::EMPTY,
+            grad_target: Row::EMPTY,
+            grad_third: Row::EMPTY,
         }
     }
 
@@ -345,8 +341,8 @@ impl<F: Pointwise> Kernel for Apply<'_, F> {
 pub(super) struct Scatter<'a, 'p, T> {
     pub(super) stage: &'a Stage,
     pub(super) plan: &'a Plan<'p, T>,
+    pub(super) lines: &'a mut [Lines; 3],
     pub(super) i: usize,
-    pub(super) mode: Mode,
     /// Whether gradients that would be denormal are zero.
     pub(super) faint: bool,
 }
@@ -356,51 +352,87 @@ impl<T: Element> Kernel for Scatter<'_, '_, T> {
 
     #[cfg_attr(optimized, inline(always))]
     fn run<S: Machine>(self, s: S) {
-        let Scatter { stage, plan: &plan, i: start, mode, faint } = self;
-        let &Stage { has_weight, common_scale, .. } = stage;
-        let plain = !has_weight && plan.losses.is_none() && plan.grad_target.is_none() && plan.grad_third.is_none();
-        let whole = if plain { stage.count / STEP * STEP } else { 0 };
+        let Scatter { stage, plan: &plan, lines: [input, target, third], i: start, faint } = self;
+        if let Some(out) = plan.losses {
+            Written { row: &stage.losses, stage, scaled: false, faint: false }.to(
+                s,
+                out,
+                &mut Lines::none(),
+                start,
+                Mode::PLAIN,
+            );
+        }
+        if let Some(out) = plan.grad_target {
+            Written { row: &stage.grad_target, stage, scaled: true, faint: false }.to(
+                s,
+                out,
+                target,
+                start,
+                plan.target_mode,
+            );
+        }
+        if let Some(out) = plan.grad_third {
+            Written { row: &stage.grad_third, stage, scaled: true, faint: false }.to(
+                s,
+                out,
+                third,
+                start,
+                plan.target_mode,
+            );
+        }
         if let Some(out) = plan.grad_input {
-            let least = f32::MIN_POSITIVE / common_scale.abs();
-            for v in (0..whole).step_by(STEP) {
-                let pair = Pair(s);
-                // SAFETY: as below.
-                unsafe {
-                    let mut grad = stage.grad_input.get_pair(pair, v);
-                    if faint {
-                        grad = grad.abs().lt(least).pick(0.0, grad);
-                    }
-                    let (low, high) = pair.split(grad * common_scale);
-                    out.store(s, start + v, low, mode);
-                    out.store(s, start + v + LANES, high, mode);
+            Written { row: &stage.grad_input, stage, scaled: true, faint }.to(s, out, input, start, plan.mode);
+        }
+    }
+}
+
+/// A row of the stage on its way to memory.
+struct Written<'a> {
+    row: &'a Row,
+    stage: &'a Stage,
+    /// Times the scale of its elements.
+    scaled: bool,
+    /// Numbers that the scale would make denormal are zero.
+    faint: bool,
+}
+
+impl Written<'_> {
+    #[cfg_attr(optimized, inline(always))]
+    fn to<S: Machine, T: Element>(self, s: S, out: Dst<'_, T>, lines: &mut Lines, start: usize, mode: Mode) {
+        let (pair, count) = (Pair(s), self.stage.count);
+        for v in (0..count).step_by(STEP) {
+            // SAFETY (all of it): the losses have put what was asked of them, `Gather` the scale, for whole steps; tiles do not overlap,
+            // and a tile belongs to one task.
+            let (low, high) = pair.split(unsafe { self.pair(pair, v) });
+            let (i, here) = (start + v, count - v);
+            unsafe {
+                if here >= STEP {
+                    out.store_pair(s, lines, i, [low, high], mode);
+                    continue;
+                }
+                let mode = Mode { stream: false, ..mode };
+                out.store_upto(s, i, here.min(LANES), low, mode);
+                if here > LANES {
+                    out.store_upto(s, i + LANES, here - LANES, high, mode);
                 }
             }
         }
-        for v in (whole..stage.count).step_by(LANES) {
-            let (i, count) = (start + v, LANES.min(stage.count - v));
-            // SAFETY (all of it): `Gather` has put the scale and the losses what was asked of them; tiles do not overlap, and a tile
-            // belongs to one task.
-            unsafe {
-                let scale = if has_weight { stage.scale.get(s, v) } else { s.splat(common_scale) };
-                if let Some(out) = plan.losses {
-                    out.store_upto(s, i, count, stage.losses.get(s, v), Mode::PLAIN);
-                }
-                if let Some(out) = plan.grad_target {
-                    let grad = stage.grad_target.get(s, v) * scale;
-                    out.store_upto(s, i, count, grad, plan.target_mode.at(out, i));
-                }
-                if let Some(out) = plan.grad_third {
-                    let grad = stage.grad_third.get(s, v) * scale;
-                    out.store_upto(s, i, count, grad, plan.target_mode.at(out, i));
-                }
-                if let Some(out) = plan.grad_input {
-                    let mut grad = stage.grad_input.get(s, v);
-                    if faint {
-                        grad = grad.abs().lt(f32::MIN_POSITIVE / scale.abs()).pick(0.0, grad);
-                    }
-                    out.store_upto(s, i, count, grad * scale, mode);
-                }
+    }
+
+    /// # Safety
+    /// They have been put.
+    #[cfg_attr(optimized, inline(always))]
+    unsafe fn pair<S: Machine>(&self, pair: Pair<S>, v: usize) -> F32s<Pair<S>> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let x = self.row.get_pair(pair, v);
+            if !self.scaled {
+                return x;
             }
+            let common = pair.splat(self.stage.common_scale);
+            let scale = if self.stage.has_weight { self.stage.scale.get_pair(pair, v) } else { common };
+            let x = if self.faint { x.abs().lt(pair.splat(f32::MIN_POSITIVE) / scale.abs()).pick(0.0, x) } else { x };
+            x * scale
         }
     }
 }

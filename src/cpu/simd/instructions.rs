@@ -63,6 +63,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn m_or(self, a: Self::M, b: Self::M) -> Self::M;
     fn m_not(self, a: Self::M) -> Self::M;
 
+    /// `a`, of which the compiler knows nothing any more.
+    #[cfg_attr(optimized, inline(always))]
+    fn f_opaque(self, a: Self::F) -> Self::F {
+        a
+    }
+
     #[cfg_attr(optimized, inline(always))]
     fn splat(self, x: f32) -> F32s<Self> {
         F32s { v: self.f_splat(x), s: self }
@@ -106,6 +112,8 @@ pub(crate) trait Machine: Simd {
     const LOOPS: bool = true;
     /// Whether a few elements are read and written by one instruction.
     const PARTS: bool = false;
+    /// Whether there are instructions that write past the caches.
+    const STREAMS: bool = false;
     /// Sixteen `f64`.
     type D: Copy;
     /// # Safety
@@ -188,23 +196,20 @@ pub(crate) trait Machine: Simd {
             outline::scatter(p, stride as usize, LANES, &lanes);
         }
     }
-    /// Writes past the caches, where there are instructions for it.
-    ///
-    /// # Safety
-    /// Sixteen floats can be written there, and the address is a multiple of sixteen.
+    /// Thirty-two halves of either kind, as the bits of sixteen floats.
     #[cfg_attr(optimized, inline(always))]
-    unsafe fn f_stream(self, p: *mut f32, x: Self::F) {
-        // SAFETY: the caller's promise.
-        unsafe { self.f_store(p, x) };
+    fn h_line(self, halves: [[u16; LANES]; 2]) -> Self::F {
+        // SAFETY: as many bytes.
+        unsafe { self.f_load(halves.as_ptr().cast()) }
     }
-    /// The same for halves of either kind.
+    /// Writes a line past the caches: the last `quarters` quarters of `before`, then the first of `line`.
     ///
     /// # Safety
-    /// Sixteen can be written there, and the address is a multiple of sixteen.
+    /// Sixty-four bytes can be written there, the address is a multiple of as many, and `quarters` is less than four. There is
+    /// [`STREAMS`](Self::STREAMS).
     #[cfg_attr(optimized, inline(always))]
-    unsafe fn h_stream(self, p: *mut u16, x: [u16; LANES]) {
-        // SAFETY: the caller's promise.
-        unsafe { p.cast::<[u16; LANES]>().write(x) };
+    unsafe fn stream_line(self, _p: *mut u8, _quarters: usize, _before: Self::F, _line: Self::F) {
+        unreachable!();
     }
     /// Asks for the cache line of an address, which need not exist.
     #[cfg_attr(optimized, inline(always))]

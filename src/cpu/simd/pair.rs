@@ -42,6 +42,7 @@ impl<S: Simd> Simd for Pair<S> {
         fn f_div(a: F, b: F) -> F;
         fn f_quotient(a: F, b: F) -> F;
         fn f_neg(a: F) -> F;
+        fn f_opaque(a: F) -> F;
         fn f_mul_add(a: F, b: F, c: F) -> F;
         fn f_min(a: F, b: F) -> F;
         fn f_max(a: F, b: F) -> F;

@@ -94,6 +94,12 @@ impl<S: Simd> F32s<S> {
         self.v
     }
 
+    /// Itself, of which the compiler knows nothing any more: what is computed of it is not moved to before this.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn opaque(self) -> Self {
+        F32s { v: self.s.f_opaque(self.v), s: self.s }
+    }
+
     /// `self * b + c`, rounded once where the machine has FMA, twice otherwise.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn mul_add(self, b: impl Operand<S>, c: impl Operand<S>) -> Self {

@@ -1,11 +1,11 @@
 use super::{Combination, IntoSum, Join, MOST, Refused, Scaled, operators};
 use crate::call::{AnyRequest, Loss, Run, elementwise_methods, for_request};
-use crate::cpu::elementwise::{self, BlockSums, Pointwise, Stage, Terms};
-use crate::cpu::simd::Machine;
+use crate::cpu::elementwise::{self, BlockSums, Pairwise, Point, Pointwise, Stage, Terms, UsualRun};
+use crate::cpu::simd::{F32s, Machine, Pair, Simd};
 use crate::cuda::kernel::{self, HasKernel, Kernel};
 use crate::device::Buffer;
 use crate::error::Result;
-use crate::loss::{focal, hinge, kl};
+use crate::loss::{Logistic, focal, hinge, kl};
 use crate::on::On;
 use crate::params::{self, TermsParams};
 use crate::reduction::Reduction;
@@ -35,6 +35,19 @@ macro_rules! elements {
 
             fn has_grad_target(&self) -> bool {
                 match self { $(Element::$kind(_) => <$functor>::GRAD_TARGET,)* }
+            }
+
+            /// Value and gradient, given the logistic function of the input if it is made of that, which it is not unless `LOGISTIC`.
+            #[cfg_attr(optimized, inline(always))]
+            fn eval<S: Simd, const LOGISTIC: bool>(&self, l: &Logistic<S>, x: F32s<S>, t: F32s<S>) -> Point<S> {
+                match self {
+                    $(
+                        Element::$kind(f) if LOGISTIC || !<$functor as Pointwise>::LOGISTIC => {
+                            f.eval_with(l, x, t, x.simd().splat(1.0))
+                        }
+                    )*
+                    _ => unreachable!(),
+                }
             }
 
             /// Adds the term to what is staged.
@@ -224,7 +237,10 @@ impl Run for Combined {
 impl Terms<MOST> for Combined {
     const NAME: &'static str = <Combined as Loss>::NAME;
     const TARGET: bool = true;
-    const FAINT: bool = true;
+
+    fn faint(&self) -> bool {
+        self.logistic
+    }
 
     fn terms(&self) -> usize {
         self.count
@@ -239,6 +255,35 @@ impl Terms<MOST> for Combined {
     }
 
     #[cfg_attr(optimized, inline(always))]
+    fn usual<T: crate::Element, S: Machine>(
+        &self,
+        s: S,
+        run: UsualRun<'_, '_, T>,
+        _sums: &mut [[F32s<S>; 2]; MOST],
+        blocks: &mut [BlockSums; MOST],
+    ) -> usize {
+        // The usual sums are compiled as such.
+        let (first, second) = (self.terms[0], self.terms[1]);
+        for (a, b, swapped) in [(first, second, false), (second, first, true)] {
+            let weights = [a.weight, b.weight];
+            match (a.element, b.element) {
+                (Element::Mse(a), Element::Mae(b)) if self.count == 2 => {
+                    return run.blocks(s, &Two { a, b, weights, swapped }, 2, blocks);
+                }
+                (Element::BceWithLogits(a), Element::SigmoidFocal(b)) if self.count == 2 => {
+                    return run.blocks(s, &Two { a, b, weights, swapped }, 2, blocks);
+                }
+                _ => {}
+            }
+        }
+        if self.logistic {
+            run.blocks(s, &Pairs::<true>(*self), self.count, blocks)
+        } else {
+            run.blocks(s, &Pairs::<false>(*self), self.count, blocks)
+        }
+    }
+
+    #[cfg_attr(optimized, inline(always))]
     fn apply<S: Machine>(&self, s: S, stage: &mut Stage, sums: &mut [BlockSums; MOST]) {
         if self.logistic {
             stage.logistic(s);
@@ -250,6 +295,61 @@ impl Terms<MOST> for Combined {
 
     fn whole_of_sums(&self, sums: [f64; MOST]) -> f64 {
         sums.iter().zip(self.each()).map(|(sum, term)| f64::from(term.weight) * sum).sum()
+    }
+}
+
+/// Two terms, of pairs of vectors: 0.6 to 0.9 of the time that [`Pairs`] takes for them, which asks which they are.
+struct Two<A, B> {
+    a: A,
+    b: B,
+    weights: [f32; 2],
+    /// They were written in the other order.
+    swapped: bool,
+}
+
+impl<A: Pointwise, B: Pointwise> Pairwise<MOST> for Two<A, B> {
+    const TARGET: bool = true;
+    const FAINT: bool = A::LOGISTIC || B::LOGISTIC;
+
+    #[cfg_attr(optimized, inline(always))]
+    fn pair<S: Machine>(&self, x: F32s<Pair<S>>, t: F32s<Pair<S>>, sums: &mut [[F32s<S>; 2]; MOST]) -> F32s<Pair<S>> {
+        let (pair, one) = (x.simd(), x.simd().splat(1.0));
+        let (tail, soft) = if Self::FAINT { x.logistic_tail() } else { (one, one) };
+        let l = Logistic { positive: x.gt(0.0), abs: x.abs(), tail, soft };
+        let (a, b) = (self.a.eval_with(&l, x, t, one), self.b.eval_with(&l, x, t, one));
+        // As the order has it, to the last bit.
+        let (first, second) = if self.swapped { (b, a) } else { (a, b) };
+        let [w0, w1] = if self.swapped { [self.weights[1], self.weights[0]] } else { self.weights };
+        for (sums, of) in sums.iter_mut().zip([first, second]) {
+            let (even, odd) = pair.split(of.value);
+            *sums = [sums[0] + even, sums[1] + odd];
+        }
+        second.grad.mul_add(w1, first.grad * w0)
+    }
+}
+
+/// The sum, of pairs of vectors; whether a term is made of the logistic function is known when it is compiled.
+struct Pairs<const LOGISTIC: bool>(Combined);
+
+impl<const LOGISTIC: bool> Pairwise<MOST> for Pairs<LOGISTIC> {
+    const TARGET: bool = true;
+    const FAINT: bool = LOGISTIC;
+
+    #[cfg_attr(optimized, inline(always))]
+    fn pair<S: Machine>(&self, x: F32s<Pair<S>>, t: F32s<Pair<S>>, sums: &mut [[F32s<S>; 2]; MOST]) -> F32s<Pair<S>> {
+        let (pair, mut grad) = (x.simd(), x.simd().zero());
+        let (tail, soft) = if LOGISTIC { x.logistic_tail() } else { (grad, grad) };
+        for (j, (sums, term)) in sums.iter_mut().zip(self.0.each()).enumerate() {
+            // Else what any of the losses may ask of them is computed, and kept in memory, before it is known which it is.
+            let (x, t) = (x.opaque(), t.opaque());
+            let (tail, soft) = if LOGISTIC { (tail.opaque(), soft.opaque()) } else { (tail, soft) };
+            let l = Logistic { positive: x.gt(0.0), abs: x.abs(), tail, soft };
+            let point = term.element.eval::<Pair<S>, LOGISTIC>(&l, x, t);
+            grad = if j == 0 { point.grad * term.weight } else { point.grad.mul_add(term.weight, grad) };
+            let (even, odd) = pair.split(point.value);
+            *sums = [sums[0] + even, sums[1] + odd];
+        }
+        grad
     }
 }
 

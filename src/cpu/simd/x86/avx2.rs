@@ -1,6 +1,6 @@
 //! AVX2.
 
-use core::arch::x86_64::*;
+use core::arch::{asm, x86_64::*};
 use core::mem::transmute;
 
 use super::super::{IOTA, Kernel, LANES, Machine, Simd, zip_map};
@@ -41,6 +41,22 @@ impl Simd for Avx2 {
         zip_map(self, a, b, f)
     }
 
+    #[cfg_attr(optimized, inline(always))]
+    fn f_opaque(self, a: F) -> F {
+        /// (In assembly a register has to be one of the function's own features.)
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        fn opaque([mut a, mut b]: F) -> F {
+            // SAFETY: there are no instructions.
+            unsafe {
+                asm!("/* {0} {1} */", inout(ymm_reg) a, inout(ymm_reg) b, options(nomem, nostack, preserves_flags));
+            }
+            [a, b]
+        }
+        // SAFETY: the machine has the instructions, or there were no `self`.
+        unsafe { opaque(a) }
+    }
+
     intrinsics! {
         fn f_splat(x: f32) -> F = [_mm256_set1_ps(x); 2];
         fn f_add(a: F, b: F) -> F = [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])];
@@ -74,6 +90,7 @@ impl Simd for Avx2 {
 }
 
 impl Machine for Avx2 {
+    const STREAMS: bool = true;
     type D = D;
 
     intrinsics! {
@@ -84,6 +101,7 @@ impl Machine for Avx2 {
         };
         fn m_any(a: F) -> bool = _mm256_movemask_ps(_mm256_or_ps(a[0], a[1])) != 0;
         fn m_from_array(m: &[bool; LANES]) -> F = mask256(m);
+        fn h_line(x: [[u16; LANES]; 2]) -> F = transmute(x);
         fn d_zero() -> D = [_mm256_setzero_pd(); 4];
         fn d_widen(x: F) -> D = [
             _mm256_cvtps_pd(_mm256_castps256_ps128(x[0])),
@@ -132,16 +150,16 @@ impl Machine for Avx2 {
             _mm256_storeu_ps(p, x[0]);
             _mm256_storeu_ps(p.add(8), x[1]);
         };
-        fn f_stream(p: *mut f32, x: F) = {
-            _mm_stream_ps(p, _mm256_castps256_ps128(x[0]));
-            _mm_stream_ps(p.add(4), _mm256_extractf128_ps::<1>(x[0]));
-            _mm_stream_ps(p.add(8), _mm256_castps256_ps128(x[1]));
-            _mm_stream_ps(p.add(12), _mm256_extractf128_ps::<1>(x[1]));
-        };
-        fn h_stream(p: *mut u16, x: [u16; LANES]) = {
-            let x: [__m128i; 2] = transmute(x);
-            _mm_stream_si128(p.cast(), x[0]);
-            _mm_stream_si128(p.cast::<__m128i>().add(1), x[1]);
+        fn stream_line(p: *mut u8, quarters: usize, before: F, line: F) = {
+            let all = [before[0], before[1], line[0], line[1]];
+            let (a, b) = match quarters {
+                0 => (all[2], all[3]),
+                1 => (_mm256_permute2f128_ps::<0x21>(all[1], all[2]), _mm256_permute2f128_ps::<0x21>(all[2], all[3])),
+                2 => (all[1], all[2]),
+                _ => (_mm256_permute2f128_ps::<0x21>(all[0], all[1]), _mm256_permute2f128_ps::<0x21>(all[1], all[2])),
+            };
+            _mm256_stream_ps(p.cast(), a);
+            _mm256_stream_ps(p.cast::<f32>().add(8), b);
         };
     }
 

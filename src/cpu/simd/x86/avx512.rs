@@ -1,6 +1,6 @@
 //! AVX-512.
 
-use core::arch::x86_64::*;
+use core::arch::{asm, x86_64::*};
 use core::mem::transmute;
 
 use super::super::{Kernel, LANES, Machine, Simd, zip_map};
@@ -17,6 +17,20 @@ impl Simd for Avx512 {
     #[cfg_attr(optimized, inline(always))]
     fn f_zip_map(self, a: Self::F, b: Self::F, f: impl FnMut(f32, f32) -> (f32, f32)) -> (Self::F, Self::F) {
         zip_map(self, a, b, f)
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn f_opaque(self, a: __m512) -> __m512 {
+        /// (In assembly a register has to be one of the function's own features.)
+        #[inline]
+        #[target_feature(enable = "avx512f")]
+        fn opaque(mut a: __m512) -> __m512 {
+            // SAFETY: there are no instructions.
+            unsafe { asm!("/* {0} */", inout(zmm_reg) a, options(nomem, nostack, preserves_flags)) };
+            a
+        }
+        // SAFETY: the machine has the instructions, or there were no `self`.
+        unsafe { opaque(a) }
     }
 
     intrinsics! {
@@ -60,6 +74,7 @@ impl Simd for Avx512 {
 
 impl Machine for Avx512 {
     const PARTS: bool = true;
+    const STREAMS: bool = true;
     type D = [__m512d; 2];
 
     intrinsics! {
@@ -69,6 +84,10 @@ impl Machine for Avx512 {
         fn m_from_array(m: &[bool; LANES]) -> __mmask16 = {
             let bytes = _mm_loadu_si128(m.as_ptr().cast());
             _mm_test_epi8_mask(bytes, bytes)
+        };
+        fn h_line(x: [[u16; LANES]; 2]) -> __m512 = {
+            let [a, b] = transmute::<[[u16; LANES]; 2], [__m256i; 2]>(x);
+            _mm512_castsi512_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b))
         };
         fn d_zero() -> [__m512d; 2] = [_mm512_setzero_pd(); 2];
         fn d_widen(x: __m512) -> [__m512d; 2] =
@@ -111,18 +130,10 @@ impl Machine for Avx512 {
             _mm512_i32gather_ps::<4>(_mm512_mullo_epi32(iota512(), _mm512_set1_epi32(stride)), p);
         fn f_scatter(p: *mut f32, stride: i32, x: __m512) =
             _mm512_i32scatter_ps::<4>(p, _mm512_mullo_epi32(iota512(), _mm512_set1_epi32(stride)), x);
-        fn f_stream(p: *mut f32, x: __m512) = {
-            // Sixteen bytes and not more: large buffers from malloc start sixteen bytes into a page, and the
-            // write-combining buffers of the processor join the stores to whole lines all the same.
-            _mm_stream_ps(p, _mm512_castps512_ps128(x));
-            _mm_stream_ps(p.add(4), _mm512_extractf32x4_ps::<1>(x));
-            _mm_stream_ps(p.add(8), _mm512_extractf32x4_ps::<2>(x));
-            _mm_stream_ps(p.add(12), _mm512_extractf32x4_ps::<3>(x));
-        };
-        fn h_stream(p: *mut u16, x: [u16; LANES]) = {
-            let x: [__m128i; 2] = transmute(x);
-            _mm_stream_si128(p.cast(), x[0]);
-            _mm_stream_si128(p.cast::<__m128i>().add(1), x[1]);
+        fn stream_line(p: *mut u8, quarters: usize, before: __m512, line: __m512) = {
+            let eighths = _mm512_add_epi64(_mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi64(8 - 2 * quarters as i64));
+            let (before, line) = (_mm512_castps_si512(before), _mm512_castps_si512(line));
+            _mm512_stream_si512(p.cast(), _mm512_permutex2var_epi64(before, eighths, line));
         };
     }
 

@@ -163,17 +163,6 @@ impl Machine for Baseline {
             _mm_storeu_ps(p.add(8), x[2]);
             _mm_storeu_ps(p.add(12), x[3]);
         };
-        fn f_stream(p: *mut f32, x: Q) = {
-            _mm_stream_ps(p, x[0]);
-            _mm_stream_ps(p.add(4), x[1]);
-            _mm_stream_ps(p.add(8), x[2]);
-            _mm_stream_ps(p.add(12), x[3]);
-        };
-        fn h_stream(p: *mut u16, x: [u16; LANES]) = {
-            let x: [__m128i; 2] = transmute(x);
-            _mm_stream_si128(p.cast(), x[0]);
-            _mm_stream_si128(p.cast::<__m128i>().add(1), x[1]);
-        };
     }
 
     #[cfg_attr(optimized, inline(always))]
