@@ -341,6 +341,7 @@ impl<F: Pointwise> Kernel for Apply<'_, F> {
 pub(super) struct Scatter<'a, 'p, T> {
     pub(super) stage: &'a Stage,
     pub(super) plan: &'a Plan<'p, T>,
+    /// Of the gradients for input, target and third tensor.
     pub(super) lines: &'a mut [Lines; 3],
     pub(super) i: usize,
     /// Whether gradients that would be denormal are zero.
@@ -352,36 +353,20 @@ impl<T: Element> Kernel for Scatter<'_, '_, T> {
 
     #[cfg_attr(optimized, inline(always))]
     fn run<S: Machine>(self, s: S) {
-        let Scatter { stage, plan: &plan, lines: [input, target, third], i: start, faint } = self;
+        let Scatter { stage, plan: &plan, lines, i: start, faint } = self;
         if let Some(out) = plan.losses {
-            Written { row: &stage.losses, stage, scaled: false, faint: false }.to(
-                s,
-                out,
-                &mut Lines::none(),
-                start,
-                Mode::PLAIN,
-            );
+            let written = Written { row: &stage.losses, stage, scaled: false, faint: false };
+            written.to(s, out, &mut Lines::none(), start, Mode::PLAIN);
         }
-        if let Some(out) = plan.grad_target {
-            Written { row: &stage.grad_target, stage, scaled: true, faint: false }.to(
-                s,
-                out,
-                target,
-                start,
-                plan.target_mode,
-            );
-        }
-        if let Some(out) = plan.grad_third {
-            Written { row: &stage.grad_third, stage, scaled: true, faint: false }.to(
-                s,
-                out,
-                third,
-                start,
-                plan.target_mode,
-            );
-        }
-        if let Some(out) = plan.grad_input {
-            Written { row: &stage.grad_input, stage, scaled: true, faint }.to(s, out, input, start, plan.mode);
+        let grads = [
+            (plan.grad_input, &stage.grad_input, plan.mode, faint),
+            (plan.grad_target, &stage.grad_target, plan.target_mode, false),
+            (plan.grad_third, &stage.grad_third, plan.target_mode, false),
+        ];
+        for ((out, row, mode, faint), lines) in grads.into_iter().zip(lines) {
+            if let Some(out) = out {
+                Written { row, stage, scaled: true, faint }.to(s, out, lines, start, mode);
+            }
         }
     }
 }

@@ -263,17 +263,19 @@ impl Terms<MOST> for Combined {
         blocks: &mut [BlockSums; MOST],
     ) -> usize {
         // The usual sums are compiled as such.
-        let (first, second) = (self.terms[0], self.terms[1]);
-        for (a, b, swapped) in [(first, second, false), (second, first, true)] {
-            let weights = [a.weight, b.weight];
-            match (a.element, b.element) {
-                (Element::Mse(a), Element::Mae(b)) if self.count == 2 => {
-                    return run.blocks(s, &Two { a, b, weights, swapped }, 2, blocks);
+        if self.count == 2 {
+            let (first, second) = (self.terms[0], self.terms[1]);
+            let weights = [first.weight, second.weight];
+            for (a, b, swapped) in [(first, second, false), (second, first, true)] {
+                match (a.element, b.element) {
+                    (Element::Mse(a), Element::Mae(b)) => {
+                        return run.blocks(s, &Two { a, b, swapped, weights }, 2, blocks);
+                    }
+                    (Element::BceWithLogits(a), Element::SigmoidFocal(b)) => {
+                        return run.blocks(s, &Two { a, b, swapped, weights }, 2, blocks);
+                    }
+                    _ => {}
                 }
-                (Element::BceWithLogits(a), Element::SigmoidFocal(b)) if self.count == 2 => {
-                    return run.blocks(s, &Two { a, b, weights, swapped }, 2, blocks);
-                }
-                _ => {}
             }
         }
         if self.logistic {
@@ -302,9 +304,10 @@ impl Terms<MOST> for Combined {
 struct Two<A, B> {
     a: A,
     b: B,
-    weights: [f32; 2],
     /// They were written in the other order.
     swapped: bool,
+    /// In the order in which they were written.
+    weights: [f32; 2],
 }
 
 impl<A: Pointwise, B: Pointwise> Pairwise<MOST> for Two<A, B> {
@@ -319,12 +322,11 @@ impl<A: Pointwise, B: Pointwise> Pairwise<MOST> for Two<A, B> {
         let (a, b) = (self.a.eval_with(&l, x, t, one), self.b.eval_with(&l, x, t, one));
         // As the order has it, to the last bit.
         let (first, second) = if self.swapped { (b, a) } else { (a, b) };
-        let [w0, w1] = if self.swapped { [self.weights[1], self.weights[0]] } else { self.weights };
         for (sums, of) in sums.iter_mut().zip([first, second]) {
             let (even, odd) = pair.split(of.value);
             *sums = [sums[0] + even, sums[1] + odd];
         }
-        second.grad.mul_add(w1, first.grad * w0)
+        second.grad.mul_add(self.weights[1], first.grad * self.weights[0])
     }
 }
 
