@@ -158,7 +158,7 @@ impl Host {
                 compiler: &compiler,
                 flags: &["-O1"],
                 kernel_flags: &[],
-                runtime_flags: &[],
+                runtime_flags: &["-O2"],
                 with: &[],
                 library: true,
             };

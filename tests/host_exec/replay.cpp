@@ -1,7 +1,7 @@
 // Repeats recorded launches (tests/kernels_on_host/trace.rs) in several orders of threads and blocks, with every buffer a heap
 // block of its exact size, and compares what they leave to the last bit. Built with sanitizers.
 //
-//     kernels FILE ORDERS EVERY [ONLY]: every EVERY-th launch, if its name contains ONLY
+//     kernels FILE ORDERS EVERY FIRST [ONLY]: every EVERY-th launch from the FIRST on, if its name contains ONLY
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -65,11 +65,11 @@ static bool same(const char* got, const std::vector<char>& want, unsigned size, 
 }
 
 int main(int argc, char** argv) {
-    if (argc < 4) return 2;
+    if (argc < 5) return 2;
     Reader r = {fopen(argv[1], "rb")};
     if (!r.file) return 2;
-    const unsigned orders = atoi(argv[2]), every = atoi(argv[3]);
-    const char* only = argc > 4 ? argv[4] : "";
+    const unsigned orders = atoi(argv[2]), every = atoi(argv[3]), first = atoi(argv[4]);
+    const char* only = argc > 5 ? argv[5] : "";
     unsigned index = 0, launches = 0, failures = 0;
     for (;; ++index) {
         int c = fgetc(r.file);
@@ -82,7 +82,7 @@ int main(int argc, char** argv) {
         std::vector<char> args = r.blob(), params = r.blob();
         const uint64_t count = r.number();
         const std::vector<Buffer> before = buffers(r, count), after = buffers(r, count);
-        if (index % every || !strstr(name, only)) continue;
+        if (index % every != first || !strstr(name, only)) continue;
         const bool bf16 = strstr(name, "_bf16");
         const unsigned size = strstr(name, "_f32") ? 4 : 2;
         for (unsigned order = 0; order < orders; ++order) {

@@ -7,7 +7,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <mutex>
+#include <memory>
 #include <vector>
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer)
@@ -42,7 +42,7 @@ struct U3 { unsigned x, y, z; };
 struct Thread { U3 tid, bid, bdim, gdim; unsigned lane, rank, ranks; };
 enum Op : int { SHFL_IDX, SHFL_UP, SHFL_DOWN, SHFL_XOR, BALLOT, SYNCWARP };
 typedef void (*Body)(void** args);
-Thread* cur;
+__thread Thread* cur;
 
 enum State { READY, AT_BARRIER, AT_CLUSTER_BARRIER, AT_WARP, DONE };
 struct Fiber : Thread {
@@ -59,31 +59,35 @@ struct Fiber : Thread {
 struct Tags { uint64_t bar[2], warp[32][2], cluster[2]; };
 struct Var { const void* key; void* mem; size_t size; };
 struct Block {
-    Fiber* fibers; unsigned threads, live, waiting, epoch; unsigned warp_epoch[32];
+    Fiber* fibers; unsigned threads, live, waiting, epoch;
+    unsigned warp_epoch[32], warp_at[32], warp_done[32]; // of each warp: the lanes that wait at an operation, those that have exited
     Tags* tags;
     std::vector<Var> vars; // its shared memory; the launch's dynamic part has the key nullptr
 };
 
 // Without optimisation, as the sanitizers have them, kernels have frames of up to 40 KiB.
 static const size_t STACK = 128 << 10;
-static std::vector<Fiber> F; // of the cluster that runs
-static std::vector<Block> blocks;
-static std::vector<unsigned> ready;
-static char* stacks; static size_t nstacks;
-static void* main_sp;
-[[maybe_unused]] static void *main_tsan, *alloc_tsan;
-[[maybe_unused]] static void* main_fake;
-[[maybe_unused]] static const void* main_bottom;
-[[maybe_unused]] static size_t main_size;
-static Body body_; static void** args_;
-static unsigned cluster_live, cluster_waiting, cluster_epoch;
-static bool failed; static char msg[4096];
-static uint64_t yields;
-static std::vector<void*> kept;
-static unsigned dyn_size; static char end_tag;
-static thread_local uint64_t next_seed; static thread_local char last_error[sizeof msg]; // of the calling test thread
-static uint64_t rng; static int policy;
-static std::mutex mu;
+// Of a launch, which the thread that asks for it carries out: several threads have several at a time.
+struct Run {
+    std::vector<Fiber> fibers; // of the cluster that runs
+    std::vector<Block> blocks;
+    std::vector<unsigned> ready, round;
+    char* stacks = nullptr; size_t nstacks = 0;
+    void* main_sp = nullptr;
+    void *main_tsan = nullptr, *alloc_tsan = nullptr;
+    void* main_fake = nullptr; const void* main_bottom = nullptr; size_t main_size = 0;
+    Body body; void** args;
+    unsigned cluster_live, cluster_waiting, cluster_epoch;
+    bool failed; char msg[4096];
+    uint64_t yields;
+    std::vector<void*> kept;
+    unsigned dyn_size; char end_tag;
+    uint64_t rng; int policy;
+    void drop_stacks() { if (stacks) munmap(stacks, nstacks * (STACK + 4096)); }
+    ~Run() { drop_stacks(); }
+};
+static __thread Run* R __attribute__((tls_model("initial-exec"))); // this thread's
+static __thread uint64_t next_seed; static __thread const char* last_error; // of the calling test thread
 struct Ent { const char* name; Body body; };
 static std::vector<Ent>& table() { static std::vector<Ent> t; return t; }
 struct Register { Register(const char* name, Body body); };
@@ -150,61 +154,65 @@ host_switch:
 extern "C" void host_switch(void** save, void* to);
 
 static Fiber& self() { return *static_cast<Fiber*>(cur); }
-static Block& my_block() { return blocks[cur->rank]; }
+static Block& my_block() { return R->blocks[cur->rank]; }
 
 static void to_fiber(Fiber& f) {
     cur = &f;
 #ifdef HOST_ASAN
-    __sanitizer_start_switch_fiber(&main_fake, f.stack, STACK);
+    __sanitizer_start_switch_fiber(&R->main_fake, f.stack, STACK);
 #endif
 #ifdef HOST_TSAN
     __tsan_switch_to_fiber(f.tsan, 1);
 #endif
-    host_switch(&main_sp, f.sp);
+    host_switch(&R->main_sp, f.sp);
 #ifdef HOST_ASAN
-    __sanitizer_finish_switch_fiber(main_fake, nullptr, nullptr);
+    __sanitizer_finish_switch_fiber(R->main_fake, nullptr, nullptr);
 #endif
 }
 static void to_main([[maybe_unused]] bool dying) {
     Fiber& f = self();
 #ifdef HOST_ASAN
-    __sanitizer_start_switch_fiber(dying ? nullptr : &f.asan_fake, main_bottom, main_size);
+    __sanitizer_start_switch_fiber(dying ? nullptr : &f.asan_fake, R->main_bottom, R->main_size);
 #endif
 #ifdef HOST_TSAN
-    __tsan_switch_to_fiber(main_tsan, 1);
+    __tsan_switch_to_fiber(R->main_tsan, 1);
 #endif
-    host_switch(&f.sp, main_sp);
+    host_switch(&f.sp, R->main_sp);
 #ifdef HOST_ASAN
-    __sanitizer_finish_switch_fiber(f.asan_fake, &main_bottom, &main_size);
+    __sanitizer_finish_switch_fiber(f.asan_fake, &R->main_bottom, &R->main_size);
 #endif
 }
 [[noreturn]] void fail(const char* fmt, ...) {
-    if (!failed) {
+    if (!R->failed) {
         const Fiber& f = self();
-        int k = snprintf(msg, sizeof msg, "block (%u,%u,%u) thread (%u,%u,%u): ", f.bid.x, f.bid.y, f.bid.z, f.tid.x, f.tid.y, f.tid.z);
+        int k = snprintf(R->msg, sizeof R->msg, "block (%u,%u,%u) thread (%u,%u,%u): ", f.bid.x, f.bid.y, f.bid.z, f.tid.x, f.tid.y, f.tid.z);
         va_list ap;
         va_start(ap, fmt);
-        vsnprintf(msg + k, sizeof msg - k, fmt, ap);
+        vsnprintf(R->msg + k, sizeof R->msg - k, fmt, ap);
         va_end(ap);
     }
-    failed = true;
+    R->failed = true;
     to_main(true);
     abort();
 }
 static void entry() {
 #ifdef HOST_ASAN
-    __sanitizer_finish_switch_fiber(nullptr, &main_bottom, &main_size);
+    __sanitizer_finish_switch_fiber(nullptr, &R->main_bottom, &R->main_size);
 #endif
-    body_(args_);
+    R->body(R->args);
     Fiber& f = self();
     f.st = DONE;
-    --my_block().live;
-    --cluster_live;
-    __tsan_release(&end_tag);
+    Block& b = my_block();
+    --b.live;
+    b.warp_done[f.idx >> 5] |= 1u << f.lane;
+    --R->cluster_live;
+    __tsan_release(&R->end_tag);
     to_main(true);
     abort();
 }
-static void wake(Fiber& f) { f.st = READY; ready.push_back(unsigned(&f - F.data())); }
+static void wake(Fiber& f) { f.st = READY; R->ready.push_back(unsigned(&f - R->fibers.data())); }
+
+static bool differ(const char* a, const char* b) { return a != b && strcmp(a, b); }
 
 // Waits until all of `count` fibers from `first` are here, at this line.
 static void rendezvous(State st, Fiber* first, unsigned count, unsigned live, unsigned& waiting, const char* what, const char* file, int line) {
@@ -212,7 +220,7 @@ static void rendezvous(State st, Fiber* first, unsigned count, unsigned live, un
     f.file = file; f.line = line; f.st = st;
     for (unsigned i = 0; i < count; ++i)
         if (&first[i] != &f && first[i].st == st) {
-            if (first[i].line != line || strcmp(first[i].file, file))
+            if (first[i].line != line || differ(first[i].file, file))
                 fail("divergent %s: waits at %s:%d while thread %u waits at %s:%d", what, file, line, first[i].idx, first[i].file, first[i].line);
             break;
         }
@@ -232,10 +240,10 @@ void block_barrier(const char* file, int line) {
     __tsan_acquire(tag);
 }
 void cluster_barrier(const char* file, int line) {
-    uint64_t* tag = &blocks[0].tags->cluster[cluster_epoch & 1];
+    uint64_t* tag = &R->blocks[0].tags->cluster[R->cluster_epoch & 1];
     __tsan_release(tag);
-    if (cluster_waiting + 1 == cluster_live) ++cluster_epoch;
-    rendezvous(AT_CLUSTER_BARRIER, F.data(), unsigned(F.size()), cluster_live, cluster_waiting, "cluster barrier", file, line);
+    if (R->cluster_waiting + 1 == R->cluster_live) ++R->cluster_epoch;
+    rendezvous(AT_CLUSTER_BARRIER, R->fibers.data(), unsigned(R->fibers.size()), R->cluster_live, R->cluster_waiting, "cluster barrier", file, line);
     __tsan_acquire(tag);
 }
 
@@ -249,16 +257,17 @@ uint64_t warp_op(Op op, unsigned mask, uint64_t val, unsigned size, int arg, int
     f.op = op; f.mask = mask; f.val = val; f.size = size; f.arg = arg; f.width = width; f.file = file; f.line = line; f.st = AT_WARP;
     uint64_t* tag = &b.tags->warp[w][b.warp_epoch[w] & 1];
     if (op == SYNCWARP) __tsan_release(tag); // shuffles and votes order no memory
-    bool all = true;
-    for (unsigned l = 0; l < n; ++l) if (mask >> l & 1) {
-        if (W[l].st == DONE) fail("%s:%d: mask %08x names lane %u, which has exited", file, line, mask, l);
-        if (W[l].st != AT_WARP) all = false;
-    }
-    if (all) {
+    if (n < 32) mask &= (1u << n) - 1;
+    if (unsigned gone = mask & b.warp_done[w]) fail("%s:%d: mask %08x names lane %u, which has exited", file, line, f.mask, unsigned(__builtin_ctz(gone)));
+    b.warp_at[w] |= 1u << f.lane;
+    if ((mask & ~b.warp_at[w]) == 0) {
+        b.warp_at[w] &= ~mask;
+        uint64_t votes = 0;
         for (unsigned l = 0; l < n; ++l) if (mask >> l & 1) {
             Fiber& o = W[l];
-            if (o.op != f.op || o.mask != mask || o.size != size || o.line != line || strcmp(o.file, file))
-                fail("divergent warp operation: lane %u is at %s:%d (mask %08x), lane %u at %s:%d (mask %08x)", f.lane, file, line, mask, l, o.file, o.line, o.mask);
+            votes |= uint64_t(o.val & 1) << l;
+            if (o.op != f.op || o.mask != f.mask || o.size != size || o.line != line || differ(o.file, file))
+                fail("divergent warp operation: lane %u is at %s:%d (mask %08x), lane %u at %s:%d (mask %08x)", f.lane, file, line, f.mask, l, o.file, o.line, o.mask);
         }
         for (unsigned l = 0; l < n; ++l) if (mask >> l & 1) {
             Fiber& o = W[l];
@@ -269,7 +278,7 @@ uint64_t warp_op(Op op, unsigned mask, uint64_t val, unsigned size, int arg, int
                 case SHFL_UP: src = int(l) - o.arg; if (src < seg) src = int(l); break;
                 case SHFL_DOWN: src = int(l) + o.arg; if (src >= seg + o.width) src = int(l); break;
                 case SHFL_XOR: src = int(l) ^ o.arg; if (src >= seg + o.width) src = int(l); break;
-                case BALLOT: for (unsigned k = 0; k < n; ++k) if (mask >> k & 1) o.res |= uint64_t(W[k].val & 1) << k; break;
+                case BALLOT: o.res = votes; break;
                 case SYNCWARP: break;
             }
             if (op <= SHFL_XOR) {
@@ -302,7 +311,7 @@ static void* shared_of(Block& b, const void* key, size_t size) {
     if (!r) {
         if (b.vars.size() == b.vars.capacity()) fail("too many shared variables");
 #ifdef HOST_TSAN // a "thread" without history allocates, so that this orders nothing else
-        __tsan_switch_to_fiber(alloc_tsan, 1);
+        __tsan_switch_to_fiber(R->alloc_tsan, 1);
 #endif
         b.vars.push_back({key, fresh(size), size});
         r = &b.vars.back();
@@ -315,13 +324,13 @@ static void* shared_of(Block& b, const void* key, size_t size) {
     return r->mem;
 }
 void* shared(const void* key, size_t size) { return shared_of(my_block(), key, size); }
-void* dynamic_shared() { return dyn_size ? shared(nullptr, dyn_size) : nullptr; }
+void* dynamic_shared() { return R->dyn_size ? shared(nullptr, R->dyn_size) : nullptr; }
 void* of_rank(void* mine, unsigned rank) {
-    if (rank >= blocks.size()) fail("rank %u of a cluster of %zu", rank, blocks.size());
+    if (rank >= R->blocks.size()) fail("rank %u of a cluster of %zu", rank, R->blocks.size());
     for (auto& v : my_block().vars) {
         char* base = static_cast<char*>(v.mem);
         if (mine >= base && mine < base + v.size)
-            return static_cast<char*>(shared_of(blocks[rank], v.key, v.size)) + (static_cast<char*>(mine) - base);
+            return static_cast<char*>(shared_of(R->blocks[rank], v.key, v.size)) + (static_cast<char*>(mine) - base);
     }
     fail("not shared memory of this block");
 }
@@ -334,21 +343,21 @@ void fence() {
 }
 // Lets others run: the blocks of a cluster may wait for each other's words.
 void yield() {
-    if (++yields > 1000000) fail("waits for ever");
+    if (++R->yields > 1000000) fail("waits for ever");
     wake(self());
     to_main(false);
 }
 void pre_atomic(const void* p) { if (self().fenced) __tsan_release(const_cast<void*>(p)); }
 void post_atomic(const void* p) { self().last_atomic = p; }
 
-static uint64_t rnd() { rng ^= rng << 13; rng ^= rng >> 7; rng ^= rng << 17; return rng; }
+static uint64_t rnd() { R->rng ^= R->rng << 13; R->rng ^= R->rng >> 7; R->rng ^= R->rng << 17; return R->rng; }
 static void release(std::vector<Var>& vars) {
     for (auto& v : vars) {
 #ifdef HOST_ASAN
         __asan_unpoison_memory_region(v.mem, (v.size + 15) & ~size_t(15));
 #endif
 #ifdef HOST_TSAN
-        kept.push_back(v.mem); // freed when the launch has ended: a free here would be reported as a race
+        R->kept.push_back(v.mem); // freed when the launch has ended: a free here would be reported as a race
 #else
         free(v.mem);
 #endif
@@ -384,94 +393,95 @@ static void start(Fiber& f, unsigned i, unsigned rank, unsigned ranks, U3 bid, U
 static void report_deadlock() {
     unsigned c[5] = {};
     const Fiber* s[5] = {};
-    for (auto& f : F) { ++c[f.st]; if (!s[f.st]) s[f.st] = &f; }
-    int k = snprintf(msg, sizeof msg, "block (%u,%u,%u): deadlock: %u threads exited", F[0].bid.x, F[0].bid.y, F[0].bid.z, c[DONE]);
+    for (auto& f : R->fibers) { ++c[f.st]; if (!s[f.st]) s[f.st] = &f; }
+    int k = snprintf(R->msg, sizeof R->msg, "block (%u,%u,%u): deadlock: %u threads exited", R->fibers[0].bid.x, R->fibers[0].bid.y, R->fibers[0].bid.z, c[DONE]);
     const char* names[] = {"", "a barrier", "a cluster barrier", "a warp operation"};
     for (int st : {AT_BARRIER, AT_CLUSTER_BARRIER, AT_WARP})
-        if (s[st]) k += snprintf(msg + k, sizeof msg - k, ", %u at %s (first: thread %u, %s:%d)", c[st], names[st], s[st]->idx, s[st]->file, s[st]->line);
-    failed = true;
+        if (s[st]) k += snprintf(R->msg + k, sizeof R->msg - k, ", %u at %s (first: thread %u, %s:%d)", c[st], names[st], s[st]->idx, s[st]->file, s[st]->line);
+    R->failed = true;
 }
 // Runs the blocks first..first + ranks, which share a cluster.
 static void run_cluster(uint64_t first, unsigned ranks, unsigned nt, U3 bdim, U3 gdim) {
-    ready.clear();
-    ready.reserve(ranks * nt);
-    cluster_live = ranks * nt; cluster_waiting = 0; cluster_epoch = 0;
+    R->ready.clear();
+    R->ready.reserve(ranks * nt);
+    R->cluster_live = ranks * nt; R->cluster_waiting = 0; R->cluster_epoch = 0;
 #ifdef HOST_TSAN
     // A block must not be ordered after the one before it, so memory that the runtime reuses has to look new.
-    for (unsigned i = 0; i < ranks * nt; ++i) mmap(stacks + i * (STACK + 4096) + 4096, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    for (unsigned i = 0; i < ranks * nt; ++i) mmap(R->stacks + i * (STACK + 4096) + 4096, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 #endif
     for (unsigned r = 0; r < ranks; ++r) {
-        Block& b = blocks[r];
-        b.fibers = F.data() + r * nt; b.threads = b.live = nt; b.waiting = b.epoch = 0;
-        memset(b.warp_epoch, 0, sizeof b.warp_epoch);
+        Block& b = R->blocks[r];
+        b.fibers = R->fibers.data() + r * nt; b.threads = b.live = nt; b.waiting = b.epoch = 0;
+        for (auto warp : {b.warp_epoch, b.warp_at, b.warp_done}) memset(warp, 0, sizeof b.warp_epoch);
         b.tags = static_cast<Tags*>(calloc(1, sizeof(Tags)));
-        kept.push_back(b.tags);
+        R->kept.push_back(b.tags);
         uint64_t i = first + r;
         U3 bid = {unsigned(i % gdim.x), unsigned(i / gdim.x % gdim.y), unsigned(i / gdim.x / gdim.y)};
-        for (unsigned t = 0; t < nt; ++t) start(b.fibers[t], t, r, ranks, bid, bdim, gdim, stacks + (r * nt + t) * (STACK + 4096) + 4096);
+        for (unsigned t = 0; t < nt; ++t) start(b.fibers[t], t, r, ranks, bid, bdim, gdim, R->stacks + (r * nt + t) * (STACK + 4096) + 4096);
     }
     // Round by round: everything that is ready runs until it waits, in an order that the policy picks.
-    static std::vector<unsigned> round;
+    auto& round = R->round;
     round.clear();
     round.reserve(ranks * nt);
-    while (cluster_live && !failed) {
-        round.swap(ready);
-        ready.clear();
+    while (R->cluster_live && !R->failed) {
+        round.swap(R->ready);
+        R->ready.clear();
         if (round.empty()) { report_deadlock(); break; }
-        if (policy == 1) std::reverse(round.begin(), round.end());
-        else if (policy > 1) for (size_t i = round.size() - 1; i > 0; --i) std::swap(round[i], round[rnd() % (i + 1)]);
+        if (R->policy == 1) std::reverse(round.begin(), round.end());
+        else if (R->policy > 1) for (size_t i = round.size() - 1; i > 0; --i) std::swap(round[i], round[rnd() % (i + 1)]);
         for (unsigned i : round) {
-            to_fiber(F[i]);
-            if (failed) break;
+            to_fiber(R->fibers[i]);
+            if (R->failed) break;
         }
     }
 #ifdef HOST_TSAN
-    for (auto& f : F) __tsan_destroy_fiber(f.tsan);
+    for (auto& f : R->fibers) __tsan_destroy_fiber(f.tsan);
 #endif
-    for (auto& b : blocks) release(b.vars);
+    for (auto& b : R->blocks) release(b.vars);
 }
 static int run(U3 grid, U3 block, unsigned ranks, unsigned smem, Body body, void** args) {
-    std::lock_guard<std::mutex> g(mu);
+    // (In a library that is loaded later there is little room for what belongs to a thread.)
+    static thread_local std::unique_ptr<Run> mine(new Run);
+    R = mine.get();
     unsigned nt = block.x * block.y * block.z;
-    msg[0] = last_error[0] = 0; failed = false; yields = 0;
-    policy = next_seed > 1 ? 2 : int(next_seed);
-    rng = next_seed * 0x9E3779B97F4A7C15ull | 1;
+    R->msg[0] = 0; last_error = R->msg; R->failed = false; R->yields = 0;
+    R->policy = next_seed > 1 ? 2 : int(next_seed);
+    R->rng = next_seed * 0x9E3779B97F4A7C15ull | 1;
     if (nt == 0 || nt > 1024 || grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535 || smem > 227 * 1024 || ranks == 0 || ranks > 16 || grid.x % ranks) {
-        snprintf(last_error, sizeof last_error, "invalid launch: grid (%u,%u,%u) block (%u,%u,%u) cluster %u shared %u", grid.x, grid.y, grid.z, block.x, block.y, block.z, ranks, smem);
+        snprintf(R->msg, sizeof R->msg, "invalid launch: grid (%u,%u,%u) block (%u,%u,%u) cluster %u shared %u", grid.x, grid.y, grid.z, block.x, block.y, block.z, ranks, smem);
         return 1;
     }
-    if (nstacks < ranks * nt) {
-        if (stacks) munmap(stacks, nstacks * (STACK + 4096));
-        nstacks = ranks * nt;
-        stacks = static_cast<char*>(mmap(nullptr, nstacks * (STACK + 4096), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-        for (unsigned i = 0; i < nstacks; ++i) mprotect(stacks + i * (STACK + 4096), 4096, PROT_NONE);
+    if (R->nstacks < ranks * nt) {
+        R->drop_stacks();
+        R->nstacks = ranks * nt;
+        R->stacks = static_cast<char*>(mmap(nullptr, R->nstacks * (STACK + 4096), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+        for (unsigned i = 0; i < R->nstacks; ++i) mprotect(R->stacks + i * (STACK + 4096), 4096, PROT_NONE);
     }
-    body_ = body; args_ = args;
-    dyn_size = smem;
-    F.clear();
-    F.resize(ranks * nt);
-    blocks.resize(ranks);
-    for (auto& b : blocks) b.vars.reserve(64);
+    R->body = body; R->args = args;
+    R->dyn_size = smem;
+    R->fibers.clear();
+    R->fibers.resize(ranks * nt);
+    R->blocks.resize(ranks);
+    for (auto& b : R->blocks) b.vars.reserve(64);
 #ifdef HOST_TSAN
-    main_tsan = __tsan_get_current_fiber();
-    if (!alloc_tsan) alloc_tsan = __tsan_create_fiber(0);
+    R->main_tsan = __tsan_get_current_fiber();
+    if (!R->alloc_tsan) R->alloc_tsan = __tsan_create_fiber(0);
 #endif
     uint64_t nc = uint64_t(grid.x) * grid.y * grid.z / ranks;
     std::vector<uint64_t> order;
-    if (policy > 1) {
+    if (R->policy > 1) {
         order.resize(nc);
         for (uint64_t i = 0; i < nc; ++i) order[i] = i;
         for (uint64_t i = nc - 1; i > 0; --i) std::swap(order[i], order[rnd() % (i + 1)]);
     }
-    for (uint64_t k = 0; k < nc && !failed; ++k) {
-        uint64_t c = !order.empty() ? order[k] : policy == 1 ? nc - 1 - k : k;
+    for (uint64_t k = 0; k < nc && !R->failed; ++k) {
+        uint64_t c = !order.empty() ? order[k] : R->policy == 1 ? nc - 1 - k : k;
         run_cluster(c * ranks, ranks, nt, block, grid);
     }
-    __tsan_acquire(&end_tag);
-    for (void* p : kept) free(p);
-    kept.clear();
-    strcpy(last_error, msg);
-    return failed ? 2 : 0;
+    __tsan_acquire(&R->end_tag);
+    for (void* p : R->kept) free(p);
+    R->kept.clear();
+    return R->failed ? 2 : 0;
 }
 } // namespace host
 
@@ -479,7 +489,7 @@ static int run(U3 grid, U3 block, unsigned ranks, unsigned smem, Body body, void
 extern "C" int fl_host_launch(const char* name, const unsigned grid[3], const unsigned block[3], unsigned cluster, unsigned shared, void** args) {
     for (auto& e : host::table())
         if (!strcmp(e.name, name)) return host::run({grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, cluster, shared, e.body, args);
-    snprintf(host::last_error, sizeof host::last_error, "no kernel %s", name);
+    host::last_error = "there is no kernel of this name";
     return 3;
 }
 extern "C" const char* fl_host_error() { return host::last_error; }

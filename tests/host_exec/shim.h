@@ -27,7 +27,8 @@ struct Thread { // what kernels may look at; the runtime's own state follows it 
     U3 tid, bid, bdim, gdim;
     unsigned lane, rank, ranks;
 };
-extern Thread* cur;
+// (`__thread`, for C++'s own asks at every use whether it has been made.)
+extern __thread Thread* cur __attribute__((tls_model("initial-exec")));
 enum Op : int { SHFL_IDX, SHFL_UP, SHFL_DOWN, SHFL_XOR, BALLOT, SYNCWARP };
 uint64_t warp_op(Op op, unsigned mask, uint64_t val, unsigned size, int arg, int width, const char* file, int line);
 void block_barrier(const char* file, int line);
