@@ -4,6 +4,7 @@ use crate::call::{Call, Loss};
 use crate::device::{Buffer, Device, Kind};
 use crate::element::Element;
 use crate::error::Result;
+use crate::loss::CrossEntropy;
 use crate::reduction::Reduction;
 use crate::shape::Shape;
 use crate::target::Target;
@@ -225,6 +226,41 @@ impl<L: Loss> On<'_, L> {
         }
     }
 
+    /// Without a reduction; with an upstream gradient for each loss, the gradients too.
+    pub(crate) fn run_unreduced<T: Element>(
+        &self,
+        input: &Buffer<T>,
+        target: BufferTarget<'_, T>,
+        shape: Option<Shape>,
+        losses: &mut Buffer<f32>,
+        grads: Option<(&Buffer<f32>, &mut Buffer<T>)>,
+    ) -> Result<()> {
+        match self.device.kind() {
+            Kind::Cpu => {
+                let call = extended!(self, Call::new(self.loss, input.host()?, target.host()?, shape), host);
+                match grads {
+                    Some((grad_output, grad)) => {
+                        call.forward_backward_unreduced(grad_output.host()?, losses.host_mut()?, grad.host_mut()?)
+                    }
+                    None => call.forward_unreduced(losses.host_mut()?),
+                }
+            }
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(gpu) => {
+                let on = crate::OnCuda { loss: self.loss, cuda: &gpu.cuda };
+                let call = crate::CudaCall::new(on, input.device()?, target.device()?, shape);
+                let call = extended!(self, call, device);
+                match grads {
+                    Some((grad_output, grad)) => {
+                        call.forward_backward_unreduced(grad_output.device()?, losses.device_mut()?, grad.device_mut()?)
+                    }
+                    None => call.forward_unreduced(losses.device_mut()?),
+                }?;
+                target.checked(&gpu.cuda, shape)
+            }
+        }
+    }
+
     pub(crate) fn run_in_place<T: Element>(
         &self,
         input: &mut Buffer<T>,
@@ -249,10 +285,37 @@ impl<L: Loss> On<'_, L> {
     }
 }
 
+impl On<'_, CrossEntropy> {
+    /// The log-probability of each row's target into `log_prob`, and nothing else. See [`CrossEntropy::log_probs`].
+    pub fn log_probs<'a, T: Element>(
+        &self,
+        input: &'a Buffer<T>,
+        target: impl Into<BufferTarget<'a, T>>,
+        shape: impl Into<Shape>,
+        log_prob: &mut Buffer<f32>,
+    ) -> Result<()> {
+        let (target, shape) = (target.into(), shape.into());
+        match self.device.kind() {
+            Kind::Cpu => self.loss.log_probs(input.host()?, target.host()?, shape, log_prob.host_mut()?),
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(gpu) => {
+                let on = self.loss.on(&gpu.cuda);
+                on.log_probs(input.device()?, target.device()?, shape, log_prob.device_mut()?)?;
+                target.checked(&gpu.cuda, Some(shape))
+            }
+        }
+    }
+}
+
 #[cfg(feature = "cuda")]
 impl<T: Element> BufferTarget<'_, T> {
     fn is_index(self) -> bool {
         !matches!(self, BufferTarget::Nothing | BufferTarget::Dense(_))
+    }
+
+    /// Waits, where there are indices, and says whether all of them are classes.
+    fn checked(self, cuda: &crate::Cuda, shape: Option<Shape>) -> Result<()> {
+        if self.is_index() { self.explain(cuda.check(), shape) } else { Ok(()) }
     }
 
     /// The GPU knows the row of a bad index; the index is there to be read.
@@ -305,6 +368,29 @@ macro_rules! methods {
                 reduction: $crate::Reduction,
             ) -> $crate::Result<f32> {
                 self.run_in_place(input, $target, $shape, reduction)
+            }
+
+            /// The value of each element or row into `losses`. On a GPU it waits only for class indices, which it checks.
+            pub fn forward_unreduced<'a, T: $crate::Element>(
+                &self,
+                input: &'a $crate::Buffer<T>,
+                $($arg: $t,)*
+                losses: &mut $crate::Buffer<f32>,
+            ) -> $crate::Result<()> {
+                self.run_unreduced(input, $target, $shape, losses, None)
+            }
+
+            /// The value of each element or row into `losses`, and into `grad_input` their gradients, each times its own `grad_output` (and
+            /// the scalar one, if that is set too).
+            pub fn forward_backward_unreduced<'a, T: $crate::Element>(
+                &self,
+                input: &'a $crate::Buffer<T>,
+                $($arg: $t,)*
+                grad_output: &$crate::Buffer<f32>,
+                losses: &mut $crate::Buffer<f32>,
+                grad_input: &mut $crate::Buffer<T>,
+            ) -> $crate::Result<()> {
+                self.run_unreduced(input, $target, $shape, losses, Some((grad_output, grad_input)))
             }
         }
     };

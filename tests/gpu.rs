@@ -129,7 +129,11 @@ fn a_class_out_of_range_is_found_by_a_check_and_only_once() {
     let device = Device::cuda(0).unwrap();
     let (logits, bad) = (device.buffer(&[0.5f32; 6]).unwrap(), device.buffer(&[2u8, 7]).unwrap());
     let refused = CrossEntropy::new().on(&device).forward(&logits, &bad, (2, 3), Reduction::Sum);
-    assert_eq!(refused, Err(Error::ClassIndex { row: 1, index: 7, classes: 3 }));
+    let index = Err(Error::ClassIndex { row: 1, index: 7, classes: 3 });
+    assert_eq!(refused.map(drop), index);
+    let (on, mut rows) = (CrossEntropy::new().on(&device), device.zeros(2).unwrap());
+    assert_eq!(on.forward_unreduced(&logits, &bad, (2, 3), &mut rows), index);
+    assert_eq!(on.log_probs(&logits, &bad, (2, 3), &mut rows), index);
 }
 
 #[test]
@@ -221,7 +225,18 @@ fn a_device_gives_what_the_cpu_gives() {
             ragan.generator(&x, &t, &mut a, &mut b)?,
             Mae::new().on(device).forward_backward_in_place(&mut a, &t, Reduction::Sum)?,
         ];
-        let grads = [a.to_vec()?, b.to_vec()?, x.try_clone()?.to_vec()?].concat();
+        let grads = [a.to_vec()?, b.to_vec()?, x.try_clone()?.to_vec()?];
+        // Without a reduction.
+        let ce = CrossEntropy::new().on(device);
+        let (mut losses, mut rows, weight_of_rows) =
+            (device.zeros(600)?, device.zeros(200)?, device.buffer(&numbers(200, 14))?);
+        mse.accumulate().forward_backward_unreduced(&x, &t, &weight, &mut losses, &mut b)?;
+        ce.forward_backward_unreduced(&x, &classes, (200, 3), &weight_of_rows, &mut rows, &mut a)?;
+        let mut unreduced = vec![losses.to_vec()?, rows.to_vec()?, a.to_vec()?, b.to_vec()?];
+        Huber::new(0.1)?.on(device).forward_unreduced(&x, &t, &mut losses)?;
+        ce.log_probs(&x, &classes, (200, 3), &mut rows)?;
+        unreduced.extend([losses.to_vec()?, rows.to_vec()?]);
+        let grads = [grads.concat(), unreduced.concat()].concat();
         Ok((values, grads))
     };
     let ((values, grads), (want, want_grads)) = (run(&gpu).unwrap(), run(&Device::cpu()).unwrap());

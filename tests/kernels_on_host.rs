@@ -434,7 +434,8 @@ fn sanitizers_find_nothing_in_the_kernels_and_what_is_planted() {
     let programs = SANITIZERS.each_ref().map(|sanitizer| (sanitizer, sanitizer.build(&clang, "", &sources)));
     // In parts, for the address sanitizer alone takes longer than the others together.
     const PARTS: usize = 2;
-    let parts = programs.iter().flat_map(|(sanitizer, program)| (0..PARTS).map(move |part| (*sanitizer, program, part)));
+    let parts =
+        programs.iter().flat_map(|(sanitizer, program)| (0..PARTS).map(move |part| (*sanitizer, program, part)));
     let parts = std::sync::Mutex::new(parts);
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {

@@ -82,7 +82,15 @@ fn buffers_of_a_device_are_checked_like_slices() {
     assert_eq!(Mse::new().on(&device).forward_backward(&input, &full, Mean, &mut short), length("grad_input", 6, 4));
     let index = device.buffer(&[3i64, 0]).unwrap();
     let got = CrossEntropy::new().on(&device).forward_backward(&input, &index, (2, 3), Mean, &mut grad);
-    assert_eq!(got, Err(Error::ClassIndex { row: 0, index: 3, classes: 3 }));
+    let no_class = Error::ClassIndex { row: 0, index: 3, classes: 3 };
+    assert_eq!(got, Err(no_class.clone()));
+    let (on, up, mut rows) = (CrossEntropy::new().on(&device), buffer(2), buffer(2));
+    let got = on.forward_backward_unreduced(&input, &index, (2, 3), &up, &mut rows, &mut grad);
+    assert_eq!((got, on.log_probs(&input, &index, (2, 3), &mut rows)), (Err(no_class.clone()), Err(no_class)));
+    let got = Mse::new().on(&device).forward_backward_unreduced(&input, &full, &up, &mut buffer(6), &mut grad);
+    assert_eq!(got, length("grad_output", 6, 2).map(drop));
+    assert_eq!(Mse::new().on(&device).forward_unreduced(&input, &full, &mut rows), length("losses", 6, 2).map(drop));
+    assert_eq!(rows.to_vec(), Ok(vec![0.5; 2]), "nothing was written");
     let mut host = [100.0; 5];
     assert_eq!((full.read(&mut host), host), (length("buffer", 6, 5).map(|_: f32| ()), [100.0; 5]));
     assert_eq!(grad.write(&host), length("buffer", 6, 5).map(|_: f32| ()));

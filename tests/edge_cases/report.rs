@@ -156,3 +156,30 @@ fn a_report_of_the_wrong_length_is_refused() {
     assert_eq!(call().argmax(&mut indices).forward_backward(Mean, &mut grad), length("argmax"));
     assert_eq!((floats, indices, grad), ([77.0; 3], [77; 3], [77.0; 4]));
 }
+
+#[test]
+fn a_device_gives_losses_and_log_probabilities_of_rows() {
+    let device = Device::auto();
+    let (z, classes, weight, shape) = ([0.5f32, -2.0, 3.0, 1.0, 0.25, -1.0], [2i64, -100], [1.0f32, 2.0, 0.5], (2, 3));
+    let (input, target) = (device.buffer(&z).unwrap(), device.buffer(&classes).unwrap());
+    let (up, of_classes) = (device.buffer(&[3.0f32, 7.0]).unwrap(), device.buffer(&weight).unwrap());
+    let (mut losses, mut grad) = (device.zeros(2).unwrap(), device.zeros(6).unwrap());
+    let on = CrossEntropy::new().on(&device).class_weight(&of_classes).grad_output(2.0);
+    on.forward_backward_unreduced(&input, &target, shape, &up, &mut losses, &mut grad).unwrap();
+    let (mut want, mut want_grad, mut log_prob) = ([0.0; 2], [0.0; 6], [0.0; 2]);
+    let call = CrossEntropy::new().call(&z, &classes, shape).class_weight(&weight).grad_output(2.0);
+    call.forward_backward_unreduced(&[3.0, 7.0], &mut want, &mut want_grad).unwrap();
+    let near = |got: &Buffer<f32>, want: &[f32]| {
+        let got = got.to_vec().unwrap();
+        got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6)
+    };
+    assert!(near(&losses, &want) && near(&grad, &want_grad), "{losses:?} {grad:?}");
+
+    // The value of each element, and the log-probabilities alone, which know of no weights.
+    let mut of_elements = device.zeros(6).unwrap();
+    Mse::new().on(&device).forward_unreduced(&input, &input.try_clone().unwrap(), &mut of_elements).unwrap();
+    assert!(near(&of_elements, &[0.0; 6]));
+    on.log_probs(&input, &target, shape, &mut losses).unwrap();
+    CrossEntropy::new().log_probs(&z, &classes, shape, &mut log_prob).unwrap();
+    assert!(near(&losses, &log_prob) && log_prob[1] == 0.0, "{losses:?}");
+}
