@@ -262,6 +262,9 @@ fn sources(params: &Path) -> String {
         headers.push((format!("skeleton/{}", name(&path)), path.clone()));
         headers.push((name(&path), path));
     }
+    // NVRTC takes them by name, and would say no more than that an argument is invalid.
+    let names: std::collections::BTreeSet<_> = headers.iter().map(|(name, _)| name).collect();
+    assert_eq!(names.len(), headers.len(), "two headers of the kernels have one name");
     table("What they include, by the names that they include it by.", "HEADERS", &headers);
     rust
 }
