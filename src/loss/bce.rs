@@ -188,7 +188,7 @@ impl Pointwise for BceWithLogits {
         let pos = self.0.pos_weight * class_weight;
         // One is the soft part alone, the other has |x| as well, which must not go through a product with zero.
         let l = logistic(x);
-        let gap = l.positive.pick(pos * l.soft - (l.soft + l.abs), pos * (l.soft + l.abs) - l.soft);
+        let gap = l.negative.pick(pos * (l.soft + l.abs) - l.soft, pos * l.soft - (l.soft + l.abs));
         (1.0 - self.0.smoothing) * gap
     }
 }

@@ -114,31 +114,33 @@ impl Pointwise for Square {
     fn eval_with<S: Simd>(&self, l: &Logistic<S>, _: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
         let u = 1.0 - t;
         let alpha = t.mul_add(self.0.alpha_pos, u * self.0.alpha_neg);
-        let m = wrong(l, u, t);
+        let w = l.weight(u, t);
+        let (lean, m) = wrong(l, w);
         // Value and gradient go with the cube of m, which below 2^-42 f32 does not have as a normal number. (Where one logit in
         // sixteen goes up to 32, this and FAINT make the loss 1.4 times as fast; where none goes beyond 5, 0.9 times.)
-        let m = m.lt(f32::from_bits(85 << 23)).pick(0.0, m);
-        let (bce, slope) = (cost(l, u, t), l.slope(u, t));
-        let bend = 2.0 * (u - t) * l.variance();
+        let m = m.not_lt(f32::from_bits(85 << 23)).pick(m, 0.0);
+        let bce = cost(l, w);
+        let twice = l.tail + l.tail;
+        let bend = lean * (-twice).mul_add(l.tail, twice);
         // Where the variance is 0 the cost may be infinite.
-        let pull = (m * slope).add_where(!bend.eq(0.0), bend * bce);
+        let pull = (m * (w - l.tail)).add_product_where(bend.ne(0.0), bend, bce);
         let am = alpha * m;
-        Point { value: am * (m * bce), grad: am * pull }
+        Point { value: am * (m * bce), grad: l.signed(am * pull) }
     }
 }
 
-/// `u sigmoid(x) + t sigmoid(-x)`: how wrong the prediction is, where `u + t = 1`.
+/// Of the weight of the larger softplus, where those of both are 1 together: what it has more than the other, which is the derivative of
+/// `u sigmoid(x) + t sigmoid(-x)`, how wrong the prediction is, but for a factor; and that.
 #[cfg_attr(optimized, inline(always))]
-fn wrong<S: Simd>(l: &Logistic<S>, u: F32s<S>, t: F32s<S>) -> F32s<S> {
-    let away = u - t;
-    l.positive.pick((-away).mul_add(l.tail, u), away.mul_add(l.tail, t))
+fn wrong<S: Simd>(l: &Logistic<S>, w: F32s<S>) -> (F32s<S>, F32s<S>) {
+    let lean = w.mul_add(2.0, -1.0);
+    (lean, (-lean).mul_add(l.tail, w))
 }
 
-/// Binary cross-entropy, where `u + t = 1`; a weight of zero leaves out an infinite |x|.
+/// Binary cross-entropy, likewise; a weight of zero leaves out an infinite |x|.
 #[cfg_attr(optimized, inline(always))]
-fn cost<S: Simd>(l: &Logistic<S>, u: F32s<S>, t: F32s<S>) -> F32s<S> {
-    let w = l.positive.pick(u, t);
-    l.soft.add_where(!w.eq(0.0), l.abs * w)
+fn cost<S: Simd>(l: &Logistic<S>, w: F32s<S>) -> F32s<S> {
+    l.soft.add_product_where(w.ne(0.0), l.abs, w)
 }
 
 /// Any gamma.
@@ -160,19 +162,19 @@ impl Pointwise for AnyGamma {
         let SigmoidFocalParams { alpha_pos, alpha_neg, gamma } = self.0;
         let u = 1.0 - t;
         let alpha = t.mul_add(alpha_pos, u * alpha_neg);
-        let m = wrong(l, u, t);
-        let (bce, slope) = (cost(l, u, t), l.slope(u, t));
+        let w = l.weight(u, t);
+        let ((lean, m), bce) = (wrong(l, w), cost(l, w));
         // ln m and p (1 - p) / m, which for hard targets are known without dividing by an m that may
         // have underflowed: there ln m is the cost of the other label, and the ratio the probability of this one.
-        let negative = t.eq(0.0);
-        let hard = negative | t.eq(1.0);
-        let missed = (l.positive & negative) | !(l.positive | negative);
+        let hard = w.eq(0.0) | w.eq(1.0);
+        let missed = w.eq(1.0);
         let other = l.soft.add_where(!missed, l.abs);
         let ln_m = hard.pick(-other, m.ln());
         let ratio = hard.pick(missed.pick(l.tail, 1.0 - l.tail), l.variance() / m);
         let power = no_nan(x.simd().splat(gamma), ln_m).exp();
-        let bend = gamma * (u - t) * ratio;
-        Point { value: alpha * no_nan(power, bce), grad: alpha * power * slope.add_where(!bend.eq(0.0), bend * bce) }
+        let bend = gamma * lean * ratio;
+        let pull = (w - l.tail).add_product_where(bend.ne(0.0), bend, bce);
+        Point { value: alpha * no_nan(power, bce), grad: l.signed(alpha * power * pull) }
     }
 }
 

@@ -42,6 +42,7 @@ impl LogCosh {
 impl Pointwise for LogCosh {
     const NAME: &'static str = "log-cosh";
     const GRAD_TARGET: bool = true;
+    const LONG: bool = true;
 
     #[cfg_attr(optimized, inline(always))]
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {

@@ -113,9 +113,12 @@ pub(crate) fn sign<S: Simd>(e: F32s<S>) -> F32s<S> {
 /// | `softplus(-x) = -ln(sigmoid(x))` | `soft` | `soft + \|x\|` |
 ///
 /// One exponential, and none of them is the difference of two close numbers, however far out the logit is.
+///
+/// A loss that weighs the two softpluses is a function of `|x|` and of the [`weight`](Self::weight) of the one that has `|x|`, and so is the
+/// size of its gradient, the sign of which is [`signed`](Self::signed).
 #[derive(Clone, Copy)]
 pub(crate) struct Logistic<S: Simd> {
-    pub(crate) positive: Mask<S>,
+    pub(crate) negative: Mask<S>,
     pub(crate) abs: F32s<S>,
     pub(crate) tail: F32s<S>,
     pub(crate) soft: F32s<S>,
@@ -124,16 +127,34 @@ pub(crate) struct Logistic<S: Simd> {
 #[cfg_attr(optimized, inline(always))]
 pub(crate) fn logistic<S: Simd>(x: F32s<S>) -> Logistic<S> {
     let (tail, soft) = x.logistic_tail();
-    Logistic { positive: x.gt(0.0), abs: x.abs(), tail, soft }
+    Logistic::new(x, tail, soft)
 }
 
 impl<S: Simd> Logistic<S> {
+    /// Of `x`, with what [`logistic_tail`](F32s::logistic_tail) gives for it.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn new(x: F32s<S>, tail: F32s<S>, soft: F32s<S>) -> Self {
+        Logistic { negative: x.le(0.0), abs: x.abs(), tail, soft }
+    }
+
+    /// Of the weights of `softplus(x)` and `softplus(-x)` that of the larger, which the sign of `x` speaks for.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn weight(&self, neg: impl Operand<S>, pos: impl Operand<S>) -> F32s<S> {
+        self.negative.pick(pos, neg)
+    }
+
+    /// A derivative for `|x|` as one for `x`.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn signed(&self, slope: F32s<S>) -> F32s<S> {
+        slope.neg_where(self.negative)
+    }
+
     /// `neg softplus(x) + pos softplus(-x)`: binary cross-entropy that weighs negatives and positives so.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn cost(&self, neg: impl Operand<S>, pos: impl Operand<S>) -> F32s<S> {
         let s = self.abs.simd();
         let (neg, pos) = (neg.on(s), pos.on(s));
-        self.abs.mul_add(self.positive.pick(neg, pos), (neg + pos) * self.soft)
+        self.abs.mul_add(self.weight(neg, pos), (neg + pos) * self.soft)
     }
 
     /// `neg sigmoid(x) - pos sigmoid(-x)`: the derivative of `cost`.
@@ -141,14 +162,13 @@ impl<S: Simd> Logistic<S> {
     pub(crate) fn slope(&self, neg: impl Operand<S>, pos: impl Operand<S>) -> F32s<S> {
         let s = self.abs.simd();
         let (neg, pos) = (neg.on(s), pos.on(s));
-        let both = neg + pos;
-        self.positive.pick((-both).mul_add(self.tail, neg), both.mul_add(self.tail, -pos))
+        self.signed((-(neg + pos)).mul_add(self.tail, self.weight(neg, pos)))
     }
 
     /// `sigmoid(x)`
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn sigmoid(&self) -> F32s<S> {
-        self.positive.pick(1.0 - self.tail, self.tail)
+        self.negative.pick(self.tail, 1.0 - self.tail)
     }
 
     /// `sigmoid(x) sigmoid(-x)`: the derivative of the sigmoid.

@@ -34,6 +34,7 @@ pub struct RelativisticPair;
 impl Pointwise for RelativisticPair {
     const NAME: &'static str = "relativistic pair";
     const GRAD_TARGET: bool = true;
+    const LONG: bool = true;
 
     #[cfg_attr(optimized, inline(always))]
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {

@@ -37,6 +37,7 @@ impl SoftMargin {
 
 impl Pointwise for SoftMargin {
     const NAME: &'static str = "soft margin";
+    const LONG: bool = true;
 
     #[cfg_attr(optimized, inline(always))]
     fn eval<S: Simd>(&self, x: F32s<S>, y: F32s<S>, _: F32s<S>) -> Point<S> {

@@ -166,7 +166,8 @@ impl Stage {
         s.run(LogisticOfInput(self));
     }
 
-    /// Adds a loss with this weight to what is staged, or begins with it; puts the sums of its values.
+    /// Adds a loss with this weight to what is staged, or begins with it; adds its values to the sums of the first block, and puts
+    /// those of the others.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn apply<S: Machine, F: Pointwise>(
         &mut self,
@@ -301,7 +302,8 @@ impl<F: Pointwise> Kernel for Apply<'_, F> {
         let Apply { stage, loss, weight, first, .. } = self;
         let (pair, wants, all, has_weight) = (Pair(s), stage.wants, stage.count, stage.has_weight);
         for (block, of_block) in (0..all).step_by(BLOCK).zip(self.sums) {
-            let mut sums = [s.zero(); 2];
+            let [even, odd] = of_block;
+            let mut sums = if block == 0 { [s.lanes(even), s.lanes(odd)] } else { [s.zero(); 2] };
             let count = all.min(block + BLOCK);
             for i in (block..count).step_by(STEP) {
                 // SAFETY (all of it): `Gather` has put what is staged, `LogisticOfInput` its two rows where the loss asks for them, and the
@@ -311,7 +313,7 @@ impl<F: Pointwise> Kernel for Apply<'_, F> {
                     let (t, aux) = (stage.target.get_pair(pair, i), stage.aux(pair, i));
                     let Point { value, grad } = if F::LOGISTIC {
                         let (tail, soft) = (stage.tail.get_pair(pair, i), stage.soft.get_pair(pair, i));
-                        loss.eval_with(&Logistic { positive: x.gt(0.0), abs: x.abs(), tail, soft }, x, t, aux)
+                        loss.eval_with(&Logistic::new(x, tail, soft), x, t, aux)
                     } else {
                         loss.eval(x, t, aux)
                     };

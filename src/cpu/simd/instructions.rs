@@ -2,6 +2,7 @@
 
 use super::{F32s, F64s, Kernel, LANES, Lanes, Mask, U32s, outline};
 
+use crate::cpu::elementwise::Chains;
 use crate::cpu::math::Elementary;
 
 /// Arithmetic on vectors. A value of a type that implements this exists only where the machine has the
@@ -41,9 +42,28 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn f_lt(self, a: Self::F, b: Self::F) -> Self::M;
     fn f_le(self, a: Self::F, b: Self::F) -> Self::M;
     fn f_eq(self, a: Self::F, b: Self::F) -> Self::M;
+    /// The opposites of `f_lt` and `f_eq`: true for NaN.
+    #[cfg_attr(optimized, inline(always))]
+    fn f_not_lt(self, a: Self::F, b: Self::F) -> Self::M {
+        self.m_not(self.f_lt(a, b))
+    }
+    #[cfg_attr(optimized, inline(always))]
+    fn f_ne(self, a: Self::F, b: Self::F) -> Self::M {
+        self.m_not(self.f_eq(a, b))
+    }
     fn f_select(self, m: Self::M, a: Self::F, b: Self::F) -> Self::F;
-    /// `a + b` where `m`, `a` elsewhere.
+    /// `a + b` where `m`, `a` elsewhere (but perhaps 0 for -0).
     fn f_add_where(self, m: Self::M, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c` where `m`, `c` elsewhere; rounded as [`f_mul_add`](Self::f_mul_add), or twice.
+    #[cfg_attr(optimized, inline(always))]
+    fn f_mul_add_where(self, m: Self::M, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        self.f_add_where(m, c, self.f_mul(a, b))
+    }
+    /// Flips the sign where `m`.
+    #[cfg_attr(optimized, inline(always))]
+    fn f_neg_where(self, m: Self::M, a: Self::F) -> Self::F {
+        self.f_select(m, self.f_neg(a), a)
+    }
     fn f_to_bits(self, x: Self::F) -> Self::U;
     /// A function of two numbers with two results, lane by lane.
     fn f_zip_map(self, a: Self::F, b: Self::F, f: impl FnMut(f32, f32) -> (f32, f32)) -> (Self::F, Self::F);
@@ -116,6 +136,9 @@ pub(crate) trait Machine: Simd {
     const STREAMS: bool = false;
     /// Sixteen `f64`.
     type D: Copy;
+    /// What element-wise losses take together.
+    type Chains: Chains<Self>;
+    fn chains(self) -> Self::Chains;
     /// # Safety
     /// Sixteen floats can be read there, at any alignment.
     unsafe fn f_load(self, p: *const f32) -> Self::F;

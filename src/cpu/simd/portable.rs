@@ -2,7 +2,7 @@
 //! loop over sixteen lanes an operation, which LLVM turns into vectors.
 
 use super::half::{narrow_bf16, narrow_f16, widen_f16};
-use super::{Kernel, LANES, Machine, Simd, zip_map};
+use super::{Kernel, LANES, Machine, Pair, Simd, zip_map};
 
 /// The baseline of the target.
 #[derive(Clone, Copy)]
@@ -144,6 +144,11 @@ impl Simd for Baseline {
 }
 
 impl Machine for Baseline {
+    type Chains = Pair<Self>;
+    #[cfg_attr(optimized, inline(always))]
+    fn chains(self) -> Self::Chains {
+        Pair(self)
+    }
     type D = [f64; LANES];
     #[cfg_attr(optimized, inline(always))]
     unsafe fn f_load(self, p: *const f32) -> Self::F {

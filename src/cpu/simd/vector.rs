@@ -112,6 +112,18 @@ impl<S: Simd> F32s<S> {
         F32s { v: self.s.f_add_where(mask.v, self.v, x.on(self.s).v), s: self.s }
     }
 
+    /// `self + a * b` where `mask`, `self` elsewhere.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn add_product_where(self, mask: Mask<S>, a: Self, b: Self) -> Self {
+        F32s { v: self.s.f_mul_add_where(mask.v, a.v, b.v, self.v), s: self.s }
+    }
+
+    /// `-self` where `mask`, `self` elsewhere.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn neg_where(self, mask: Mask<S>) -> Self {
+        F32s { v: self.s.f_neg_where(mask.v, self.v), s: self.s }
+    }
+
     /// A function of two numbers with two results, lane by lane.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn zip_map(self, other: Self, f: impl FnMut(f32, f32) -> (f32, f32)) -> (Self, Self) {
@@ -179,9 +191,20 @@ impl<S: Simd> F32s<S> {
         Mask { v: self.s.f_eq(self.v, other.on(self.s).v), s: self.s }
     }
 
+    /// `!self.lt(other)`: NaN is not less.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn not_lt(self, other: impl Operand<S>) -> Mask<S> {
+        Mask { v: self.s.f_not_lt(self.v, other.on(self.s).v), s: self.s }
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn ne(self, other: impl Operand<S>) -> Mask<S> {
+        Mask { v: self.s.f_ne(self.v, other.on(self.s).v), s: self.s }
+    }
+
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn is_nan(self) -> Mask<S> {
-        !self.eq(self)
+        self.ne(self)
     }
 
     #[cfg_attr(optimized, inline(always))]

@@ -1,7 +1,7 @@
 use super::{Combination, IntoSum, Join, MOST, Refused, Scaled, operators};
 use crate::call::{AnyRequest, Loss, Run, elementwise_methods, for_request};
-use crate::cpu::elementwise::{self, BlockSums, Pairwise, Point, Pointwise, Stage, Terms, UsualRun};
-use crate::cpu::simd::{F32s, Machine, Pair, Simd};
+use crate::cpu::elementwise::{self, BlockSums, Point, Points, Pointwise, Stage, Terms, UsualRun};
+use crate::cpu::simd::{F32s, Machine, Simd};
 use crate::cuda::kernel::{self, HasKernel, Kernel};
 use crate::device::Buffer;
 use crate::error::Result;
@@ -266,16 +266,16 @@ impl Terms<MOST> for Combined {
         if self.count == 2 {
             let (first, second) = (self.terms[0], self.terms[1]);
             let weights = [first.weight, second.weight];
-            for (a, b, swapped) in [(first, second, false), (second, first, true)] {
-                match (a.element, b.element) {
-                    (Element::Mse(a), Element::Mae(b)) => {
-                        return run.blocks(s, &Two { a, b, swapped, weights }, 2, blocks);
-                    }
-                    (Element::BceWithLogits(a), Element::SigmoidFocal(b)) => {
-                        return run.blocks(s, &Two { a, b, swapped, weights }, 2, blocks);
-                    }
-                    _ => {}
+            match (first.element, second.element) {
+                (Element::Mse(a), Element::Mae(b)) => return run.blocks(s, &Two { a, b, weights }, 2, blocks),
+                (Element::Mae(a), Element::Mse(b)) => return run.blocks(s, &Two { a, b, weights }, 2, blocks),
+                (Element::BceWithLogits(a), Element::SigmoidFocal(b)) => {
+                    return run.blocks(s, &Two { a, b, weights }, 2, blocks);
                 }
+                (Element::SigmoidFocal(a), Element::BceWithLogits(b)) => {
+                    return run.blocks(s, &Two { a, b, weights }, 2, blocks);
+                }
+                _ => {}
             }
         }
         if self.logistic {
@@ -304,54 +304,59 @@ impl Terms<MOST> for Combined {
 struct Two<A, B> {
     a: A,
     b: B,
-    /// They were written in the other order.
-    swapped: bool,
-    /// In the order in which they were written.
     weights: [f32; 2],
 }
 
-impl<A: Pointwise, B: Pointwise> Pairwise<MOST> for Two<A, B> {
+impl<A: Pointwise, B: Pointwise> Points<MOST> for Two<A, B> {
     const TARGET: bool = true;
     const FAINT: bool = A::LOGISTIC || B::LOGISTIC;
+    const LONG: bool = A::LONG || B::LONG;
 
     #[cfg_attr(optimized, inline(always))]
-    fn pair<S: Machine>(&self, x: F32s<Pair<S>>, t: F32s<Pair<S>>, sums: &mut [[F32s<S>; 2]; MOST]) -> F32s<Pair<S>> {
-        let (pair, one) = (x.simd(), x.simd().splat(1.0));
+    fn terms(&self) -> usize {
+        2
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn points<V: Simd>(&self, x: F32s<V>, t: F32s<V>) -> (F32s<V>, [F32s<V>; MOST]) {
+        let one = x.simd().splat(1.0);
         let (tail, soft) = if Self::FAINT { x.logistic_tail() } else { (one, one) };
-        let l = Logistic { positive: x.gt(0.0), abs: x.abs(), tail, soft };
+        let l = Logistic::new(x, tail, soft);
         let (a, b) = (self.a.eval_with(&l, x, t, one), self.b.eval_with(&l, x, t, one));
-        // As the order has it, to the last bit.
-        let (first, second) = if self.swapped { (b, a) } else { (a, b) };
-        for (sums, of) in sums.iter_mut().zip([first, second]) {
-            let (even, odd) = pair.split(of.value);
-            *sums = [sums[0] + even, sums[1] + odd];
-        }
-        second.grad.mul_add(self.weights[1], first.grad * self.weights[0])
+        let mut values = [one; MOST];
+        (values[0], values[1]) = (a.value, b.value);
+        (b.grad.mul_add(self.weights[1], a.grad * self.weights[0]), values)
     }
 }
 
 /// The sum, of pairs of vectors; whether a term is made of the logistic function is known when it is compiled.
 struct Pairs<const LOGISTIC: bool>(Combined);
 
-impl<const LOGISTIC: bool> Pairwise<MOST> for Pairs<LOGISTIC> {
+impl<const LOGISTIC: bool> Points<MOST> for Pairs<LOGISTIC> {
     const TARGET: bool = true;
     const FAINT: bool = LOGISTIC;
+    const LONG: bool = LOGISTIC;
 
     #[cfg_attr(optimized, inline(always))]
-    fn pair<S: Machine>(&self, x: F32s<Pair<S>>, t: F32s<Pair<S>>, sums: &mut [[F32s<S>; 2]; MOST]) -> F32s<Pair<S>> {
-        let (pair, mut grad) = (x.simd(), x.simd().zero());
+    fn terms(&self) -> usize {
+        self.0.count
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn points<V: Simd>(&self, x: F32s<V>, t: F32s<V>) -> (F32s<V>, [F32s<V>; MOST]) {
+        let mut grad = x.simd().zero();
+        let mut values = [grad; MOST];
         let (tail, soft) = if LOGISTIC { x.logistic_tail() } else { (grad, grad) };
-        for (j, (sums, term)) in sums.iter_mut().zip(self.0.each()).enumerate() {
+        for (j, (value, term)) in values.iter_mut().zip(self.0.each()).enumerate() {
             // Else what any of the losses may ask of them is computed, and kept in memory, before it is known which it is.
             let (x, t) = (x.opaque(), t.opaque());
             let (tail, soft) = if LOGISTIC { (tail.opaque(), soft.opaque()) } else { (tail, soft) };
-            let l = Logistic { positive: x.gt(0.0), abs: x.abs(), tail, soft };
-            let point = term.element.eval::<Pair<S>, LOGISTIC>(&l, x, t);
+            let l = Logistic::new(x, tail, soft);
+            let point = term.element.eval::<V, LOGISTIC>(&l, x, t);
             grad = if j == 0 { point.grad * term.weight } else { point.grad.mul_add(term.weight, grad) };
-            let (even, odd) = pair.split(point.value);
-            *sums = [sums[0] + even, sums[1] + odd];
+            *value = point.value;
         }
-        grad
+        (grad, values)
     }
 }
 

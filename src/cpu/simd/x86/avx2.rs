@@ -3,7 +3,7 @@
 use core::arch::{asm, x86_64::*};
 use core::mem::transmute;
 
-use super::super::{IOTA, Kernel, LANES, Machine, Simd, zip_map};
+use super::super::{IOTA, Kernel, LANES, Machine, Pair, Simd, zip_map};
 
 /// AVX2, FMA and F16C: two registers for sixteen lanes.
 #[derive(Clone, Copy)]
@@ -70,8 +70,11 @@ impl Simd for Avx2 {
         fn f_lt(a: F, b: F) -> F = both!(|a, b| _mm256_cmp_ps::<_CMP_LT_OQ>(a, b));
         fn f_le(a: F, b: F) -> F = both!(|a, b| _mm256_cmp_ps::<_CMP_LE_OQ>(a, b));
         fn f_eq(a: F, b: F) -> F = both!(|a, b| _mm256_cmp_ps::<_CMP_EQ_OQ>(a, b));
+        fn f_not_lt(a: F, b: F) -> F = both!(|a, b| _mm256_cmp_ps::<_CMP_NLT_UQ>(a, b));
+        fn f_ne(a: F, b: F) -> F = both!(|a, b| _mm256_cmp_ps::<_CMP_NEQ_UQ>(a, b));
         fn f_select(m: F, a: F, b: F) -> F = both!(|m, a, b| _mm256_blendv_ps(b, a, m));
-        fn f_add_where(m: F, a: F, b: F) -> F = both!(|m, a, b| _mm256_blendv_ps(a, _mm256_add_ps(a, b), m));
+        fn f_add_where(m: F, a: F, b: F) -> F = both!(|m, a, b| _mm256_add_ps(a, _mm256_and_ps(m, b)));
+        fn f_neg_where(m: F, a: F) -> F = both!(|m, a| _mm256_xor_ps(a, _mm256_and_ps(m, _mm256_set1_ps(-0.0))));
         fn f_to_bits(x: F) -> U = both!(|x| _mm256_castps_si256(x));
         fn u_to_float(x: U) -> F = both!(|x| _mm256_castsi256_ps(x));
         fn u_convert(x: U) -> F = both!(|x| _mm256_cvtepi32_ps(x));
@@ -90,6 +93,11 @@ impl Simd for Avx2 {
 }
 
 impl Machine for Avx2 {
+    type Chains = Pair<Self>;
+    #[cfg_attr(optimized, inline(always))]
+    fn chains(self) -> Self::Chains {
+        Pair(self)
+    }
     const STREAMS: bool = true;
     type D = D;
 

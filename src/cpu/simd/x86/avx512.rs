@@ -3,7 +3,7 @@
 use core::arch::{asm, x86_64::*};
 use core::mem::transmute;
 
-use super::super::{Kernel, LANES, Machine, Simd, zip_map};
+use super::super::{Kernel, LANES, Machine, Pair, Simd, zip_map};
 
 /// AVX-512 F, BW, DQ and VL (every AVX-512 machine since 2017 but Xeon Phi), and what AVX2 asks for.
 #[derive(Clone, Copy)]
@@ -53,8 +53,12 @@ impl Simd for Avx512 {
         fn f_lt(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b);
         fn f_le(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(a, b);
         fn f_eq(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b);
+        fn f_not_lt(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(a, b);
+        fn f_ne(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(a, b);
         fn f_select(m: __mmask16, a: __m512, b: __m512) -> __m512 = _mm512_mask_blend_ps(m, b, a);
         fn f_add_where(m: __mmask16, a: __m512, b: __m512) -> __m512 = _mm512_mask_add_ps(a, m, a, b);
+        fn f_mul_add_where(m: __mmask16, a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_mask3_fmadd_ps(a, b, c, m);
+        fn f_neg_where(m: __mmask16, a: __m512) -> __m512 = _mm512_mask_xor_ps(a, m, a, _mm512_set1_ps(-0.0));
         fn f_to_bits(x: __m512) -> __m512i = _mm512_castps_si512(x);
         fn u_to_float(x: __m512i) -> __m512 = _mm512_castsi512_ps(x);
         fn u_convert(x: __m512i) -> __m512 = _mm512_cvtepi32_ps(x);
@@ -73,6 +77,11 @@ impl Simd for Avx512 {
 }
 
 impl Machine for Avx512 {
+    type Chains = Pair<Pair<Self>>;
+    #[cfg_attr(optimized, inline(always))]
+    fn chains(self) -> Self::Chains {
+        Pair(Pair(self))
+    }
     const PARTS: bool = true;
     const STREAMS: bool = true;
     type D = [__m512d; 2];

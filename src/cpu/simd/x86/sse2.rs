@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 use core::mem::transmute;
 
 use super::super::half::{narrow_f16, widen_f16};
-use super::super::{F32s, IOTA, Kernel, LANES, Machine, Simd, zip_map};
+use super::super::{F32s, IOTA, Kernel, LANES, Machine, Pair, Simd, zip_map};
 use crate::cpu::math::Elementary;
 
 /// SSE2, which every x86-64 has: four registers for sixteen lanes.
@@ -74,9 +74,12 @@ impl Simd for Baseline {
         fn f_lt(a: Q, b: Q) -> Q = quarters!(|a, b| _mm_cmplt_ps(a, b));
         fn f_le(a: Q, b: Q) -> Q = quarters!(|a, b| _mm_cmple_ps(a, b));
         fn f_eq(a: Q, b: Q) -> Q = quarters!(|a, b| _mm_cmpeq_ps(a, b));
+        fn f_not_lt(a: Q, b: Q) -> Q = quarters!(|a, b| _mm_cmpnlt_ps(a, b));
+        fn f_ne(a: Q, b: Q) -> Q = quarters!(|a, b| _mm_cmpneq_ps(a, b));
         fn f_select(m: Q, a: Q, b: Q) -> Q = quarters!(|m, a, b| _mm_or_ps(_mm_and_ps(m, a), _mm_andnot_ps(m, b)));
         fn f_add_where(m: Q, a: Q, b: Q) -> Q =
             quarters!(|m, a, b| _mm_or_ps(_mm_and_ps(m, _mm_add_ps(a, b)), _mm_andnot_ps(m, a)));
+        fn f_neg_where(m: Q, a: Q) -> Q = quarters!(|m, a| _mm_xor_ps(a, _mm_and_ps(m, _mm_set1_ps(-0.0))));
         fn f_to_bits(x: Q) -> QI = quarters!(|x| _mm_castps_si128(x));
         fn u_to_float(x: QI) -> Q = quarters!(|x| _mm_castsi128_ps(x));
         fn u_convert(x: QI) -> Q = quarters!(|x| _mm_cvtepi32_ps(x));
@@ -95,6 +98,11 @@ impl Simd for Baseline {
 }
 
 impl Machine for Baseline {
+    type Chains = Pair<Self>;
+    #[cfg_attr(optimized, inline(always))]
+    fn chains(self) -> Self::Chains {
+        Pair(self)
+    }
     // As above.
     const LOOPS: bool = false;
     type D = QD;
