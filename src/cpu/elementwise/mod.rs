@@ -1,13 +1,11 @@
 //! The element-wise skeleton: one pass over input and target.
 
-mod chains;
 mod stage;
 
-pub(crate) use chains::Chains;
 pub(crate) use stage::Stage;
 
 use super::mem::{Dst, Lines, Mode, Src, fence};
-use super::simd::{F32s, Isa, Kernel, LANES, Lanes, Machine, Pair, Simd};
+use super::simd::{Chains, F32s, Isa, Kernel, LANES, Lanes, Machine, Pair, Simd};
 use super::tiles::{Tiles, sum_weights};
 use crate::call::{Output, Request, Weight};
 use crate::element::Element;
@@ -157,6 +155,37 @@ pub(crate) struct Usual<'a, T> {
     mode: Mode,
 }
 
+impl<T: Element> Usual<'_, T> {
+    /// Asks for what follows elements `i..i + 32`.
+    #[cfg_attr(optimized, inline(always))]
+    fn prefetch<S: Machine, F: Points<N>, const N: usize>(&self, s: S, i: usize) {
+        self.input.prefetch(s, i);
+        if F::TARGET {
+            self.target.prefetch(s, i);
+        }
+    }
+
+    /// Input and target of elements `i..i + 32`.
+    ///
+    /// # Safety
+    /// As for [`Src::load`].
+    #[cfg_attr(optimized, inline(always))]
+    unsafe fn load<S: Machine>(&self, pair: Pair<S>, i: usize) -> (F32s<Pair<S>>, F32s<Pair<S>>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let x = pair.join(self.input.load(pair.0, i), self.input.load(pair.0, i + LANES));
+            (x, pair.join(self.target.load(pair.0, i), self.target.load(pair.0, i + LANES)))
+        }
+    }
+}
+
+/// Adds an even vector and an odd one.
+#[cfg_attr(optimized, inline(always))]
+fn add<S: Machine>(pair: Pair<S>, x: F32s<Pair<S>>, sums: &mut [F32s<S>; 2]) {
+    let (even, odd) = pair.split(x);
+    *sums = [sums[0] + even, sums[1] + odd];
+}
+
 /// What is computed of the vectors of a usual call. The functions must be `#[cfg_attr(optimized, inline(always))]`.
 pub(crate) trait Points<const N: usize> {
     const TARGET: bool;
@@ -201,36 +230,52 @@ impl<T: Element> UsualRun<'_, '_, T> {
     /// As many as there are steps of; returns the next.
     #[cfg_attr(optimized, inline(always))]
     fn steps<S: Machine, F: Points<N>, const N: usize>(self, s: S, of: &F, sums: &mut [[F32s<S>; 2]; N]) -> usize {
-        if F::LONG { self.steps_of(s.chains(), of, sums) } else { self.steps_of(Pair(s), of, sums) }
+        if F::LONG { self.steps_of(s, s.chains(), of, sums) } else { self.steps_of(s, Pair(s), of, sums) }
     }
 
     #[cfg_attr(optimized, inline(always))]
     fn steps_of<S: Machine, C: Chains<S>, F: Points<N>, const N: usize>(
         self,
+        s: S,
         chains: C,
         of: &F,
         sums: &mut [[F32s<S>; 2]; N],
     ) -> usize {
         let UsualRun { call, lines, mut i, stop } = self;
-        let step = C::ELEMENTS;
+        let (pair, step) = (Pair(s), C::PAIRS * STEP);
         while stop - i >= step {
             // SAFETY: tiles do not overlap, and a tile belongs to one task.
             unsafe {
                 if call.mode.stream {
-                    chains.prefetch(call.input, i);
-                    if F::TARGET {
-                        chains.prefetch(call.target, i);
+                    call.prefetch::<S, F, N>(s, i);
+                    if C::PAIRS == 2 {
+                        call.prefetch::<S, F, N>(s, i + STEP);
                     }
                 }
-                let (x, t) = (chains.load(call.input, i), chains.load(call.target, i));
+                let first = call.load(pair, i);
+                let second = if C::PAIRS == 2 { call.load(pair, i + STEP) } else { first };
+                let (x, t) = (chains.of_pairs(first.0, second.0), chains.of_pairs(first.1, second.1));
                 let (mut grad, values) = of.points(x, t);
                 for j in 0..of.terms().min(N) {
-                    chains.add(values[j], &mut sums[j]);
+                    let (first, second) = chains.pairs(values[j]);
+                    add(pair, first, &mut sums[j]);
+                    if C::PAIRS == 2 {
+                        add(pair, second, &mut sums[j]);
+                    }
                 }
                 if F::FAINT {
                     grad = grad.abs().not_lt(call.least).pick(grad, 0.0);
                 }
-                chains.store(call.grad, lines, i, grad * call.scale, call.mode);
+                grad = grad * call.scale;
+                if C::PAIRS == 2 {
+                    // Else LLVM moves the arithmetic of the second pair behind the branches of the first one's store.
+                    grad = grad.opaque();
+                }
+                let (first, second) = chains.pairs(grad);
+                call.grad.store_pair(s, lines, i, pair.split(first).into(), call.mode);
+                if C::PAIRS == 2 {
+                    call.grad.store_pair(s, lines, i + STEP, pair.split(second).into(), call.mode);
+                }
             }
             i += step;
         }
@@ -248,7 +293,7 @@ impl<T: Element> UsualRun<'_, '_, T> {
         to: &mut [BlockSums; N],
     ) -> usize {
         let (i, stop) = (self.i, self.stop);
-        let step = if F::LONG { <S::Chains as Chains<S>>::ELEMENTS } else { STEP };
+        let step = if F::LONG { <S::Chains as Chains<S>>::PAIRS * STEP } else { STEP };
         if !(stop - i).is_multiple_of(step) {
             return i;
         }

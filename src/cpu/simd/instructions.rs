@@ -1,8 +1,7 @@
 //! What an instruction set can do.
 
-use super::{F32s, F64s, Kernel, LANES, Lanes, Mask, U32s, outline};
+use super::{Chains, F32s, F64s, Kernel, LANES, Lanes, Mask, U32s, outline};
 
-use crate::cpu::elementwise::Chains;
 use crate::cpu::math::Elementary;
 
 /// Arithmetic on vectors. A value of a type that implements this exists only where the machine has the
@@ -136,7 +135,7 @@ pub(crate) trait Machine: Simd {
     const STREAMS: bool = false;
     /// Sixteen `f64`.
     type D: Copy;
-    /// What element-wise losses take together.
+    /// What goes through a long loss together.
     type Chains: Chains<Self>;
     fn chains(self) -> Self::Chains;
     /// # Safety

@@ -24,7 +24,7 @@ use instructions::IOTA;
 use instructions::zip_map;
 pub(crate) use instructions::{Machine, Simd};
 pub(crate) use one::One;
-pub(crate) use pair::Pair;
+pub(crate) use pair::{Chains, Pair};
 #[cfg(not(target_arch = "x86_64"))]
 use portable::Baseline;
 pub(crate) use vector::{F32s, F64s, Mask, Operand, U32s};

@@ -1,6 +1,6 @@
 //! Two vectors side by side.
 
-use super::{F32s, Simd};
+use super::{F32s, Machine, Simd};
 use crate::cpu::math::Elementary;
 
 /// Arithmetic on two vectors at a time. A loss is a long chain of operations, each of which waits for the one before;
@@ -17,6 +17,45 @@ impl<S: Simd> Pair<S> {
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn split(self, x: F32s<Pair<S>>) -> (F32s<S>, F32s<S>) {
         (F32s { v: x.v.0, s: self.0 }, F32s { v: x.v.1, s: self.0 })
+    }
+}
+
+/// A pair, or a pair of pairs: as many vectors as an instruction set has registers for in a long chain of operations.
+pub(crate) trait Chains<S: Machine>: Simd {
+    const PAIRS: usize;
+
+    /// Of one pair, or of both.
+    fn of_pairs(self, first: F32s<Pair<S>>, second: F32s<Pair<S>>) -> F32s<Self>;
+
+    /// The pair, twice, or both.
+    fn pairs(self, x: F32s<Self>) -> (F32s<Pair<S>>, F32s<Pair<S>>);
+}
+
+impl<S: Machine> Chains<S> for Pair<S> {
+    const PAIRS: usize = 1;
+
+    #[cfg_attr(optimized, inline(always))]
+    fn of_pairs(self, first: F32s<Pair<S>>, _: F32s<Pair<S>>) -> F32s<Self> {
+        first
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn pairs(self, x: F32s<Self>) -> (F32s<Pair<S>>, F32s<Pair<S>>) {
+        (x, x)
+    }
+}
+
+impl<S: Machine> Chains<S> for Pair<Pair<S>> {
+    const PAIRS: usize = 2;
+
+    #[cfg_attr(optimized, inline(always))]
+    fn of_pairs(self, first: F32s<Pair<S>>, second: F32s<Pair<S>>) -> F32s<Self> {
+        self.join(first, second)
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn pairs(self, x: F32s<Self>) -> (F32s<Pair<S>>, F32s<Pair<S>>) {
+        self.split(x)
     }
 }
 
