@@ -59,11 +59,11 @@ struct BceWithLogits : fl::Pointwise {
     static constexpr bool GRAD_TARGET = true, LOGISTIC = true;
     BceWithLogitsParams p;
 
-    FL fl::Point eval(float x, float t, float class_weight) const { return eval_with(fl::logistic(x), x, t, class_weight); }
-    FL fl::Point eval_with(const fl::Logistic& l, float, float t, float class_weight) const {
+    FL fl::Point eval(float x, float t, float class_weight) const { return eval_with(fl::logit(x), x, t, class_weight); }
+    FL fl::Point eval_with(const fl::Logit& l, float, float t, float class_weight) const {
         const Smoothed s(t, p.smoothing);
         const float neg = s.no, pos = p.pos_weight * class_weight * s.yes;
-        return {fmaf(neg, l.softplus, pos * l.softplus_neg), fmaf(neg, l.sigmoid, -(pos * l.sigmoid_neg))};
+        return {l.cost(neg, pos), l.slope(neg, pos)};
     }
     FL float grad_target(float x, float, float class_weight) const {
         const fl::Logistic l = fl::logistic(x);

@@ -49,7 +49,7 @@ template <uint32_t KIND> FL auto functor(float a, float b, float c) {
 template <class F> FL void eval_four(const F& f, const Four& z, fl::Point (&q)[4]) {
 #pragma unroll
     for (int v = 0; v < 4; ++v) {
-        if constexpr (F::LOGISTIC) q[v] = f.eval_with(fl::logistic(z.x[v], z.l[v]), z.x[v], z.t[v], z.aux[v]);
+        if constexpr (F::LOGISTIC) q[v] = f.eval_with(fl::Logit{z.x[v], z.l[v]}, z.x[v], z.t[v], z.aux[v]);
         else q[v] = f.eval(z.x[v], z.t[v], z.aux[v]);
     }
 }

@@ -18,8 +18,8 @@ struct Term : fl::Pointwise {
 struct GanLogistic : Term {
     FL fl::Point eval(float x, float, float) const {
         const float neg = p.sign * (1.0f - p.label), pos = p.sign * p.label;
-        const fl::Logistic l = fl::logistic(x);
-        return {neg * l.softplus + pos * l.softplus_neg, neg * l.sigmoid - pos * l.sigmoid_neg};
+        const fl::Logit l = fl::logit(x);
+        return {l.cost(neg, pos), l.slope(neg, pos)};
     }
 };
 

@@ -7,17 +7,23 @@
 #pragma once
 #include "skeleton/elementwise.cuh"
 
-// What both share.
+// What both share: but for its sign, everything follows from |x| and from the weight w of the label that x speaks against.
 struct Focal {
-    float u, alpha, m, bce, slope;
-    fl::Logistic l;
+    float alpha, w, lean, m, bce;
 
-    FL Focal(const SigmoidFocalParams& p, const fl::Logistic& l, float t) : l(l) {
-        u = 1.0f - t;
+    FL Focal(const SigmoidFocalParams& p, const fl::Logit& l, float t) {
+        const float u = 1.0f - t;
         alpha = fmaf(p.alpha_pos, t, p.alpha_neg * u);
-        m = fmaf(u, l.sigmoid, t * l.sigmoid_neg);
-        bce = fl::no_nan(u, l.softplus) + fl::no_nan(t, l.softplus_neg);
-        slope = fmaf(u, l.sigmoid, -(t * l.sigmoid_neg));
+        w = l.weight(u, t);
+        lean = fmaf(2.0f, w, -1.0f); // the derivative of m, but for a factor
+        m = fmaf(-lean, l.tail.sigmoid, w);
+        const float cost = fmaf(fabsf(l.x), w, l.tail.softplus);
+        bce = w == 0.0f ? l.tail.softplus : cost; // a weight of zero leaves out an infinite |x|
+    }
+    // slope + bend * bce; where bend is 0, bce may be infinite.
+    FL float pull(float slope, float bend) const {
+        const float both = fmaf(bend, bce, slope);
+        return bend == 0.0f ? slope : both;
     }
 };
 
@@ -27,12 +33,13 @@ struct SigmoidFocal : fl::Pointwise {
     static constexpr int BLOCKS_16 = Pointwise::BLOCKS_16 - 1;
     SigmoidFocalParams p;
 
-    FL fl::Point eval(float x, float t, float aux) const { return eval_with(fl::logistic(x), x, t, aux); }
-    FL fl::Point eval_with(const fl::Logistic& l, float, float t, float) const {
+    FL fl::Point eval(float x, float t, float aux) const { return eval_with(fl::logit(x), x, t, aux); }
+    FL fl::Point eval_with(const fl::Logit& l, float, float t, float) const {
         const Focal f(p, l, t);
-        const float bend = 2.0f * (f.u - t) * f.l.sigmoid * f.l.sigmoid_neg;
+        const float twice = l.tail.sigmoid + l.tail.sigmoid;
+        const float bend = f.lean * fmaf(-twice, l.tail.sigmoid, twice);
         const float a = f.alpha * f.m;
-        return {a * fl::no_nan(f.m, f.bce), a * fmaf(f.m, f.slope, fl::no_nan(bend, f.bce))};
+        return {a * (f.m * f.bce), l.with_sign(a * f.pull(f.m * (f.w - l.tail.sigmoid), bend))};
     }
 };
 
@@ -41,18 +48,18 @@ struct SigmoidFocalAny : fl::Pointwise {
     static constexpr bool LOGISTIC = true;
     SigmoidFocalParams p;
 
-    FL fl::Point eval(float x, float t, float aux) const { return eval_with(fl::logistic(x), x, t, aux); }
-    FL fl::Point eval_with(const fl::Logistic& l, float, float t, float) const {
+    FL fl::Point eval(float x, float t, float aux) const { return eval_with(fl::logit(x), x, t, aux); }
+    FL fl::Point eval_with(const fl::Logit& l, float, float t, float) const {
         const Focal f(p, l, t);
         // ln m and p (1 - p) / m, which for hard targets are known without dividing by an m that may have underflowed.
-        float ln_m = fl::ln(f.m);
-        ln_m = t == 0.0f ? -f.l.softplus_neg : ln_m;
-        ln_m = t == 1.0f ? -f.l.softplus : ln_m;
-        float ratio = f.l.sigmoid * f.l.sigmoid_neg / f.m;
-        ratio = t == 0.0f ? f.l.sigmoid_neg : ratio;
-        ratio = t == 1.0f ? f.l.sigmoid : ratio;
-        const float power = fl::exp(fl::no_nan(p.gamma, ln_m));
-        const float bend = p.gamma * (f.u - t) * ratio;
-        return {f.alpha * fl::no_nan(power, f.bce), f.alpha * power * (f.slope + fl::no_nan(bend, f.bce))};
+        const float tail = l.tail.sigmoid;
+        const bool missed = f.w == 1.0f, hard = missed || t == 0.0f || t == 1.0f;
+        const float of_hard = missed ? l.tail.softplus : l.tail.softplus + fabsf(l.x);
+        const float ln_m = hard ? -of_hard : fl::ln(f.m);
+        const float mixed = l.variance() / f.m, right = missed ? tail : 1.0f - tail;
+        const float ratio = hard ? right : mixed;
+        const float power = fl::exp(p.gamma * fl::larger(ln_m, -3.4e38f)); // not zero times infinity; bce has what is NaN
+        const float pull = f.pull(f.w - tail, p.gamma * f.lean * ratio);
+        return {f.alpha * fl::no_nan(power, f.bce), l.with_sign(f.alpha * power * pull)};
     }
 };

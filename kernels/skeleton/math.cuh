@@ -46,7 +46,7 @@ FL float tanh(float x) { return tanhf(x); }
 // The larger of two; NaN is passed over.
 FL float larger(float a, float b) { return fmaxf(a, b); }
 
-// 1 / x within an ulp, for x in [1, 2].
+// 1 / x within an ulp, for x from 1 up.
 FL float reciprocal(float x) {
 #ifdef FUSED_LOSS_HOST
     return 1.0f / x;
@@ -84,6 +84,25 @@ FL Sigmoids sigmoids_from(float x, float small) {
 FL Sigmoids sigmoids(float x) { return sigmoids_from(x, small_sigmoid(exp(-fabsf(x)))); }
 FL float sigmoid(float x) { return sigmoids(x).sigmoid; }
 
+// The sigmoid by the shortest way, within 3 ulp; for inputs of sixteen bits as exact as `exp_neg_rough` is.
+template <class T> FL float sigmoid_for(float x) {
+    const float high = 1.4426950408889634f, low = 1.925963033500912e-8f;
+    const float y = -x * high;
+    float e = exp2_neg(y); // infinity where the sigmoid is 0
+    if (sizeof(T) != 2) {
+        const float left = fmaf(-x, low, -fmaf(x, high, y)); // as in `exp_neg`
+        const float exact = fmaf(e, left * 0.6931471805599453f, e);
+        e = fabsf(y) < 127.0f ? exact : e;
+    }
+    return reciprocal(1.0f + e);
+}
+
+// sigmoid(-|x|), likewise.
+template <class T> FL float tail_for(float x) {
+    const float e = exp_neg_for<T>(-fabsf(x));
+    return sizeof(T) == 2 ? e * reciprocal(1.0f + e) : small_sigmoid(e);
+}
+
 // Sigmoid and softplus of a logit and of its negative, from one exponential: none of the four is the difference of two
 // close numbers, however far out the logit is.
 struct Logistic {
@@ -113,6 +132,26 @@ FL Logistic logistic(float x, LogisticTail tail) {
 FL Logistic logistic(float x) { return logistic(x, logistic_tail(x)); }
 
 FL float softplus(float x) { return logistic(x).softplus; }
+
+// A logit as a loss sees it that weighs softplus(x) and softplus(-x): the loss is a function of |x| and of the weight of the larger of the
+// two, and so is the size of its gradient. (As `Logistic` of `src/loss/mod.rs`. It spares four selections.)
+struct Logit {
+    float x;
+    LogisticTail tail;
+
+    FL float weight(float neg, float pos) const { return x <= 0.0f ? pos : neg; }
+    // A derivative for |x| as one for x.
+    FL float with_sign(float slope) const { return x <= 0.0f ? -slope : slope; }
+    // neg softplus(x) + pos softplus(-x): binary cross-entropy that weighs negatives and positives so; and its derivative.
+    FL float cost(float neg, float pos) const { return fmaf(fabsf(x), weight(neg, pos), (neg + pos) * tail.softplus); }
+    FL float slope(float neg, float pos) const { return with_sign(fmaf(-(neg + pos), tail.sigmoid, weight(neg, pos))); }
+    FL float sigmoid() const {
+        const float large = 1.0f - tail.sigmoid;
+        return x <= 0.0f ? tail.sigmoid : large;
+    }
+    FL float variance() const { return fmaf(-tail.sigmoid, tail.sigmoid, tail.sigmoid); }
+};
+FL Logit logit(float x) { return {x, logistic_tail(x)}; }
 
 // -1, 0 or 1; NaN for NaN.
 FL float sign(float e) {

@@ -68,18 +68,21 @@ template <class T, bool SIGMOID, class Beside> FL void channel_sums(const Launch
                     b.with([&](const auto& f) {
 #pragma unroll
                         for (int v = 0; v < V; ++v) {
-                            const Logistic l = logistic(y[v]);
+                            const Logit l = logit(y[v]);
                             const float value = f.eval_with(l, y[v], t[v], 1.0f).value;
                             few += inside(v) ? value : 0.0f;
-                            y[v] = l.sigmoid;
+                            y[v] = l.sigmoid();
                         }
                     });
                     cost += double(few);
                 }
 #pragma unroll
                 for (int v = 0; v < V; ++v) {
-                    if (SIGMOID && !Beside::LOGITS) y[v] = sigmoid(y[v]);
-                    if (!inside(v)) y[v] = 0.0f;
+                    if (SIGMOID && !Beside::LOGITS) y[v] = sigmoid_for<T>(y[v]);
+                }
+                if (!whole) {
+#pragma unroll
+                    for (int v = 0; v < V; ++v) y[v] = inside(v) ? y[v] : 0.0f;
                 }
                 if (p.squared) sums.add<true>(y, t);
                 else sums.add<false>(y, t);
@@ -131,29 +134,29 @@ template <class T, bool SIGMOID, class Beside> FL void channel_grads(const Launc
     tile_of_channel<T>(r, n, c, from, to, [&](int64_t k, int64_t i, bool whole, const Pack<T>& pack, const float(&t)[V]) {
         float x[V], g[V];
         decode(pack, x);
+        // The slope of the region's loss for what it sums up, x or its sigmoid.
+        auto region = [&](int v, float y) { return slopes.overlap * t[v] + slopes.size * (p.squared ? y : 1.0f); };
         if constexpr (Beside::LOGITS) {
             const float scale = *r.beside_scale();
             b.with([&](const auto& f) {
 #pragma unroll
                 for (int v = 0; v < V; ++v) {
-                    const Logistic l = logistic(x[v]);
-                    const float slope = slopes.overlap * t[v] + slopes.size * (p.squared ? l.sigmoid : 1.0f);
-                    g[v] = slope * (l.sigmoid * l.sigmoid_neg) + f.eval_with(l, x[v], t[v], 1.0f).grad * scale;
+                    const Logit l = logit(x[v]);
+                    g[v] = region(v, l.sigmoid()) * l.variance() + f.eval_with(l, x[v], t[v], 1.0f).grad * scale;
                 }
             });
+        } else if constexpr (SIGMOID) {
+#pragma unroll
+            for (int v = 0; v < V; ++v) {
+                const Logit l{x[v], {tail_for<T>(x[v]), 0.0f}};
+                g[v] = region(v, l.sigmoid()) * l.variance();
+            }
+        } else {
+#pragma unroll
+            for (int v = 0; v < V; ++v) g[v] = region(v, x[v]);
         }
 #pragma unroll
-        for (int v = 0; v < V; ++v) {
-            if (Beside::LOGITS) {
-            } else if (SIGMOID) {
-                const Sigmoids y = sigmoids(x[v]);
-                const float slope = slopes.overlap * t[v] + slopes.size * (p.squared ? y.sigmoid : 1.0f);
-                g[v] = slope * (y.sigmoid * y.sigmoid_neg);
-            } else {
-                g[v] = slopes.overlap * t[v] + slopes.size * (p.squared ? x[v] : 1.0f);
-            }
-            if (!counts) g[v] = 0.0f;
-        }
+        for (int v = 0; v < V; ++v) g[v] = counts ? g[v] : 0.0f;
         put_pack(a, at<T>(a.grad_input) + k, from, to, i, whole, g);
     }, [] {});
 }
