@@ -10,8 +10,8 @@ cd "$(dirname "$0")/../.."
 # Absolute, for tests run in the folder of their package.
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 export CARGO_TARGET_DIR=$target/pretend NVCC="$PWD/tests/pretend/nvcc.sh" FUSED_LOSS_REQUIRE_NVCC=0
-# Compiles the kernels for the host, as a test does first of all.
-cargo test --test kernels_on_host -- --exact the_kernels_are_compiled_for_the_host
+# Compiles the kernels for the host, as a test does first of all. (With the head's feature, as most of what is run here.)
+cargo test --features head --test kernels_on_host -- --exact the_kernels_are_compiled_for_the_host
 kernels=${FUSED_LOSS_HOST_EXEC:-$CARGO_TARGET_DIR/tmp}/host_exec_plain/libkernels.so
 header=$(dirname "$(ls -t "$CARGO_TARGET_DIR"/debug/build/fused-loss-*/out/fused_loss_params.h | head -1)")
 mkdir -p "$CARGO_TARGET_DIR/driver"
@@ -24,5 +24,5 @@ library libcublas.so.13 tests/pretend/libcublas.c -L "$CARGO_TARGET_DIR/driver" 
 library libnccl.so.2 tests/pretend/libnccl.c -L "$CARGO_TARGET_DIR/driver" -l:libcuda.so.1 -lpthread
 ln -sf libcuda.so.1 "$CARGO_TARGET_DIR/driver/libcuda.so"
 export LD_LIBRARY_PATH="$CARGO_TARGET_DIR/driver" PRETEND_KERNELS="$kernels" FUSED_LOSS_REQUIRE_GPU=1
-if [ $# -eq 0 ]; then set -- --test gpu -- --test-threads 1; fi
+if [ $# -eq 0 ]; then set -- --features head --test gpu -- --test-threads 1; fi
 if [ "$1" = run ]; then cargo "$@"; else cargo test "$@"; fi
