@@ -36,8 +36,7 @@ struct SigmoidFocal : fl::Pointwise {
     FL fl::Point eval(float x, float t, float aux) const { return eval_with(fl::logit(x), x, t, aux); }
     FL fl::Point eval_with(const fl::Logit& l, float, float t, float) const {
         const Focal f(p, l, t);
-        const float twice = l.tail.sigmoid + l.tail.sigmoid;
-        const float bend = f.lean * fmaf(-twice, l.tail.sigmoid, twice);
+        const float bend = f.lean * (2.0f * l.variance());
         const float a = f.alpha * f.m;
         return {a * (f.m * f.bce), l.with_sign(a * f.pull(f.m * (f.w - l.tail.sigmoid), bend))};
     }
@@ -53,9 +52,9 @@ struct SigmoidFocalAny : fl::Pointwise {
         const Focal f(p, l, t);
         // ln m and p (1 - p) / m, which for hard targets are known without dividing by an m that may have underflowed.
         const float tail = l.tail.sigmoid;
-        const bool missed = f.w == 1.0f, hard = missed || t == 0.0f || t == 1.0f;
-        const float of_hard = missed ? l.tail.softplus : l.tail.softplus + fabsf(l.x);
-        const float ln_m = hard ? -of_hard : fl::ln(f.m);
+        const bool missed = f.w == 1.0f, hard = missed || f.w == 0.0f;
+        const float other = missed ? l.tail.softplus : l.tail.softplus + fabsf(l.x);
+        const float ln_m = hard ? -other : fl::ln(f.m);
         const float mixed = l.variance() / f.m, right = missed ? tail : 1.0f - tail;
         const float ratio = hard ? right : mixed;
         const float power = fl::exp(p.gamma * fl::larger(ln_m, -3.4e38f)); // not zero times infinity; bce has what is NaN

@@ -24,14 +24,15 @@ FL float exp2_neg(float y) {
 #endif
 }
 
-// e^x for x <= 0, within 2 ulp; denormal results are 0. The rounding of x log2(e), which grows with x, is put right afterwards.
+// e^x for x <= 0, and up to 88, within 2 ulp; denormal results are 0, those beyond f32 infinity. The rounding of x log2(e), which grows
+// with x, is put right afterwards.
 FL float exp_neg(float x) {
     const float high = 1.4426950408889634f, low = 1.925963033500912e-8f;
     const float y = x * high;
     const float left = fmaf(x, low, -fmaf(-x, high, y)); // nvcc would make -y of another product
     const float e = exp2_neg(y);
     const float exact = fmaf(e, left * 0.6931471805599453f, e);
-    return y > -127.0f ? exact : e; // at minus infinity `left` is NaN, and e is right
+    return fabsf(y) < 127.0f ? exact : e; // at the infinities `left` is NaN, and e is right
 }
 
 // The same in two instructions, off by 1e-7 times max(1, -x), for gradients that are rounded to sixteen bits anyway.
@@ -70,32 +71,15 @@ FL float ln_1p_unit_poly(float e) {
     return fmaf(p, e, -0.4999993f);
 }
 
-// The sigmoid of a logit and of its negative, neither as a difference of close numbers.
-struct Sigmoids {
-    float sigmoid, sigmoid_neg;
-};
-
 // e / (1 + e) as e - e * (e / (1 + e)): the rounding of the quotient counts less.
 FL float small_sigmoid(float e) { return fmaf(-e, e * reciprocal(1.0f + e), e); }
-FL Sigmoids sigmoids_from(float x, float small) {
-    const float large = 1.0f - small;
-    return {x >= 0.0f ? large : small, x >= 0.0f ? small : large};
+FL float sigmoid(float x) {
+    const float small = small_sigmoid(exp(-fabsf(x))), large = 1.0f - small;
+    return x >= 0.0f ? large : small;
 }
-FL Sigmoids sigmoids(float x) { return sigmoids_from(x, small_sigmoid(exp(-fabsf(x)))); }
-FL float sigmoid(float x) { return sigmoids(x).sigmoid; }
 
 // The sigmoid by the shortest way, within 3 ulp; for inputs of sixteen bits as exact as `exp_neg_rough` is.
-template <class T> FL float sigmoid_for(float x) {
-    const float high = 1.4426950408889634f, low = 1.925963033500912e-8f;
-    const float y = -x * high;
-    float e = exp2_neg(y); // infinity where the sigmoid is 0
-    if (sizeof(T) != 2) {
-        const float left = fmaf(-x, low, -fmaf(x, high, y)); // as in `exp_neg`
-        const float exact = fmaf(e, left * 0.6931471805599453f, e);
-        e = fabsf(y) < 127.0f ? exact : e;
-    }
-    return reciprocal(1.0f + e);
-}
+template <class T> FL float sigmoid_for(float x) { return reciprocal(1.0f + exp_neg_for<T>(-x)); }
 
 // sigmoid(-|x|), likewise.
 template <class T> FL float tail_for(float x) {
@@ -119,17 +103,17 @@ FL LogisticTail logistic_tail(float x) {
     return {small_sigmoid(e), fmaf(e * ln_1p_unit_poly(e), e, e)};
 }
 
-FL Logistic logistic(float x, LogisticTail tail) {
-    const Sigmoids s = sigmoids_from(x, tail.sigmoid);
+FL Logistic logistic(float x) {
+    const LogisticTail tail = logistic_tail(x);
+    const float large = 1.0f - tail.sigmoid;
     const bool positive = x >= 0.0f;
     Logistic y;
-    y.sigmoid = s.sigmoid;
-    y.sigmoid_neg = s.sigmoid_neg;
+    y.sigmoid = positive ? large : tail.sigmoid;
+    y.sigmoid_neg = positive ? tail.sigmoid : large;
     y.softplus = positive ? x + tail.softplus : tail.softplus;
     y.softplus_neg = positive ? tail.softplus : tail.softplus - x;
     return y;
 }
-FL Logistic logistic(float x) { return logistic(x, logistic_tail(x)); }
 
 FL float softplus(float x) { return logistic(x).softplus; }
 

@@ -120,12 +120,11 @@ impl Pointwise for Square {
         // sixteen goes up to 32, this and FAINT make the loss 1.4 times as fast; where none goes beyond 5, 0.9 times.)
         let m = m.not_lt(f32::from_bits(85 << 23)).pick(m, 0.0);
         let bce = cost(l, w);
-        let twice = l.tail + l.tail;
-        let bend = lean * (-twice).mul_add(l.tail, twice);
+        let bend = lean * (2.0 * l.variance());
         // Where the variance is 0 the cost may be infinite.
         let pull = (m * (w - l.tail)).add_product_where(bend.ne(0.0), bend, bce);
         let am = alpha * m;
-        Point { value: am * (m * bce), grad: l.signed(am * pull) }
+        Point { value: am * (m * bce), grad: l.with_sign(am * pull) }
     }
 }
 
@@ -158,7 +157,7 @@ impl Pointwise for AnyGamma {
     }
 
     #[cfg_attr(optimized, inline(always))]
-    fn eval_with<S: Simd>(&self, l: &Logistic<S>, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
+    fn eval_with<S: Simd>(&self, l: &Logistic<S>, _: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
         let SigmoidFocalParams { alpha_pos, alpha_neg, gamma } = self.0;
         let u = 1.0 - t;
         let alpha = t.mul_add(alpha_pos, u * alpha_neg);
@@ -166,15 +165,15 @@ impl Pointwise for AnyGamma {
         let ((lean, m), bce) = (wrong(l, w), cost(l, w));
         // ln m and p (1 - p) / m, which for hard targets are known without dividing by an m that may
         // have underflowed: there ln m is the cost of the other label, and the ratio the probability of this one.
-        let hard = w.eq(0.0) | w.eq(1.0);
         let missed = w.eq(1.0);
+        let hard = missed | w.eq(0.0);
         let other = l.soft.add_where(!missed, l.abs);
         let ln_m = hard.pick(-other, m.ln());
         let ratio = hard.pick(missed.pick(l.tail, 1.0 - l.tail), l.variance() / m);
-        let power = no_nan(x.simd().splat(gamma), ln_m).exp();
+        let power = (gamma * ln_m.at_least(-3.4e38)).exp(); // not zero times infinity
         let bend = gamma * lean * ratio;
         let pull = (w - l.tail).add_product_where(bend.ne(0.0), bend, bce);
-        Point { value: alpha * no_nan(power, bce), grad: l.signed(alpha * power * pull) }
+        Point { value: alpha * no_nan(power, bce), grad: l.with_sign(alpha * power * pull) }
     }
 }
 

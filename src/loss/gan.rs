@@ -251,14 +251,14 @@ impl Run for GanTerm {
 
 /// Declares the functor of a form: the point of `x`, given the params.
 macro_rules! term {
-    ($name:ident, $long:literal, |$p:ident, $x:ident| $eval:expr) => {
+    ($name:ident $(: $long:ident)?, |$p:ident, $x:ident| $eval:expr) => {
         #[derive(Clone, Copy)]
         struct $name(GanTermParams);
 
         impl Pointwise for $name {
             const NAME: &'static str = GanTerm::NAME;
             const TARGET: bool = false;
-            const LONG: bool = $long;
+            $(const $long: bool = true;)?
 
             #[cfg_attr(optimized, inline(always))]
             fn eval<S: Simd>(&self, $x: F32s<S>, _: F32s<S>, _: F32s<S>) -> Point<S> {
@@ -269,22 +269,22 @@ macro_rules! term {
     };
 }
 
-term!(Logistic, true, |p, x| {
+term!(Logistic: LONG, |p, x| {
     let (neg, pos) = (p.sign * (1.0 - p.label), p.sign * p.label);
     let l = logistic(x);
     Point { value: l.cost(neg, pos), grad: l.slope(neg, pos) }
 });
-term!(Square, false, |p, x| {
+term!(Square, |p, x| {
     let e = x - p.label;
     Point { value: e * e, grad: 2.0 * e }
 });
-term!(Linear, false, |p, x| Point { value: p.sign * x, grad: x.simd().splat(p.sign) });
-term!(Hinge, false, |p, x| {
+term!(Linear, |p, x| Point { value: p.sign * x, grad: x.simd().splat(p.sign) });
+term!(Hinge, |p, x| {
     let short = 1.0 - p.sign * x;
     let inside = short.le(0.0).pick(0.0, short);
     Point { value: inside, grad: short.gt(0.0).pick(-p.sign, inside) }
 });
-term!(Probability, false, |p, x| Bce::new().eval(x, x.simd().splat(p.label), x));
+term!(Probability, |p, x| Bce::new().eval(x, x.simd().splat(p.label), x));
 
 crate::cuda::kernel::kernel!(GanTerm, |l| match l.form {
     Form::Logistic => Kernel::elements::<Logistic>("gan", "gan_logistic", l.params),

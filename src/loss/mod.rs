@@ -115,7 +115,7 @@ pub(crate) fn sign<S: Simd>(e: F32s<S>) -> F32s<S> {
 /// One exponential, and none of them is the difference of two close numbers, however far out the logit is.
 ///
 /// A loss that weighs the two softpluses is a function of `|x|` and of the [`weight`](Self::weight) of the one that has `|x|`, and so is the
-/// size of its gradient, the sign of which is [`signed`](Self::signed).
+/// size of its gradient, the sign of which is [`with_sign`](Self::with_sign).
 #[derive(Clone, Copy)]
 pub(crate) struct Logistic<S: Simd> {
     pub(crate) negative: Mask<S>,
@@ -145,7 +145,7 @@ impl<S: Simd> Logistic<S> {
 
     /// A derivative for `|x|` as one for `x`.
     #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn signed(&self, slope: F32s<S>) -> F32s<S> {
+    pub(crate) fn with_sign(&self, slope: F32s<S>) -> F32s<S> {
         slope.neg_where(self.negative)
     }
 
@@ -162,7 +162,7 @@ impl<S: Simd> Logistic<S> {
     pub(crate) fn slope(&self, neg: impl Operand<S>, pos: impl Operand<S>) -> F32s<S> {
         let s = self.abs.simd();
         let (neg, pos) = (neg.on(s), pos.on(s));
-        self.signed((-(neg + pos)).mul_add(self.tail, self.weight(neg, pos)))
+        self.with_sign((-(neg + pos)).mul_add(self.tail, self.weight(neg, pos)))
     }
 
     /// `sigmoid(x)`
@@ -174,6 +174,6 @@ impl<S: Simd> Logistic<S> {
     /// `sigmoid(x) sigmoid(-x)`: the derivative of the sigmoid.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn variance(&self) -> F32s<S> {
-        self.tail * (1.0 - self.tail)
+        (-self.tail).mul_add(self.tail, self.tail)
     }
 }

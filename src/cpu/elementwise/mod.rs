@@ -282,14 +282,13 @@ impl<T: Element> UsualRun<'_, '_, T> {
         i
     }
 
-    /// All of them, block by block, if they are whole pairs; returns the next. The first `terms` sums of each block go to `to`. In a
+    /// All of them, block by block, if they are whole pairs; returns the next. The sums of each block go to `to`. In a
     /// function of its own: what [`Tile`] holds would keep registers from it.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn blocks<S: Machine, F: Points<N>, const N: usize>(
         self,
         s: S,
         of: &F,
-        terms: usize,
         to: &mut [BlockSums; N],
     ) -> usize {
         let (i, stop) = (self.i, self.stop);
@@ -297,7 +296,7 @@ impl<T: Element> UsualRun<'_, '_, T> {
         if !(stop - i).is_multiple_of(step) {
             return i;
         }
-        s.run(UsualBlocks { run: self, of, terms, to });
+        s.run(UsualBlocks { run: self, of, to });
         stop
     }
 }
@@ -305,7 +304,6 @@ impl<T: Element> UsualRun<'_, '_, T> {
 struct UsualBlocks<'a, 'u, 'f, T, F, const N: usize> {
     run: UsualRun<'a, 'u, T>,
     of: &'f F,
-    terms: usize,
     to: &'f mut [BlockSums; N],
 }
 
@@ -314,12 +312,12 @@ impl<T: Element, F: Points<N>, const N: usize> Kernel for UsualBlocks<'_, '_, '_
 
     #[cfg_attr(optimized, inline(always))]
     fn run<S: Machine>(self, s: S) {
-        let UsualBlocks { run: UsualRun { call, lines, i, stop }, of, terms, to } = self;
+        let UsualBlocks { run: UsualRun { call, lines, i, stop }, of, to } = self;
         let mut sums = [[s.zero(); 2]; N];
         for (block, i) in (i..stop).step_by(BLOCK).enumerate() {
             let run = UsualRun { call, lines: &mut *lines, i, stop: stop.min(i + BLOCK) };
             run.steps(s, of, &mut sums);
-            for j in 0..terms.min(N) {
+            for j in 0..of.terms().min(N) {
                 to[j][block] = [sums[j][0].to_array(), sums[j][1].to_array()];
                 sums[j] = [s.zero(); 2];
             }

@@ -81,6 +81,19 @@ impl<S: Simd> Neg for F32s<S> {
     }
 }
 
+/// Comparisons. NaN is not less than anything, nor anything than it: `not_lt` is true for it, as is `ne`.
+macro_rules! comparisons {
+    ($($name:ident $f:ident;)*) => {
+        impl<S: Simd> F32s<S> {$(
+            #[cfg_attr(optimized, inline(always))]
+            pub(crate) fn $name(self, other: impl Operand<S>) -> Mask<S> {
+                Mask { v: self.s.$f(self.v, other.on(self.s).v), s: self.s }
+            }
+        )*}
+    };
+}
+comparisons! { lt f_lt; le f_le; eq f_eq; not_lt f_not_lt; ne f_ne; }
+
 impl<S: Simd> F32s<S> {
     /// The instruction set.
     #[cfg_attr(optimized, inline(always))]
@@ -167,39 +180,13 @@ impl<S: Simd> F32s<S> {
     }
 
     #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn lt(self, other: impl Operand<S>) -> Mask<S> {
-        Mask { v: self.s.f_lt(self.v, other.on(self.s).v), s: self.s }
-    }
-
-    #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn le(self, other: impl Operand<S>) -> Mask<S> {
-        Mask { v: self.s.f_le(self.v, other.on(self.s).v), s: self.s }
-    }
-
-    #[cfg_attr(optimized, inline(always))]
     pub(crate) fn gt(self, other: impl Operand<S>) -> Mask<S> {
-        Mask { v: self.s.f_lt(other.on(self.s).v, self.v), s: self.s }
+        other.on(self.s).lt(self)
     }
 
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn ge(self, other: impl Operand<S>) -> Mask<S> {
-        Mask { v: self.s.f_le(other.on(self.s).v, self.v), s: self.s }
-    }
-
-    #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn eq(self, other: impl Operand<S>) -> Mask<S> {
-        Mask { v: self.s.f_eq(self.v, other.on(self.s).v), s: self.s }
-    }
-
-    /// `!self.lt(other)`: NaN is not less.
-    #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn not_lt(self, other: impl Operand<S>) -> Mask<S> {
-        Mask { v: self.s.f_not_lt(self.v, other.on(self.s).v), s: self.s }
-    }
-
-    #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn ne(self, other: impl Operand<S>) -> Mask<S> {
-        Mask { v: self.s.f_ne(self.v, other.on(self.s).v), s: self.s }
+        other.on(self.s).le(self)
     }
 
     #[cfg_attr(optimized, inline(always))]

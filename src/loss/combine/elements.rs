@@ -267,21 +267,21 @@ impl Terms<MOST> for Combined {
             let (first, second) = (self.terms[0], self.terms[1]);
             let weights = [first.weight, second.weight];
             match (first.element, second.element) {
-                (Element::Mse(a), Element::Mae(b)) => return run.blocks(s, &Two { a, b, weights }, 2, blocks),
-                (Element::Mae(a), Element::Mse(b)) => return run.blocks(s, &Two { a, b, weights }, 2, blocks),
+                (Element::Mse(a), Element::Mae(b)) => return run.blocks(s, &Two { a, b, weights }, blocks),
+                (Element::Mae(a), Element::Mse(b)) => return run.blocks(s, &Two { a, b, weights }, blocks),
                 (Element::BceWithLogits(a), Element::SigmoidFocal(b)) => {
-                    return run.blocks(s, &Two { a, b, weights }, 2, blocks);
+                    return run.blocks(s, &Two { a, b, weights }, blocks);
                 }
                 (Element::SigmoidFocal(a), Element::BceWithLogits(b)) => {
-                    return run.blocks(s, &Two { a, b, weights }, 2, blocks);
+                    return run.blocks(s, &Two { a, b, weights }, blocks);
                 }
                 _ => {}
             }
         }
         if self.logistic {
-            run.blocks(s, &Pairs::<true>(*self), self.count, blocks)
+            run.blocks(s, &Pairs::<true>(*self), blocks)
         } else {
-            run.blocks(s, &Pairs::<false>(*self), self.count, blocks)
+            run.blocks(s, &Pairs::<false>(*self), blocks)
         }
     }
 

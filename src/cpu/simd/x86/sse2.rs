@@ -77,8 +77,7 @@ impl Simd for Baseline {
         fn f_not_lt(a: Q, b: Q) -> Q = quarters!(|a, b| _mm_cmpnlt_ps(a, b));
         fn f_ne(a: Q, b: Q) -> Q = quarters!(|a, b| _mm_cmpneq_ps(a, b));
         fn f_select(m: Q, a: Q, b: Q) -> Q = quarters!(|m, a, b| _mm_or_ps(_mm_and_ps(m, a), _mm_andnot_ps(m, b)));
-        fn f_add_where(m: Q, a: Q, b: Q) -> Q =
-            quarters!(|m, a, b| _mm_or_ps(_mm_and_ps(m, _mm_add_ps(a, b)), _mm_andnot_ps(m, a)));
+        fn f_add_where(m: Q, a: Q, b: Q) -> Q = quarters!(|m, a, b| _mm_add_ps(a, _mm_and_ps(m, b)));
         fn f_neg_where(m: Q, a: Q) -> Q = quarters!(|m, a| _mm_xor_ps(a, _mm_and_ps(m, _mm_set1_ps(-0.0))));
         fn f_to_bits(x: Q) -> QI = quarters!(|x| _mm_castps_si128(x));
         fn u_to_float(x: QI) -> Q = quarters!(|x| _mm_castsi128_ps(x));
