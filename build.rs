@@ -54,6 +54,10 @@ fn main() {
     let required = std::env::var("FUSED_LOSS_REQUIRE_NVCC").is_ok_and(|v| v == "1");
     let nvcc = find_nvcc().filter(|_| wanted);
     println!("cargo::rustc-env=FUSED_LOSS_NVCC={}", nvcc.as_deref().unwrap_or(Path::new("")).display());
+    // Of another choice, in whose place they would be taken for what there is.
+    for old in entries(&out).into_iter().filter(|path| path.extension().is_some_and(|e| e == "ptx")) {
+        std::fs::remove_file(old).expect("OUT_DIR can be written");
+    }
     let modules = match nvcc {
         Some(nvcc) => compile(&nvcc, &out),
         None if wanted && required => fail("FUSED_LOSS_REQUIRE_NVCC is 1 and there is no nvcc: set NVCC or CUDA_HOME"),
@@ -171,10 +175,6 @@ fn compile(nvcc: &Path, out: &Path) -> Vec<Module> {
     }
     let ptx = VIRTUAL.into_iter().filter(|c| only.as_ref().is_none_or(|only| *only == c.to_string()));
     let kinds: Vec<(u32, &str)> = ptx.map(|c| (c, "ptx")).chain(native.map(|c| (c, "cubin"))).collect();
-    // Of another choice, in whose place they would be taken for what there is.
-    for old in entries(out).into_iter().filter(|path| path.extension().is_some_and(|e| e == "ptx")) {
-        std::fs::remove_file(old).expect("OUT_DIR can be written");
-    }
     let mut modules = Vec::new();
     for source in entries(Path::new("kernels")) {
         if source.extension().is_some_and(|e| e == "cu") {

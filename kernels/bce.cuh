@@ -70,3 +70,15 @@ struct BceWithLogits : fl::Pointwise {
         return (1.0f - p.smoothing) * (p.pos_weight * class_weight * l.softplus_neg - l.softplus);
     }
 };
+
+// The same without options and weights of classes: the weights of both softplus are 1 together, to the bit for targets in [0, 1].
+struct BceWithLogitsPlain : fl::Pointwise {
+    static constexpr bool LOGISTIC = true;
+    BceWithLogitsParams p;
+
+    FL fl::Point eval(float x, float t, float aux) const { return eval_with(fl::logit(x), x, t, aux); }
+    FL fl::Point eval_with(const fl::Logit& l, float, float t, float) const {
+        const float w = l.weight(1.0f - t, t);
+        return {fmaf(fabsf(l.x), w, l.tail.softplus), l.with_sign(w - l.tail.sigmoid)};
+    }
+};

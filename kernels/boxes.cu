@@ -96,7 +96,7 @@ struct BoxIou {
 
     template <class Row> FL float row(Row& row) const {
         float x1 = 0.0f, y1 = 0.0f, x2 = 0.0f, y2 = 0.0f, a1 = 0.0f, b1 = 0.0f, a2 = 0.0f, b2 = 0.0f;
-        fl::first<true>(row, 0.0f, [&](int k, float x, float t) {
+        fl::first<fl::ALL>(row, 0.0f, [&](int k, float x, float t) {
             if (k == 0) x1 = x, a1 = t;
             if (k == 1) y1 = x, b1 = t;
             if (k == 2) x2 = x, a2 = t;

@@ -36,6 +36,7 @@ template <uint32_t KIND> FL auto functor(float a, float b, float c) {
     else if constexpr (KIND == FL_TERM_SMOOTH_L1) return fl::with_params<SmoothL1>(SmoothL1Params{a, b});
     else if constexpr (KIND == FL_TERM_BCE) return fl::with_params<Bce>(BceParams{a, b});
     else if constexpr (KIND == FL_TERM_BCE_WITH_LOGITS) return fl::with_params<BceWithLogits>(BceWithLogitsParams{a, b});
+    else if constexpr (KIND == FL_TERM_BCE_PLAIN) return fl::with_params<BceWithLogitsPlain>(BceWithLogitsParams{a, b});
     else if constexpr (KIND == FL_TERM_HINGE) return fl::with_params<Hinge>(HingeParams{a, b});
     else if constexpr (KIND == FL_TERM_SQUARED_HINGE) return fl::with_params<SquaredHinge>(HingeParams{a, b});
     else if constexpr (KIND == FL_TERM_KL_DIV) return ProbTarget();
@@ -67,7 +68,9 @@ template <uint32_t... KINDS> struct TheseTerms {
 
     FL explicit TheseTerms(const TermsParams& p) : p(p) {}
 
-    FL static constexpr bool logistic() { return ((KINDS == FL_TERM_BCE_WITH_LOGITS || KINDS == FL_TERM_SIGMOID_FOCAL || KINDS == FL_TERM_SIGMOID_FOCAL_ANY) || ...); }
+    FL static constexpr bool logistic() {
+        return ((KINDS == FL_TERM_BCE_WITH_LOGITS || KINDS == FL_TERM_BCE_PLAIN || KINDS == FL_TERM_SIGMOID_FOCAL || KINDS == FL_TERM_SIGMOID_FOCAL_ANY) || ...);
+    }
 
     // Hands each term to take(j, weight, q): values and gradients, or, if SLOPES, gradients for the targets.
     template <bool SLOPES, unsigned J, uint32_t KIND, uint32_t... REST, class Take> FL void from(const Four& z, Take take) const {
@@ -127,6 +130,7 @@ struct AnyTerms {
                 case FL_TERM_HUBER: term<SLOPES, FL_TERM_HUBER>(j, z, q); break;
                 case FL_TERM_SMOOTH_L1: term<SLOPES, FL_TERM_SMOOTH_L1>(j, z, q); break;
                 case FL_TERM_BCE: term<SLOPES, FL_TERM_BCE>(j, z, q); break;
+                case FL_TERM_BCE_PLAIN: // of the same bits, for targets in [0, 1]
                 case FL_TERM_BCE_WITH_LOGITS: term<SLOPES, FL_TERM_BCE_WITH_LOGITS>(j, z, q); break;
                 case FL_TERM_HINGE: term<SLOPES, FL_TERM_HINGE>(j, z, q); break;
                 case FL_TERM_SQUARED_HINGE: term<SLOPES, FL_TERM_SQUARED_HINGE>(j, z, q); break;
@@ -288,7 +292,7 @@ template <class T, bool GENERAL, class Terms> FL void combined(const LaunchArgs&
     constexpr uint64_t STEP = uint64_t(FL_BLOCK) * FL_IN_FLIGHT;
     const Terms terms(p);
     const fl::Tensors<T> to = {fl::at<const T>(a.input), fl::at<const T>(a.target), fl::at<T>(a.grad_input), fl::at<T>(a.grad_target)};
-    const float scale = GENERAL ? fl::scale_of(a, a.weight ? fl::divide(a.elements, a.each) : 0, [&](uint64_t i) {
+    const float scale = GENERAL ? fl::scale_of_items(a, a.weight ? fl::divide(a.elements, a.each) : 0, [&](uint64_t i) {
         return double(fl::at<const float>(a.weight)[i]) * double(a.each);
     }) : fl::scale_of(a);
     const bool aligned = fl::aligned16(to.input) && fl::aligned16(to.target) && fl::aligned16(to.grad_input);

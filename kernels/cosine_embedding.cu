@@ -9,7 +9,7 @@ struct CosineEmbedding {
 
     template <class Row> FL float row(Row& row) const {
         fl::Sum of_xt, of_xx, of_tt;
-        fl::first<true>(row, 0.0f, [&](int, float x, float t) {
+        fl::first<fl::ALL>(row, 0.0f, [&](int, float x, float t) {
             of_xt.add(x * t);
             of_xx.add(x * x);
             of_tt.add(t * t);
@@ -32,7 +32,7 @@ struct CosineEmbedding {
             if (row.wants_grad_target()) {
                 fl::put_target(row, 0.0f, [=](int, float x, float t) { return slope == 0.0f ? 0.0f : across * x - along_t * t; });
             }
-            fl::put<true>(row, 0.0f, [=](int, float x, float t) { return slope == 0.0f ? 0.0f : across * t - along_x * x; });
+            fl::put<fl::ALL>(row, 0.0f, [=](int, float x, float t) { return slope == 0.0f ? 0.0f : across * t - along_x * x; });
         }
         return value;
     }

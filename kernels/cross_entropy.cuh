@@ -10,7 +10,7 @@
 
 // The input itself.
 struct Plain {
-    static constexpr bool BENT = false;
+    static constexpr bool BENT = false, DENSE = true; // whether a tanh bends it, and whether its targets may be dense
     FL Plain(float, const LaunchArgs&) {}
     template <class Row> FL float at(const Row&, int, float x) const { return x; }
     template <class Row> FL float slope(const Row&, int, float) const { return 1.0f; }
@@ -18,7 +18,7 @@ struct Plain {
 
 // Logits bent to softcap tanh(z / softcap).
 struct Capped {
-    static constexpr bool BENT = true;
+    static constexpr bool BENT = true, DENSE = true;
     float softcap;
     FL Capped(float softcap, const LaunchArgs&) : softcap(softcap) {}
     // Past the last class minus infinity must stay what it is.
@@ -34,6 +34,7 @@ struct Capped {
 
 // Logits less their bias, of the head, which is added wherever they are looked at: once more through memory would cost as much as the loss.
 template <class Logits, class B> struct Biased : Logits {
+    static constexpr bool DENSE = false;
     const B* bias;
     FL Biased(float softcap, const LaunchArgs& a) : Logits(softcap, a), bias(fl::at<const B>(a.bias)) {}
     template <class Row> FL float whole(const Row& row, int k, float x) const {
@@ -46,7 +47,7 @@ template <class Logits, class B> struct Biased : Logits {
 // USUAL: a class index and no smoothing. By itself it needs far fewer registers, and so has more threads at work. REPORT: with what else
 // the softmax of the row tells.
 template <class Logits, bool USUAL, bool REPORT = false> struct CrossEntropy {
-    static constexpr bool REPORTS = REPORT;
+    static constexpr bool REPORTS = REPORT, HEAVY = Logits::BENT || REPORT;
     CrossEntropyParams p;
 
     // What the target puts on class k.
@@ -58,22 +59,28 @@ template <class Logits, bool USUAL, bool REPORT = false> struct CrossEntropy {
 
     // With dense targets or smoothing every class has a weight, otherwise the target alone.
     template <class Row> FL float row(Row& row) const {
-        if (USUAL) return run<false, false>(row);
-        if (row.is_dense()) return run<true, true>(row);
-        return p.smoothing != 0.0f ? run<true, false>(row) : run<false, false>(row);
+        const Logits logits(p.softcap, row.a);
+        float max = -fl::infinity();
+        fl::keep<USUAL || !Logits::DENSE ? fl::NONE : fl::PERHAPS>(row, -fl::infinity());
+        fl::again(row, -fl::infinity(), [&](int k, float x, float) { max = fl::larger(max, logits.at(row, k, x)); }, [] {});
+        max = fl::largest(row, max);
+        if constexpr (USUAL) {
+            return run<false, fl::NONE>(row, logits, max);
+        } else if constexpr (HEAVY) {
+            const bool usual = p.smoothing == 0.0f && !row.is_dense();
+            return usual ? run<false, fl::NONE>(row, logits, max) : run<true, Logits::DENSE ? fl::PERHAPS : fl::NONE>(row, logits, max);
+        } else if constexpr (Logits::DENSE) {
+            return row.is_dense() ? run<true, fl::ALL>(row, logits, max) : run<true, fl::NONE>(row, logits, max);
+        } else {
+            return run<true, fl::NONE>(row, logits, max);
+        }
     }
 
-    template <bool EVERY, bool DENSE, class Row> FL float run(Row& row) const {
-        const Logits logits(p.softcap, row.a);
-        const float on_target = (1.0f - p.smoothing) * (DENSE ? 1.0f : row.class_weight(row.index));
+    template <bool EVERY, int DENSE, class Row> FL float run(Row& row, const Logits& logits, float max) const {
+        const bool dense = row.template has_dense<DENSE>();
+        const float on_target = (1.0f - p.smoothing) * (dense ? 1.0f : row.class_weight(row.index));
         const float on_all = p.smoothing / float(row.classes);
-        const float x_t = DENSE ? 0.0f : row.at_class(row.index);
-        float max = -fl::infinity();
-        fl::first<DENSE>(row, -fl::infinity(), [&](int k, float x, float) {
-            const float z = logits.at(row, k, x);
-            max = fl::larger(max, z);
-        });
-        max = fl::largest(row, max);
+        const float x_t = dense ? 0.0f : row.at_class(row.index);
         float mass = on_target, cost = on_target == 0.0f ? 0.0f : on_target * (max - logits.at(row, row.index, x_t));
         fl::Softmax softmax;
         // Where exponentials can be kept in place of logits that nobody asks for again, the gradient finds them there.
@@ -99,7 +106,7 @@ template <class Logits, bool USUAL, bool REPORT = false> struct CrossEntropy {
             softmax = {max, exponentials.ones, float(exponentials.rest.many)};
         } else {
             // 16-bit logits are bound by arithmetic: most rows forgive rough exponentials, and the others are looked at once more.
-            constexpr bool ROUGH = Row::SHARED && sizeof(typename Row::Storage) == 2;
+            constexpr bool ROUGH = Row::SHARED && sizeof(typename Row::Storage) == 2 && !Logits::BENT;
             softmax = softmax_of<ROUGH>(row, logits, max);
             if (ROUGH && !softmax.forgives()) softmax = softmax_of<false>(row, logits, max);
         }
@@ -119,7 +126,7 @@ template <class Logits, bool USUAL, bool REPORT = false> struct CrossEntropy {
             fl::sum_up(row, spread);
             row.reduce(first, fl::Smaller());
             const bool sound = !fl::is_nan(ln_sum) && first[0] < row.classes;
-            row.reported.log_prob = DENSE ? 0.0f : (logits.at(row, row.index, x_t) - max) - ln_sum;
+            row.reported.log_prob = dense ? 0.0f : (logits.at(row, row.index, x_t) - max) - ln_sum;
             row.reported.entropy = ln_sum - fl::ratio(spread[0], softmax.sum());
             row.reported.lse = lse;
             row.reported.argmax = sound ? first[0] : -1;
@@ -128,7 +135,7 @@ template <class Logits, bool USUAL, bool REPORT = false> struct CrossEntropy {
         if (p.z_loss != 0.0f) value += p.z_loss * lse * lse;
 
         // Before the gradient of the input, which in place overwrites the logits.
-        if (DENSE && row.wants_grad_target()) {
+        if (dense && row.wants_grad_target()) {
             fl::put_target(row, 0.0f, [&](int k, float x, float) {
                 const float factor = row.class_weight(k) * (1.0f - p.smoothing) * row.scale;
                 return factor == 0.0f ? 0.0f : factor * (ln_sum + (max - logits.at(row, k, x)));

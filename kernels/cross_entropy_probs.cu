@@ -7,6 +7,7 @@
 #include "skeleton/rowwise.cuh"
 
 struct CrossEntropyProbs {
+    static constexpr bool HEAVY = true;
     CrossEntropyProbsParams p;
 
     template <class Row> FL float weight(const Row& row, int k, float q, float on_target, float on_all) const {
@@ -23,15 +24,15 @@ struct CrossEntropyProbs {
         return low > 1.0f - p.epsilon ? 1.0f - p.epsilon : low;
     }
 
-    template <class Row> FL float row(Row& row) const { return row.is_dense() ? run<true>(row) : run<false>(row); }
-
-    template <bool DENSE, class Row> FL float run(Row& row) const {
-        const float on_target = (1.0f - p.smoothing) * (DENSE ? 1.0f : row.class_weight(row.index));
+    template <class Row> FL float row(Row& row) const {
+        const bool dense = row.is_dense();
+        const float on_target = (1.0f - p.smoothing) * (dense ? 1.0f : row.class_weight(row.index));
         const float on_all = p.smoothing / float(row.classes);
-        const bool every = DENSE || on_all != 0.0f;
-        const float x_t = DENSE ? 0.0f : row.at_class(row.index);
+        const bool every = dense || on_all != 0.0f;
+        const float x_t = dense ? 0.0f : row.at_class(row.index);
         fl::Sum sum_x;
-        fl::first<DENSE>(row, 0.0f, [&](int, float x, float) { sum_x.add(x); }, [&] { sum_x.flush(); });
+        fl::keep<fl::PERHAPS>(row, 0.0f);
+        fl::again(row, 0.0f, [&](int, float x, float) { sum_x.add(x); }, [&] { sum_x.flush(); });
         float sum[1] = {float(sum_x.many)};
         fl::sum_up(row, sum);
         const float inv_sum = 1.0f / sum[0];
@@ -39,7 +40,7 @@ struct CrossEntropyProbs {
         float value, free;
         if (every) {
             fl::Sum sum_value, sum_free;
-            fl::again<DENSE>(row, 0.0f, [&](int k, float x, float t) {
+            fl::again<fl::PERHAPS>(row, 0.0f, [&](int k, float x, float t) {
                 bool free;
                 const float q = clip(x, inv_sum, free), a = weight(row, k, t, on_target, on_all);
                 const float term = a * fl::ln(q);
@@ -54,7 +55,7 @@ struct CrossEntropyProbs {
             value = on_target == 0.0f && !fl::is_nan(q) ? 0.0f : -(on_target * fl::ln(q));
             free = inside ? on_target : 0.0f;
         }
-        if (DENSE && row.wants_grad_target()) {
+        if (dense && row.wants_grad_target()) {
             fl::put_target(row, 0.0f, [&](int k, float x, float) {
                 bool free;
                 return -row.class_weight(k) * (1.0f - p.smoothing) * fl::ln(clip(x, inv_sum, free)) * row.scale;
@@ -62,7 +63,7 @@ struct CrossEntropyProbs {
         }
         if (row.wants_grad()) {
             const float scale = inv_sum * row.scale;
-            fl::put<DENSE>(row, 0.0f, [&](int k, float x, float t) {
+            fl::put<fl::PERHAPS>(row, 0.0f, [&](int k, float x, float t) {
                 bool inside;
                 const float q = clip(x, inv_sum, inside), a = weight(row, k, t, on_target, on_all);
                 return (free - (inside ? a / q : 0.0f)) * scale;

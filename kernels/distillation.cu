@@ -12,7 +12,7 @@ struct Distillation {
     template <class Row> FL float row(Row& row) const {
         const float inv_t = p.inv_temperature;
         float max_p = -fl::infinity(), max_q = -fl::infinity();
-        fl::first<true>(row, -fl::infinity(), [&](int, float s, float t) {
+        fl::first<fl::ALL>(row, -fl::infinity(), [&](int, float s, float t) {
             s *= inv_t, t *= inv_t;
             max_p = fl::larger(max_p, s);
             max_q = fl::larger(max_q, t);
@@ -22,7 +22,7 @@ struct Distillation {
         max_p = maxima[0], max_q = maxima[1];
         fl::Exponentials of_p, of_q;
         fl::Sum cross_sum;
-        fl::again<true>(row, -fl::infinity(), [&](int, float s, float t) {
+        fl::again<fl::ALL>(row, -fl::infinity(), [&](int, float s, float t) {
             const float u = s * inv_t - max_p, v = t * inv_t - max_q;
             of_p.add(u);
             const float e = of_q.add(v);
@@ -51,7 +51,7 @@ struct Distillation {
         if (row.wants_grad()) {
             // p - q, where both are near 1, is what the one misses less what the other does.
             const float both_ones = teacher.miss(1.0f) - student.miss(1.0f);
-            fl::put<true>(row, -fl::infinity(), [&](int, float s, float t) {
+            fl::put<fl::ALL>(row, -fl::infinity(), [&](int, float s, float t) {
                 const float ep = fl::exp_neg_for<typename Row::Storage>(s * inv_t - max_p), eq = fl::exp_neg_for<typename Row::Storage>(t * inv_t - max_q);
                 return scale * (ep == 1.0f && eq == 1.0f ? both_ones : ep * inv_p - eq * inv_q);
             });

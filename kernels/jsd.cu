@@ -8,6 +8,7 @@
 #include "skeleton/softmax.cuh"
 
 struct Jsd {
+    static constexpr bool HEAVY = true;
     JsdParams p;
 
     // ln(p / m) and ln(q / m).
@@ -26,7 +27,7 @@ struct Jsd {
     template <class Row> FL float row(Row& row) const {
         const float inv_t = p.inv_temperature;
         float max_p = -fl::infinity(), max_q = -fl::infinity();
-        fl::first<true>(row, -fl::infinity(), [&](int, float s, float t) {
+        fl::first<fl::ALL>(row, -fl::infinity(), [&](int, float s, float t) {
             s *= inv_t, t *= inv_t;
             max_p = s > max_p ? s : max_p;
             max_q = t > max_q ? t : max_q;
@@ -35,7 +36,7 @@ struct Jsd {
         row.reduce(maxima, fl::Larger());
         max_p = maxima[0], max_q = maxima[1];
         fl::Exponentials of_p, of_q;
-        fl::again<true>(row, -fl::infinity(), [&](int, float s, float t) {
+        fl::again<fl::ALL>(row, -fl::infinity(), [&](int, float s, float t) {
             of_p.add(s * inv_t - max_p);
             of_q.add(t * inv_t - max_q);
         }, [&] { of_p.flush(), of_q.flush(); });
@@ -44,7 +45,7 @@ struct Jsd {
         const fl::Softmax student = {max_p, sums[0], sums[1]}, teacher = {max_q, sums[2], sums[3]};
         const float shift = student.ln_sum() - teacher.ln_sum();
         fl::Sum from_p, from_q;
-        fl::again<true>(row, -fl::infinity(), [&](int, float s, float t) {
+        fl::again<fl::ALL>(row, -fl::infinity(), [&](int, float s, float t) {
             const float u = s * inv_t - max_p, v = t * inv_t - max_q;
             const float ep = fl::exp_neg(u), eq = fl::exp_neg(v);
             const Logs logs = against_mixture((v - u) + shift);
@@ -70,7 +71,7 @@ struct Jsd {
         }
         if (row.wants_grad()) {
             const float on_p = scale * p.student * inv_p;
-            fl::put<true>(row, -fl::infinity(), [&](int, float s, float t) {
+            fl::put<fl::ALL>(row, -fl::infinity(), [&](int, float s, float t) {
                 const float u = s * inv_t - max_p, v = t * inv_t - max_q;
                 const float ep = fl::exp_neg(u);
                 return on_p * ep * ((ep == 0.0f ? 0.0f : against_mixture((v - u) + shift).of_p) - kl_p);

@@ -7,17 +7,17 @@
 #include "skeleton/rowwise.cuh"
 
 struct CategoricalHinge {
+    static constexpr bool HEAVY = true;
     NoParams p;
 
-    template <class Row> FL float row(Row& row) const { return row.is_dense() ? run<true>(row) : run<false>(row); }
-
-    template <bool DENSE, class Row> FL float run(Row& row) const {
-        auto label = [&](int k, float q) { return DENSE ? q : (k == row.index ? 1.0f : 0.0f); };
+    template <class Row> FL float row(Row& row) const {
+        const bool dense = row.is_dense();
+        auto label = [&](int k, float q) { return dense ? q : (k == row.index ? 1.0f : 0.0f); };
         // The largest wrong score and where it is; the score of the target; NaN if there is any.
         float wrong = -fl::infinity();
         int where = 0;
         fl::Sum right, strays;
-        fl::first<DENSE>(row, 0.0f, [&](int k, float x, float q) {
+        fl::first<fl::PERHAPS>(row, 0.0f, [&](int k, float x, float q) {
             const float y = label(k, q);
             const float score = y == 1.0f ? 0.0f : (1.0f - y) * x;
             if (unsigned(k) < unsigned(row.classes) && (score > wrong || (score == wrong && k < where))) wrong = score, where = k;
@@ -36,7 +36,7 @@ struct CategoricalHinge {
         const float gap = sums[1] == 0.0f ? (top - sums[0]) + 1.0f : fl::nan();
         if (row.wants_grad()) {
             const float active = fl::is_nan(gap) ? fl::nan() : (gap > 0.0f ? row.scale : 0.0f);
-            fl::put<DENSE>(row, 0.0f, [&](int k, float, float q) {
+            fl::put<fl::PERHAPS>(row, 0.0f, [&](int k, float, float q) {
                 const float y = label(k, q);
                 return active * ((k == at ? 1.0f - y : 0.0f) - y);
             });
@@ -46,6 +46,7 @@ struct CategoricalHinge {
 };
 
 struct MultiMargin {
+    static constexpr bool HEAVY = true;
     MultiMarginParams p;
 
     template <class Row> FL float row(Row& row) const {

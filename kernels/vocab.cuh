@@ -51,6 +51,7 @@ FL void vocab_move(const LaunchArgs& a) {
 } // namespace fl
 
 template <class Logits> struct VocabFold {
+    static constexpr bool HEAVY = true;
     VocabParams p;
 
     template <class Row> FL float row(Row& row) const {
@@ -59,17 +60,17 @@ template <class Logits> struct VocabFold {
             if (row.leads()) fl::put_sums(row.a, row.number, -fl::infinity(), 0.0f, 0.0f, 0.0f, 0.0f, 0.0f);
             return 0.0f;
         }
-        return p.of.smoothing != 0.0f ? fold<true>(row, place) : fold<false>(row, place);
-    }
-
-    template <bool EVERY, class Row> FL float fold(Row& row, int place) const {
         const Logits logits(p.of.softcap, row.a);
-        const bool here = place >= 0;
-        const float of_target = here ? row.class_weight(place) : 0.0f, x_t = here ? row.at_class(place) : 0.0f;
-        const float on_target = (1.0f - p.of.smoothing) * of_target, on_all = p.of.smoothing / float(p.total);
         float max = -fl::infinity();
         fl::first(row, -fl::infinity(), [&](int k, float x, float) { max = fl::larger(max, logits.at(row, k, x)); });
         max = fl::largest(row, max);
+        return p.of.smoothing != 0.0f ? fold<true>(row, logits, place, max) : fold<false>(row, logits, place, max);
+    }
+
+    template <bool EVERY, class Row> FL float fold(Row& row, const Logits& logits, int place, float max) const {
+        const bool here = place >= 0;
+        const float of_target = here ? row.class_weight(place) : 0.0f, x_t = here ? row.at_class(place) : 0.0f;
+        const float on_target = (1.0f - p.of.smoothing) * of_target, on_all = p.of.smoothing / float(p.total);
         // Where all are masked it is NaN that must be found.
         const float from = max == -fl::infinity() ? 0.0f : max;
         fl::Exponentials exponentials;
@@ -95,6 +96,7 @@ template <class Logits> struct VocabFold {
 };
 
 template <class Logits> struct VocabUnfold {
+    static constexpr bool HEAVY = Logits::BENT;
     VocabParams p;
 
     template <class Row> FL float row(Row& row) const {

@@ -138,6 +138,8 @@ constants! {
     TERM_SIGMOID_FOCAL = 11;
     /// `TermsParams::kind`: any gamma.
     TERM_SIGMOID_FOCAL_ANY = 12;
+    /// `TermsParams::kind`: `TERM_BCE_WITH_LOGITS` without options, which has a shorter formula where no class has a weight either.
+    TERM_BCE_PLAIN = 13;
 }
 
 params! {

@@ -64,29 +64,31 @@ template <class Item> FL double part_of(uint64_t from, uint64_t to, Item item) {
 //
 // Every gradient needs it, so it comes first, and still in this launch: blocks that start take parts of the sum until none is
 // left, and the one that finishes the last part adds them up, in their order. Nobody waits for a block that has not started, so
-// it works for any number of blocks on any machine.
+// it works for any number of blocks on any machine. (`part` is written once: with its loops it is most of a small kernel.)
 template <class Part> FL double denominator(const LaunchArgs& a, uint64_t items, Part part) {
     SHARED_VAR(uint32_t, dealt);
     SHARED_VAR(uint32_t, finishes);
     SHARED_VAR(double, result);
     Workspace* w = workspace(a);
-    if (items <= FL_COUNTED_ALONE) {
-        const double sum = block_sum(part(0, items));
-        if (blockIdx.x == 0 && thread_index() == 0) w->denominator = sum; // for the block that finishes last
-        return sum;
-    }
-    uint64_t chunk = (items + FL_MAX_CHUNKS - 1) / FL_MAX_CHUNKS;
-    if (chunk < FL_CHUNK_MIN) chunk = FL_CHUNK_MIN;
-    const uint32_t chunks = uint32_t(divide(items + chunk - 1, chunk));
-    const bool leads = thread_index() == 0;
+    const bool alone = items <= FL_COUNTED_ALONE, leads = thread_index() == 0;
+    uint64_t chunk = alone ? items : (items + FL_MAX_CHUNKS - 1) / FL_MAX_CHUNKS;
+    if (!alone && chunk < FL_CHUNK_MIN) chunk = FL_CHUNK_MIN;
+    const uint32_t chunks = alone ? 1 : uint32_t(divide(items + chunk - 1, chunk));
     for (;;) {
-        __syncthreads(); // whoever still reads `dealt`
-        if (leads) dealt = load_word(&w->ready) ? chunks : atomicAdd(&w->dealt, 1u);
-        __syncthreads();
-        const uint32_t mine = dealt;
-        if (mine >= chunks) break;
+        uint32_t mine = 0;
+        if (!alone) {
+            __syncthreads(); // whoever still reads `dealt`
+            if (leads) dealt = load_word(&w->ready) ? chunks : atomicAdd(&w->dealt, 1u);
+            __syncthreads();
+            mine = dealt;
+            if (mine >= chunks) break;
+        }
         const uint64_t start = mine * chunk, end = start + chunk < items ? start + chunk : items;
         const double sum = block_sum(part(start, end));
+        if (alone) {
+            if (blockIdx.x == 0 && leads) w->denominator = sum; // for the block that finishes last
+            return sum;
+        }
         if (leads) {
             chunk_sums(a)[mine] = sum;
             __threadfence();
@@ -122,11 +124,14 @@ FL float scale_of(const LaunchArgs& a) {
     return scale;
 }
 
-// Where the blocks may have to find it, as the sum of item(i) over i < items. All threads of a block call this.
-template <class Item> FL float scale_of(const LaunchArgs& a, uint64_t items, Item item) {
+// Where the blocks may have to find it. All threads of a block call this.
+template <class Part> FL float scale_of(const LaunchArgs& a, uint64_t items, Part part) {
     const float scale = scale_of(a);
-    if (a.divide_by < FL_BY_ROWS) return scale;
-    return scale / float(denominator(a, items, [&](uint64_t from, uint64_t to) { return part_of(from, to, item); }));
+    return a.divide_by < FL_BY_ROWS ? scale : scale / float(denominator(a, items, part));
+}
+// As the sum of item(i) over i < items.
+template <class Item> FL float scale_of_items(const LaunchArgs& a, uint64_t items, Item item) {
+    return scale_of(a, items, [&](uint64_t from, uint64_t to) { return part_of(from, to, item); });
 }
 
 // What the value is divided by, once `scale_of` has been called.

@@ -8,7 +8,7 @@
 
 namespace fl {
 
-template <class T, class G = T> struct ColumnRow : RowBase<T> {
+template <class T, class G = T, bool HEAVY = false> struct ColumnRow : RowBase<T> {
     static constexpr bool SHARED = false;
     static constexpr int U = 4, WARP = 32, V = Pack<T>::N;
     uint64_t base, stride;
@@ -101,50 +101,54 @@ template <class T, class G = T> struct ColumnRow : RowBase<T> {
     // --- classes, some at a time, all loaded before the first is used ---
 
     // Hands body(k, xs, qs, ts) COUNT classes from k on, from wherever they are.
-    template <int COUNT, bool INPUT, bool DENSE, bool THIRD, bool KEPT, class Body>
-    FL static void some_classes(int k, const T* input, const T* dense, const T* third, uint64_t stride, Body body) {
+    template <int COUNT, bool INPUT, int DENSE, bool THIRD, bool KEPT, class Body>
+    FL void some_classes(int k, const T* input, const T* dense, const T* third, Body body) const {
         const uint64_t step = KEPT ? WARP : stride;
-        T x[COUNT], q[COUNT], t[COUNT];
+        const bool has_dense = this->template has_dense<DENSE>();
+        T x[COUNT], q[COUNT] = {}, t[COUNT];
 #pragma unroll
         for (int u = 0; u < COUNT; ++u) {
             if (INPUT) x[u] = input[u * step];
-            if (DENSE) q[u] = dense[u * step];
+            if (has_dense) q[u] = dense[u * step];
             if (THIRD) t[u] = third[u * step];
         }
         float xs[COUNT] = {}, qs[COUNT] = {}, ts[COUNT] = {};
 #pragma unroll
         for (int u = 0; u < COUNT; ++u) {
             if (INPUT) xs[u] = to_f32(x[u]);
-            if (DENSE) qs[u] = to_f32(q[u]);
+            if (DENSE != NONE) qs[u] = to_f32(q[u]);
             if (THIRD) ts[u] = to_f32(t[u]);
         }
         body(k, xs, qs, ts);
     }
 
-    template <bool INPUT, bool DENSE, bool THIRD, bool KEPT, class Body, class Flush> FL void classes_of(Body body, Flush flush) {
+    template <bool INPUT, int DENSE, bool THIRD, bool KEPT, class Body, class Flush> FL void classes_of(Body body, Flush flush) {
+        constexpr int STEP = !HEAVY ? U : KEPT ? 1 : 2;
         const int classes = this->classes;
         const uint64_t step = KEPT ? WARP : stride;
         // Where there is no tensor there is no address to add to.
         const T* input = INPUT ? (KEPT ? kept() : this->input()) : nullptr;
-        const T* dense = DENSE ? (KEPT ? kept() + beside : this->dense()) : nullptr;
-        const T* third = THIRD ? (KEPT ? kept() + (DENSE ? 2 : 1) * beside : this->third()) : nullptr;
+        const T* dense = DENSE != NONE ? (KEPT ? kept() + beside : this->dense()) : nullptr;
+        const T* third = THIRD ? (KEPT ? kept() + (DENSE != NONE ? 2 : 1) * beside : this->third()) : nullptr;
         int k = 0;
 #pragma unroll 1
-        for (; k + U <= classes; k += U) {
-            some_classes<U, INPUT, DENSE, THIRD, KEPT>(k, input, dense, third, stride, body);
-            if (INPUT) input += U * step;
-            if (DENSE) dense += U * step;
-            if (THIRD) third += U * step;
+        for (; k + STEP <= classes; k += STEP) {
+            some_classes<STEP, INPUT, DENSE, THIRD, KEPT>(k, input, dense, third, body);
+            if (INPUT) input += STEP * step;
+            if (DENSE != NONE) dense += STEP * step;
+            if (THIRD) third += STEP * step;
             flush();
         }
+        if constexpr (STEP > 1) {
 #pragma unroll 1
-        for (; k < classes; ++k) {
-            some_classes<1, INPUT, DENSE, THIRD, KEPT>(k, input, dense, third, stride, body);
-            if (INPUT) input += step;
-            if (DENSE) dense += step;
-            if (THIRD) third += step;
+            for (; k < classes; ++k) {
+                some_classes<1, INPUT, DENSE, THIRD, KEPT>(k, input, dense, third, body);
+                if (INPUT) input += step;
+                if (DENSE != NONE) dense += step;
+                if (THIRD) third += step;
+            }
+            flush();
         }
-        flush();
     }
 
     // Brings a row of this thread alone into shared memory.
@@ -166,12 +170,16 @@ template <class T, class G = T> struct ColumnRow : RowBase<T> {
 
     // --- looks ---
 
-    template <bool FIRST, bool DENSE, bool THIRD, class Body, class Flush> FL void look(float, Body body, Flush flush) {
-        if (FIRST && cached && !held) {
-            keep(kept(), input());
-            if (DENSE) keep(kept() + beside, dense());
-            if (THIRD) keep(kept() + (DENSE ? 2 : 1) * beside, third());
-        }
+    // Brings the row onto the chip, if it has room there and its warp has not fetched it.
+    template <int DENSE, bool THIRD> FL void keep_row(float) {
+        static_assert(DENSE != PERHAPS || !THIRD, "where the third tensor is kept");
+        if (!cached || held) return;
+        keep(kept(), input());
+        if (this->template has_dense<DENSE>()) keep(kept() + beside, dense());
+        if (THIRD) keep(kept() + (DENSE != NONE ? 2 : 1) * beside, third());
+    }
+
+    template <int DENSE, bool THIRD, class Body, class Flush> FL void look(float, Body body, Flush flush) {
         auto each = [&](int k, const auto& x, const auto& q, const auto& t) {
 #pragma unroll
             for (int u = 0; u < int(sizeof(x) / sizeof(float)); ++u) hand_element<THIRD>(body, k + u, x[u], q[u], t[u]);
@@ -184,7 +192,7 @@ template <class T, class G = T> struct ColumnRow : RowBase<T> {
     FL bool can_replace() const { return sizeof(T) == sizeof(float) && cached; }
     template <class Body, class Flush> FL void replace(Body body, Flush flush) {
         T* to = kept();
-        classes_of<true, false, false, true>([&](int k, const auto& x, const auto&, const auto&) {
+        classes_of<true, NONE, false, true>([&](int k, const auto& x, const auto&, const auto&) {
             constexpr int COUNT = sizeof(x) / sizeof(float);
             float y[COUNT];
 #pragma unroll
@@ -195,10 +203,11 @@ template <class T, class G = T> struct ColumnRow : RowBase<T> {
         }, flush);
     }
 
-    template <bool INPUT, bool DENSE, bool THIRD, class S, class Special, class Body>
+    template <bool INPUT, int DENSE, bool THIRD, bool KEPT, class S, class Special, class Body>
     FL void write(S* out, float, int except, Special special, Body body) {
         const float there = special();
-        if constexpr (sizeof(S) == sizeof(T)) {
+        constexpr bool BLIND = !INPUT && DENSE == NONE && !THIRD;
+        if constexpr (sizeof(S) == sizeof(T) && KEPT) {
             // Gradients take the places of the logits, of which they are the last look.
             if (staged && reinterpret_cast<uint64_t>(out) == reinterpret_cast<uint64_t>(grad())) {
                 S* to = reinterpret_cast<S*>(kept());
@@ -231,7 +240,7 @@ template <class T, class G = T> struct ColumnRow : RowBase<T> {
             for (int u = 0; u < COUNT; ++u) to[u * stride] = from_f32<S>(g[u]);
             to += COUNT * stride;
         };
-        if (cached) classes_of<INPUT, DENSE, THIRD, true>(put, [] {});
+        if (!BLIND && KEPT && cached) classes_of<INPUT, DENSE, THIRD, true>(put, [] {});
         else classes_of<INPUT, DENSE, THIRD, false>(put, [] {});
     }
 };

@@ -148,7 +148,7 @@ template <class F, class T, bool GENERAL> FL void elementwise(const LaunchArgs& 
     f.prepare(a);
     const Tensors<T> to = {at<const T>(a.input), at<const T>(a.target), at<T>(a.grad_input), at<T>(a.grad_target),
                            at<const T>(a.third), at<T>(a.grad_third)};
-    const float scale = GENERAL ? scale_of(a, a.weight ? divide(a.elements, a.each) : 0, [&](uint64_t i) {
+    const float scale = GENERAL ? scale_of_items(a, a.weight ? divide(a.elements, a.each) : 0, [&](uint64_t i) {
         return double(at<const float>(a.weight)[i]) * double(a.each);
     }) : scale_of(a);
     const bool aligned = aligned16(to.input) && (!F::TARGET || aligned16(to.target)) && aligned16(to.grad_input)
@@ -197,11 +197,13 @@ template <class F, class T, bool GENERAL> FL void elementwise(const LaunchArgs& 
 //
 // fl_<name>_<dtype> for calls with input, target, gradient and scale alone; fl_<name>_general_<dtype> for all others, and for losses of
 // three tensors always.
-#define FL_ELEMENTWISE(name, F, P)                                  \
-    FL_ELEMENTWISE_OF(name, F, P, f32, float, 3)                    \
-    FL_ELEMENTWISE_OF(name, F, P, f16, fl::f16, F::BLOCKS_16)       \
-    FL_ELEMENTWISE_OF(name, F, P, bf16, fl::bf16, F::BLOCKS_16)     \
+#define FL_ELEMENTWISE(name, F, P)      \
+    FL_ELEMENTWISE_USUAL(name, F, P)    \
     FL_ELEMENTWISE_OF_THREE(name, F, P)
+#define FL_ELEMENTWISE_USUAL(name, F, P)                      \
+    FL_ELEMENTWISE_OF(name, F, P, f32, float, 3)              \
+    FL_ELEMENTWISE_OF(name, F, P, f16, fl::f16, F::BLOCKS_16) \
+    FL_ELEMENTWISE_OF(name, F, P, bf16, fl::bf16, F::BLOCKS_16)
 #define FL_ELEMENTWISE_OF(name, F, P, dtype, T, blocks)                                                                  \
     extern "C" __global__ void __launch_bounds__(FL_BLOCK, blocks) fl_##name##_##dtype(const LaunchArgs a, const P p) {    \
         fl::elementwise<F, T, false>(a, fl::with_params<F>(p));                                                                      \

@@ -5,9 +5,9 @@
 namespace fl {
 
 // G is what gradients for the input are stored as.
-template <class T, class G = T> struct GroupRow : RowBase<T> {
+template <class T, class G = T, bool HEAVY = false> struct GroupRow : RowBase<T> {
     static constexpr bool SHARED = true; // by a group of threads
-    static constexpr int V = Pack<T>::N, IN_FLIGHT = 16 / V;
+    static constexpr int V = Pack<T>::N, IN_FLIGHT = (HEAVY ? 8 : 16) / V;
     uint64_t base; // the element where the row begins
     int slot;      // where in shared memory its packs begin, and behind them those of the dense target and of the third tensor
     int lead;             // elements of the first pack that are before the row
@@ -162,30 +162,32 @@ template <class T, class G = T> struct GroupRow : RowBase<T> {
     }
 
     // Hands a pack to body(k, x, q, t).
-    template <bool INPUT, bool DENSE, bool THIRD, class Body>
+    template <bool INPUT, int DENSE, bool THIRD, class Body>
     FL static void hand(int k, const Pack<T>& x, const Pack<T>& q, const Pack<T>& t, Body body) {
         float xs[V] = {}, qs[V] = {}, ts[V] = {};
         if (INPUT) decode(x, xs);
-        if (DENSE) decode(q, qs);
+        if (DENSE != NONE) decode(q, qs);
         if (THIRD) decode(t, ts);
         body(k, xs, qs, ts);
     }
 
     // Hands the packs of this thread to body(k, x, q, t), some at a time, all loaded before the first is used; then `flush`. The kernels are
-    // bound by the instructions that they issue, of which the loop over kept packs has as few as can be.
-    template <bool INPUT, bool DENSE, bool THIRD, class Body, class Flush> FL void packs(float pad, Body body, Flush flush) {
-        if (!cached) return packs_of_memory<INPUT, DENSE, THIRD>(pad, body, flush);
-        constexpr int U = DENSE || THIRD ? 1 : 2, BEFORE_THIRD = DENSE ? 2 : 1;
+    // bound by the instructions that they issue, of which the loop over kept packs has as few as can be. (KEPT: the row may have been kept.)
+    template <bool INPUT, int DENSE, bool THIRD, bool KEPT, class Body, class Flush> FL void packs(float pad, Body body, Flush flush) {
+        constexpr bool BLIND = !INPUT && DENSE == NONE && !THIRD;
+        if (!BLIND && !(KEPT && cached)) return packs_of_memory<INPUT, DENSE, THIRD>(pad, body, flush);
+        constexpr int U = BLIND || HEAVY || DENSE != NONE || THIRD ? 1 : 2, BEFORE_THIRD = DENSE != NONE ? 2 : 1;
+        const bool has_dense = this->template has_dense<DENSE>();
         const int step = int(width);
         const Pack<T>* from = kept() + lane;
         int j = lane, k = first_of(lane);
 #pragma unroll 1
         for (; j + (U - 1) * step < mine; j += U * step, k += U * step * V, from += U * step) {
-            Pack<T> x[U], q[U], t[U];
+            Pack<T> x[U], q[U] = {}, t[U];
 #pragma unroll
             for (int u = 0; u < U; ++u) {
                 if (INPUT) x[u] = load_kept(from + u * step);
-                if (DENSE) q[u] = load_kept(from + room + u * step);
+                if (has_dense) q[u] = load_kept(from + room + u * step);
                 if (THIRD) t[u] = load_kept(from + BEFORE_THIRD * room + u * step);
             }
 #pragma unroll
@@ -193,28 +195,29 @@ template <class T, class G = T> struct GroupRow : RowBase<T> {
             flush();
         }
         if (U > 1 && j < mine) {
-            Pack<T> x, q, t;
+            Pack<T> x, q = {}, t;
             if (INPUT) x = load_kept(from);
-            if (DENSE) q = load_kept(from + room);
+            if (has_dense) q = load_kept(from + room);
             if (THIRD) t = load_kept(from + BEFORE_THIRD * room);
             hand<INPUT, DENSE, THIRD>(k, x, q, t, body);
             flush();
         }
     }
 
-    template <bool INPUT, bool DENSE, bool THIRD, class Body, class Flush> FL void packs_of_memory(float pad, Body body, Flush flush) {
-        constexpr int TENSORS = (DENSE ? 2 : 1) + (THIRD ? 1 : 0), U = (IN_FLIGHT + TENSORS - 1) / TENSORS;
+    template <bool INPUT, int DENSE, bool THIRD, class Body, class Flush> FL void packs_of_memory(float pad, Body body, Flush flush) {
+        constexpr int TENSORS = (DENSE != NONE ? 2 : 1) + (THIRD ? 1 : 0), U = (IN_FLIGHT + TENSORS - 1) / TENSORS;
+        const bool has_dense = this->template has_dense<DENSE>();
         const int step = int(width) * U, steps = (mine + step - 1) / step;
 #pragma unroll 1
         for (int s = 0; s < steps; ++s) {
             const int first = (backward ? steps - 1 - s : s) * step + lane;
-            Pack<T> x[U], q[U], t[U];
+            Pack<T> x[U], q[U] = {}, t[U];
 #pragma unroll
             for (int u = 0; u < U; ++u) {
                 const int j = first + u * int(width), k = first_of(j);
                 if (j < mine) {
                     if (INPUT) x[u] = fetch(input(), k, pad);
-                    if (DENSE) q[u] = fetch(dense(), k, pad);
+                    if (has_dense) q[u] = fetch(dense(), k, pad);
                     if (THIRD) t[u] = fetch(third(), k, pad);
                 }
             }
@@ -230,24 +233,28 @@ template <class T, class G = T> struct GroupRow : RowBase<T> {
 
     // --- looks ---
 
-    template <bool FIRST, bool DENSE, bool THIRD, class Body, class Flush> FL void look(float pad, Body body, Flush flush) {
-        if (FIRST && cached) {
-            keep(kept(), input(), pad);
-            if (DENSE) keep(kept() + room, dense(), pad);
-            if (THIRD) keep(kept() + (DENSE ? 2 : 1) * room, third(), pad);
-            wait_for_copies();
-        }
-        packs<true, DENSE, THIRD>(pad, [&](int k, const float(&x)[V], const float(&q)[V], const float(&t)[V]) {
+    // Brings the row onto the chip, if it has room there.
+    template <int DENSE, bool THIRD> FL void keep_row(float pad) {
+        static_assert(DENSE != PERHAPS || !THIRD, "where the third tensor is kept");
+        if (!cached) return;
+        keep(kept(), input(), pad);
+        if (this->template has_dense<DENSE>()) keep(kept() + room, dense(), pad);
+        if (THIRD) keep(kept() + (DENSE != NONE ? 2 : 1) * room, third(), pad);
+        wait_for_copies();
+    }
+
+    template <int DENSE, bool THIRD, class Body, class Flush> FL void look(float pad, Body body, Flush flush) {
+        packs<true, DENSE, THIRD, true>(pad, [&](int k, const float(&x)[V], const float(&q)[V], const float(&t)[V]) {
 #pragma unroll
             for (int i = 0; i < V; ++i) hand_element<THIRD>(body, k + i, x[i], q[i], t[i]);
         }, flush);
     }
 
     // Writes the gradients that body(k, x, q) says, to `out`, but special() for class `except`, if that is one.
-    template <bool INPUT, bool DENSE, bool THIRD, class S, class Special, class Body>
+    template <bool INPUT, int DENSE, bool THIRD, bool KEPT, class S, class Special, class Body>
     FL void write(S* out, float pad, int except, Special special, Body body) {
         const bool straight = this->straight(out);
-        packs<INPUT, DENSE, THIRD>(pad, [&](int k, const float(&x)[V], const float(&q)[V], const float(&t)[V]) {
+        packs<INPUT, DENSE, THIRD, KEPT>(pad, [&](int k, const float(&x)[V], const float(&q)[V], const float(&t)[V]) {
             float g[V];
 #pragma unroll
             for (int i = 0; i < V; ++i) g[i] = hand_element<THIRD>(body, k + i, x[i], q[i], t[i]);

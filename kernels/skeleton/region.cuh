@@ -227,7 +227,7 @@ FL void check_targets(const LaunchArgs& a, uint64_t n, uint64_t from, uint64_t t
 }
 
 FL float scale_of_regions(const LaunchArgs& a, const Regions& r) {
-    return scale_of(a, a.losses, [&](uint64_t region) { return double(r.class_weight(region)) * double(weight_of(a, region)); });
+    return scale_of_items(a, a.losses, [&](uint64_t region) { return double(r.class_weight(region)) * double(weight_of(a, region)); });
 }
 
 } // namespace fl

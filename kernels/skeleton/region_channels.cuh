@@ -4,46 +4,71 @@
 
 namespace fl {
 
-template <class T> FL void load_targets(const Regions& r, uint64_t n, uint64_t c, uint64_t base, int64_t i, bool whole, uint64_t from, uint64_t to, float (&t)[Pack<T>::N]) {
-    constexpr int V = Pack<T>::N;
-    const T* dense = at<const T>(r.a.target) + base + i;
-    if (r.a.target_kind == FL_TARGET_DENSE && whole && aligned16(dense)) {
-        decode(load_stream(dense), t);
-        return;
-    }
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-        const bool inside = i + v >= int64_t(from) && i + v < int64_t(to);
-        t[v] = inside ? r.target<T>(n, c, uint64_t(i + v), base + uint64_t(i + v)) : 0.0f;
-    }
-}
+// Part of a channel of a sample, which a block has: `size` elements from `begin` on, which are positions from `from` on.
+struct Piece {
+    uint64_t n, c, tile, from, begin;
+    int size;
 
-// Hands a tile of channel c of sample n, positions from..to, to body(k, i, whole, x, t), a pack and its targets at a time: k is its
-// first element, i its first position, and `whole` says that all of it lies in the tile; then `flush`. One
-// pack at a time: with more, fewer threads fit an SM, and that costs more (H200, bf16: 1.6 times the time with two packs).
-template <class T, class Body, class Flush> FL void tile_of_channel(const Regions& r, uint64_t n, uint64_t c, uint64_t from, uint64_t to, Body body, Flush flush) {
+    FL Piece(const Regions& r, uint64_t block) {
+        const uint64_t segment = divide(block, r.tiles);
+        tile = block - segment * r.tiles, n = divide(segment, r.channels), c = segment - n * r.channels;
+        from = tile * r.a.tile, begin = segment * r.a.inner + from;
+        size = int(r.a.inner - from < r.a.tile ? r.a.inner - from : r.a.tile);
+    }
+    FL bool inside(int k) const { return unsigned(k) < unsigned(size); }
+    FL bool whole(int k, int count) const { return k >= 0 && k + count <= size; }
+};
+
+// Hands a piece to body(k, whole, x, t), a pack and its targets at a time: k is where in the piece it begins, before it too, and `whole`
+// says that all of it lies there; then `flush`.
+//
+// A thread has one pack at a time: with more, fewer threads fit an SM, and that costs more (H200, bf16: 1.6 times the time with two packs).
+// Where dense targets lie as the input does, the next pack and its targets are on their way meanwhile: behind a branch for each,
+// the targets would wait for the input, and half of the time nothing would be under way.
+template <class T, class Body, class Flush> FL void packs_of(const Regions& r, const Piece& piece, Body body, Flush flush) {
     constexpr int V = Pack<T>::N;
-    const T* input = at<const T>(r.a.input);
-    const uint64_t base = (n * r.channels + c) * r.a.inner;
-    const int lead = int((reinterpret_cast<uintptr_t>(input + base + from) & 15) / sizeof(T));
+    const T *input = at<const T>(r.a.input) + piece.begin, *dense = at<const T>(r.a.target) + piece.begin;
+    const int lead = int((reinterpret_cast<uintptr_t>(input) & 15) / sizeof(T));
     // Packs begin where memory does; those at the ends are not whole.
-    const int64_t packs = (int64_t(to - from) + lead + V - 1) / V;
-    for (int64_t j = threadIdx.x; j < packs; j += FL_BLOCK) {
-        const int64_t i = int64_t(from) + j * V - lead;
-        const bool whole = i >= int64_t(from) && i + V <= int64_t(to);
+    int k = int(threadIdx.x) * V - lead;
+    bool early = false; // the first pack, left for later
+    if (r.a.target_kind == FL_TARGET_DENSE && aligned16(dense - lead)) {
+        early = k < 0;
+        if (early) k += FL_BLOCK * V;
+        Pack<T> x, q;
+        if (k + V <= piece.size) x = load_stream(input + k), q = load_stream(dense + k);
+#pragma unroll 1
+        while (k + V <= piece.size) {
+            const Pack<T> pack = x, targets = q;
+            const int here = k;
+            k += FL_BLOCK * V;
+            if (k + V <= piece.size) x = load_stream(input + k), q = load_stream(dense + k);
+            float t[V];
+            decode(targets, t);
+            body(here, true, pack, t);
+            flush();
+        }
+    }
+#pragma unroll 1
+    while (early || k < piece.size) {
+        const int here = early ? -lead : k;
+        if (!early) k += FL_BLOCK * V;
+        early = false;
+        const bool whole = piece.whole(here, V);
         Pack<T> x;
         float t[V];
         if (whole) {
-            x = load_stream(input + base + i);
+            x = load_stream(input + here);
         } else {
 #pragma unroll
-            for (int v = 0; v < V; ++v) {
-                const bool inside = i + v >= int64_t(from) && i + v < int64_t(to);
-                x.v[v] = inside ? input[base + i + v] : from_f32<T>(0.0f);
-            }
+            for (int v = 0; v < V; ++v) x.v[v] = piece.inside(here + v) ? input[here + v] : from_f32<T>(0.0f);
         }
-        load_targets<T>(r, n, c, base, i, whole, from, to, t);
-        body(int64_t(base) + i, i, whole, x, t);
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+            const int at = here + v;
+            t[v] = piece.inside(at) ? r.target<T>(piece.n, piece.c, piece.from + at, piece.begin + at) : 0.0f;
+        }
+        body(here, whole, x, t);
         flush();
     }
 }
@@ -51,19 +76,16 @@ template <class T, class Body, class Flush> FL void tile_of_channel(const Region
 template <class T, bool SIGMOID, class Beside> FL void channel_sums(const LaunchArgs& a, const DiceParams& p, const Beside& b) {
     constexpr int V = Pack<T>::N;
     const Regions r(a, false);
-    const float scale = scale_of_regions(a, r);
     if (blockIdx.x < r.blocks()) {
-        const uint64_t segment = divide(blockIdx.x, r.tiles), tile = blockIdx.x - segment * r.tiles;
-        const uint64_t n = divide(segment, r.channels), c = segment - n * r.channels;
-        const uint64_t from = tile * a.tile, to = from + a.tile < a.inner ? from + a.tile : a.inner;
-        if (c == 0) check_targets(a, n, from, to);
+        const Piece piece(r, blockIdx.x);
+        if (piece.c == 0) check_targets(a, piece.n, piece.from, piece.from + piece.size);
         RegionSums sums;
         double cost = 0.0;
-        if (c >= r.background()) {
-            tile_of_channel<T>(r, n, c, from, to, [&](int64_t, int64_t i, bool whole, const Pack<T>& pack, const float(&t)[V]) {
+        if (piece.c >= r.background()) {
+            packs_of<T>(r, piece, [&](int k, bool whole, const Pack<T>& pack, const float(&t)[V]) {
                 float y[V], few = 0.0f;
                 decode(pack, y);
-                auto inside = [&](int v) { return whole || (i + v >= int64_t(from) && i + v < int64_t(to)); };
+                auto inside = [&](int v) { return whole || piece.inside(k + v); };
                 if constexpr (Beside::LOGITS) {
                     b.with([&](const auto& f) {
 #pragma unroll
@@ -91,19 +113,21 @@ template <class T, bool SIGMOID, class Beside> FL void channel_sums(const Launch
 #pragma unroll
         for (int i = 0; i < 3; ++i) {
             const double sum = block_sum(sums.many[i]);
-            if (threadIdx.x == 0) r.sums(n, c, tile)[i] = sum;
+            if (threadIdx.x == 0) r.sums(piece.n, piece.c, piece.tile)[i] = sum;
         }
         if constexpr (Beside::LOGITS) {
             cost = block_sum(cost);
-            if (threadIdx.x == 0) r.beside(blockIdx.x)[0] = cost, r.beside(blockIdx.x)[1] = c >= r.background() ? double(to - from) : 0.0;
+            if (threadIdx.x == 0) r.beside(blockIdx.x)[0] = cost, r.beside(blockIdx.x)[1] = piece.c >= r.background() ? double(piece.size) : 0.0;
         }
     }
-    finish_regions(a, p, r, scale, b);
+    finish_regions(a, p, r, scale_of_regions(a, r), b);
 }
 
-template <class T> FL void put_pack(const LaunchArgs& a, T* out, uint64_t from, uint64_t to, int64_t i, bool whole, float (&g)[Pack<T>::N]) {
+// Writes gradients of the pack at k of a piece that `out` begins with.
+template <class T> FL void put_pack(const LaunchArgs& a, T* out, const Piece& piece, int k, bool whole, float (&g)[Pack<T>::N]) {
     constexpr int V = Pack<T>::N;
     const bool add = a.flags & FL_ACCUMULATE;
+    out += k;
     if (whole && aligned16(out)) {
         if (add) {
             float old[V];
@@ -116,7 +140,7 @@ template <class T> FL void put_pack(const LaunchArgs& a, T* out, uint64_t from, 
     }
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-        if (i + v >= int64_t(from) && i + v < int64_t(to)) out[v] = from_f32<T>(add ? to_f32(out[v]) + g[v] : g[v]);
+        if (piece.inside(k + v)) out[v] = from_f32<T>(add ? to_f32(out[v]) + g[v] : g[v]);
     }
 }
 
@@ -124,14 +148,12 @@ template <class T, bool SIGMOID, class Beside> FL void channel_grads(const Launc
     constexpr int V = Pack<T>::N;
     const Regions r(a, false);
     if (blockIdx.x >= r.blocks()) return;
-    const uint64_t block = r.blocks() - 1 - blockIdx.x; // what was read last, first
-    const uint64_t segment = divide(block, r.tiles), tile = block - segment * r.tiles;
-    const uint64_t n = divide(segment, r.channels), c = segment - n * r.channels;
-    const uint64_t from = tile * a.tile, to = from + a.tile < a.inner ? from + a.tile : a.inner;
+    const Piece piece(r, r.blocks() - 1 - blockIdx.x); // what was read last, first
     // The gradient of a background that is left out is zero, whatever it holds.
-    const bool counts = c >= r.background();
-    const Slopes slopes = counts ? r.slopes()[r.region(n, c)] : Slopes{0.0f, 0.0f};
-    tile_of_channel<T>(r, n, c, from, to, [&](int64_t k, int64_t i, bool whole, const Pack<T>& pack, const float(&t)[V]) {
+    const bool counts = piece.c >= r.background();
+    const Slopes slopes = counts ? r.slopes()[r.region(piece.n, piece.c)] : Slopes{0.0f, 0.0f};
+    T* grad = at<T>(a.grad_input) + piece.begin;
+    packs_of<T>(r, piece, [&](int k, bool whole, const Pack<T>& pack, const float(&t)[V]) {
         float x[V], g[V];
         decode(pack, x);
         // The slope of the region's loss for what it sums up, x or its sigmoid.
@@ -157,7 +179,7 @@ template <class T, bool SIGMOID, class Beside> FL void channel_grads(const Launc
         }
 #pragma unroll
         for (int v = 0; v < V; ++v) g[v] = counts ? g[v] : 0.0f;
-        put_pack(a, at<T>(a.grad_input) + k, from, to, i, whole, g);
+        put_pack(a, grad, piece, k, whole, g);
     }, [] {});
 }
 

@@ -344,12 +344,11 @@ template <class T, class Beside, int KEPT, int V> FL void sums_of_tile(const Reg
 
 template <class T, class Beside> FL void softmax_sums(const LaunchArgs& a, const DiceParams& p, const Beside& b) {
     const Regions r(a, true, Beside::POSITIONS);
-    const float scale = scale_of_regions(a, r);
     if (blockIdx.x < r.blocks()) {
         if (r.channels <= 4) sums_of_tile<T, Beside, 4, Beside::POSITIONS ? 2 : 4>(r, p, b);
         else sums_of_tile<T, Beside, 0, 4>(r, p, b);
     }
-    finish_regions(a, p, r, scale, b);
+    finish_regions(a, p, r, scale_of_regions(a, r), b);
 }
 
 template <class T, class Beside, int KEPT, int V> FL void grads_of_tile(const Regions& r, const DiceParams& p, const Beside& b) {

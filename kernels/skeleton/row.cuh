@@ -23,6 +23,13 @@ template <class F> FL constexpr bool of_three(long) { return false; }
 template <class F> FL constexpr auto terms_of(int) -> decltype(F::TERMS) { return F::TERMS; }
 template <class F> FL constexpr int terms_of(long) { return 0; }
 
+// Whether its arithmetic is so much that loops over it need no second pack at a time, likewise: such are compiled in a third of the time.
+template <class F> FL constexpr auto heavy(int) -> decltype(F::HEAVY) { return F::HEAVY; }
+template <class F> FL constexpr bool heavy(long) { return false; }
+
+// Whether a look is at dense targets too; PERHAPS is for what is so rare that rows with and without them share one loop.
+enum Dense : int { NONE = 0, ALL = 1, PERHAPS = 2 };
+
 // Whether a functor looks at whole rows, said likewise: one that reads a number or two says no.
 template <class F> FL constexpr auto looks(int) -> decltype(F::LOOKS) { return F::LOOKS; }
 template <class F> FL constexpr bool looks(long) { return true; }
@@ -55,6 +62,7 @@ template <class T> struct RowBase {
     FL explicit RowBase(const LaunchArgs& a) : a(a), classes(int(a.classes)), index(-1), number(0), scale(0.0f) {}
 
     FL bool is_dense() const { return a.target_kind == FL_TARGET_DENSE; }
+    template <int DENSE> FL bool has_dense() const { return DENSE == PERHAPS ? is_dense() : DENSE != NONE; }
     FL bool wants_grad() const { return a.grad_input != 0; }
     FL bool wants_grad_target() const { return a.grad_target != 0; }
     FL bool wants_grad_third() const { return a.grad_third != 0; }

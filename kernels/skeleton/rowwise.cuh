@@ -16,55 +16,58 @@
 
 namespace fl {
 
-// The first look, which also keeps the row; `pad` is what lies beyond its ends.
-template <bool DENSE = false, class Row, class Body> FL void first(Row& row, float pad, Body body) {
-    row.template look<true, DENSE, false>(pad, body, [] {});
+// Brings a row onto the chip for the looks that follow; `pad` is what lies beyond its ends.
+template <int DENSE = NONE, class Row> FL void keep(Row& row, float pad) { row.template keep_row<DENSE, false>(pad); }
+// A look. `flush` is called every few classes, to empty sums in f32 into larger ones.
+template <int DENSE = NONE, class Row, class Body, class Flush> FL void again(Row& row, float pad, Body body, Flush flush) {
+    row.template look<DENSE, false>(pad, body, flush);
 }
-template <bool DENSE = false, class Row, class Body, class Flush> FL void first(Row& row, float pad, Body body, Flush flush) {
-    row.template look<true, DENSE, false>(pad, body, flush);
+// The first look, which also keeps the row.
+template <int DENSE = NONE, class Row, class Body, class Flush> FL void first(Row& row, float pad, Body body, Flush flush) {
+    keep<DENSE>(row, pad);
+    again<DENSE>(row, pad, body, flush);
 }
-// Another look. `flush` is called every few classes, to empty sums in f32 into larger ones.
-template <bool DENSE = false, class Row, class Body, class Flush> FL void again(Row& row, float pad, Body body, Flush flush) {
-    row.template look<false, DENSE, false>(pad, body, flush);
-}
+template <int DENSE = NONE, class Row, class Body> FL void first(Row& row, float pad, Body body) { first<DENSE>(row, pad, body, [] {}); }
+// Writes gradients for the input, special() for one class.
 struct Zero {
     FL float operator()() const { return 0.0f; }
 };
-// Writes gradients for the input, special() for one class.
-template <bool DENSE = false, class Row, class Body, class Special = Zero>
+template <int DENSE = NONE, class Row, class Body, class Special = Zero>
 FL void put(Row& row, float pad, Body body, int except = -1, Special special = {}) {
-    row.template write<true, DENSE, false>(row.grad(), pad, except, special, body);
+    row.template write<true, DENSE, false, true>(row.grad(), pad, except, special, body);
 }
 // The same of a row that has not been looked at before, so that nothing of it has been kept: of a launch without FL_CACHED.
 template <class Row, class Body> FL void put_of_memory(Row& row, Body body) {
-    row.template write<true, false, false>(row.grad(), -infinity(), -1, Zero(), body);
+    row.template write<true, NONE, false, false>(row.grad(), -infinity(), -1, Zero(), body);
 }
 // The same without looking at the row.
 template <class Row, class Body, class Special = Zero> FL void put_blindly(Row& row, Body body, int except = -1, Special special = {}) {
-    row.template write<false, false, false>(row.grad(), 0.0f, except, special, [&](int k, float, float) { return body(k); });
+    row.template write<false, NONE, false, true>(row.grad(), 0.0f, except, special, [&](int k, float, float) { return body(k); });
 }
 // Writes gradients for dense targets.
 template <class Row, class Body> FL void put_target(Row& row, float pad, Body body) {
-    row.template write<true, true, false>(row.grad_target(), pad, -1, Zero(), body);
+    row.template write<true, ALL, false, true>(row.grad_target(), pad, -1, Zero(), body);
 }
 
 // The first look of a loss of three tensors, at body(k, x, q, t), with zeros beyond the ends of the row; and gradients for one of the three.
 template <class Row, class Body, class Flush> FL void first_of_three(Row& row, Body body, Flush flush) {
-    row.template look<true, true, true>(0.0f, body, flush);
+    row.template keep_row<ALL, true>(0.0f);
+    row.template look<ALL, true>(0.0f, body, flush);
 }
 template <class Row, class T, class Body> FL void put_of_three(Row& row, T* out, Body body) {
-    row.template write<true, true, true>(out, 0.0f, -1, Zero(), body);
+    row.template write<true, ALL, true, true>(out, 0.0f, -1, Zero(), body);
 }
 
 // Looks at the input and a third tensor beside a class, at body(k, x, q, t); `pad` is what lies beyond the ends of both.
 template <class Row, class Body> FL void first_of_two(Row& row, float pad, Body body) {
-    row.template look<true, false, true>(pad, body, [] {});
+    row.template keep_row<NONE, true>(pad);
+    row.template look<NONE, true>(pad, body, [] {});
 }
 template <class Row, class Body, class Flush> FL void again_of_two(Row& row, float pad, Body body, Flush flush) {
-    row.template look<false, false, true>(pad, body, flush);
+    row.template look<NONE, true>(pad, body, flush);
 }
 template <class Row, class Body> FL void put_of_two(Row& row, float pad, Body body) {
-    row.template write<true, false, true>(row.grad(), pad, -1, Zero(), body);
+    row.template write<true, NONE, true, true>(row.grad(), pad, -1, Zero(), body);
 }
 
 struct Add {
@@ -131,9 +134,9 @@ FL double counted(const LaunchArgs& a, uint64_t from, uint64_t to) {
 // Runs a loss over rows: those of a thread or of a group of threads are every `step`th from `start` on, before `end`.
 template <class F, class T, class Row> FL void rows(const LaunchArgs& a, const F& f, uint64_t start, uint64_t end, uint64_t step) {
     // Rows that are not ignored are counted most often, and counted fast.
-    const float scale = a.divide_by == FL_BY_ROWS
-        ? scale_of(a) / float(denominator(a, a.losses, [&](uint64_t from, uint64_t to) { return counted(a, from, to); }))
-        : scale_of(a, a.losses, [&](uint64_t r) { return share_of(a, r); });
+    const float scale = scale_of(a, a.losses, [&](uint64_t from, uint64_t to) {
+        return a.divide_by == FL_BY_ROWS ? counted(a, from, to) : part_of(from, to, [&](uint64_t r) { return share_of(a, r); });
+    });
     // The value, and behind it those of the terms of a sum.
     constexpr int TERMS = terms_of<F>(0);
     double total[1 + TERMS] = {};
@@ -183,13 +186,13 @@ template <class F, class T, class Row> FL void rows(const LaunchArgs& a, const F
 
 template <class F, class T, class G = T> FL void group_rows(const LaunchArgs& a, const F& f) {
     const uint64_t start = blockIdx.x / cluster_ranks() * a.tile, end = start + a.tile < a.losses ? start + a.tile : a.losses;
-    rows<F, T, GroupRow<T, G>>(a, f, start + threadIdx.y, end, blockDim.y);
+    rows<F, T, GroupRow<T, G, heavy<F>(0)>>(a, f, start + threadIdx.y, end, blockDim.y);
 }
 template <class F, class T, class G = T> FL void column_rows(const LaunchArgs& a, const F& f) {
     // Blocks in turn: those that run at the same time are neighbours, in every class. With a tile for each they would be spread over
     // samples, at short pieces of very many pages.
     const uint64_t width = blockDim.x;
-    rows<F, T, ColumnRow<T, G>>(a, f, blockIdx.x * width + threadIdx.x, a.losses, gridDim.x * width);
+    rows<F, T, ColumnRow<T, G, heavy<F>(0)>>(a, f, blockIdx.x * width + threadIdx.x, a.losses, gridDim.x * width);
 }
 
 } // namespace fl

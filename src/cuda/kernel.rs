@@ -22,6 +22,8 @@ pub struct Kernel {
     pub(super) file: &'static str,
     /// `fl_<name>_<dtype>`, perhaps with something between.
     pub(super) name: &'static str,
+    /// The same of an element-wise loss whose call carries nothing more.
+    pub(super) name_usual: &'static str,
     /// The same where targets are dense.
     pub(super) name_dense: &'static str,
     pub(super) family: Family,
@@ -167,8 +169,9 @@ impl Kernel {
 
     /// Of a loss of this name in a file, with the same kernel for all targets.
     fn new(loss: &'static str, file: &'static str, name: &'static str, family: Family, params: Params) -> Self {
-        let takes = Takes::NOTHING;
-        Kernel { loss, file, name, name_dense: name, family, params, ignore_index: None, flags: 0, takes, terms: None }
+        let (name_usual, name_dense, takes) = (name, name, Takes::NOTHING);
+        let (ignore_index, flags, terms) = (None, 0, None);
+        Kernel { loss, file, name, name_usual, name_dense, family, params, ignore_index, flags, takes, terms }
     }
 
     /// Of an element-wise loss.
@@ -182,6 +185,11 @@ impl Kernel {
             ..Takes::NOTHING
         };
         Kernel { takes, ..Kernel::new(F::NAME, file, name, Family::Elements, Params::new(params)) }
+    }
+
+    /// Has another kernel for calls that carry nothing more.
+    pub(crate) fn usual(self, name: &'static str) -> Self {
+        Kernel { name_usual: name, ..self }
     }
 
     /// Has another kernel for dense targets, in the file of its name.

@@ -139,9 +139,8 @@ pub(crate) unsafe fn run(kernel: &Kernel, request: &Request, launcher: &mut dyn 
                     // SAFETY: the caller's promise; it takes what the kernel of any sum takes.
                     unsafe { launcher.launch(own.file(), own.text(), &plan, &args, &kernel.params) }
                 }
-                None => {
-                    launch(launcher, kernel.file, if general { "_general" } else { "" }, &kernel.params, kernel.name)
-                }
+                None if general => launch(launcher, kernel.file, "_general", &kernel.params, kernel.name),
+                None => launch(launcher, kernel.file, "", &kernel.params, kernel.name_usual),
             }
         }
         Family::Rows => {

@@ -8,10 +8,14 @@ use super::request::Dtype;
 /// The name of the kernel, `fl_combined_0_1_general_f32` of the kinds 0 and 1 (see `TERM_MSE`), and without `general` for calls that carry
 /// nothing more. That of its file is the same without `fl_`.
 pub(super) fn name(kinds: &[u32], general: bool, dtype: Dtype) -> Name {
-    const KINDS: [&str; 13] = ["_0", "_1", "_2", "_3", "_4", "_5", "_6", "_7", "_8", "_9", "_10", "_11", "_12"];
+    const KINDS: [&str; 14] = ["_0", "_1", "_2", "_3", "_4", "_5", "_6", "_7", "_8", "_9", "_10", "_11", "_12", "_13"];
     let mut parts = [""; 2 + params::MAX_TERMS as usize];
     parts[0] = START;
-    parts[1..].iter_mut().zip(kinds).for_each(|(part, &kind)| *part = KINDS[kind as usize]);
+    for (part, &kind) in parts[1..].iter_mut().zip(kinds) {
+        // A call that carries more may carry weights of classes.
+        let kind = if general && kind == params::TERM_BCE_PLAIN { params::TERM_BCE_WITH_LOGITS } else { kind };
+        *part = KINDS[kind as usize];
+    }
     parts[1 + kinds.len()] = if general { GENERAL } else { "" };
     Name::new(&parts, dtype)
 }
@@ -43,7 +47,7 @@ fn blocks(kinds: &[u32], general: bool, f32: bool) -> u32 {
     let heavy = |kind: &u32| match *kind {
         params::TERM_MSE | params::TERM_MAE | params::TERM_HUBER | params::TERM_SMOOTH_L1 => 1,
         params::TERM_HINGE | params::TERM_SQUARED_HINGE => 1,
-        params::TERM_BCE_WITH_LOGITS | params::TERM_SIGMOID_FOCAL => 2,
+        params::TERM_BCE_WITH_LOGITS | params::TERM_BCE_PLAIN | params::TERM_SIGMOID_FOCAL => 2,
         params::TERM_SIGMOID_FOCAL_ANY => 4,
         _ => 3, // logarithms
     };
@@ -65,6 +69,8 @@ mod tests {
         let [long, short] = [Dtype { name: "bf16", bytes: 2 }, Dtype { name: "f32", bytes: 4 }];
         assert_eq!(name(&[12, 12, 12, 12], true, long).text(), "fl_combined_12_12_12_12_general_bf16");
         assert_eq!(name(&[0, 11], false, short).file(), "combined_0_11_f32");
+        assert_eq!(name(&[13, 11], false, short).file(), "combined_13_11_f32");
+        assert_eq!(name(&[13, 11], true, short).file(), "combined_5_11_general_f32");
         let text = source("combined_0_11_f32").unwrap();
         assert!(
             text.contains("TheseTerms<0, 11>") && text.contains("COMBINED(combined_0_11_f32, float, false, "),

@@ -1,6 +1,7 @@
 use crate::call::elementwise_methods;
-use crate::cpu::elementwise::{Point, Pointwise};
-use crate::cpu::simd::{F32s, Simd};
+use crate::cpu::elementwise::{Point, Pointwise, UsualRun};
+use crate::cpu::simd::{F32s, Machine, Simd};
+use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::combine::term;
 use crate::loss::{Logistic, elementwise_loss, logistic};
@@ -184,6 +185,11 @@ impl Pointwise for BceWithLogits {
     }
 
     #[cfg_attr(optimized, inline(always))]
+    fn steps<T: Element, S: Machine>(&self, s: S, run: UsualRun<'_, '_, T>, sums: &mut [[F32s<S>; 2]; 1]) -> usize {
+        if self.is_plain() { run.steps(s, &Plain, sums) } else { run.steps(s, self, sums) }
+    }
+
+    #[cfg_attr(optimized, inline(always))]
     fn grad_target<S: Simd>(&self, x: F32s<S>, _: F32s<S>, class_weight: F32s<S>) -> F32s<S> {
         let pos = self.0.pos_weight * class_weight;
         // One is the soft part alone, the other has |x| as well, which must not go through a product with zero.
@@ -195,6 +201,33 @@ impl Pointwise for BceWithLogits {
 
 elementwise_loss!(BceWithLogits);
 elementwise_methods!(BceWithLogits);
+
+impl BceWithLogits {
+    /// Whether it is [`Plain`], if no class has a weight.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.0 == BceWithLogitsParams { pos_weight: 1.0, smoothing: 0.0 }
+    }
+}
+
+/// Binary cross-entropy on logits without options: the weights of both softplus are 1 together, to the bit for targets in `[0, 1]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Plain;
+
+impl Pointwise for Plain {
+    const NAME: &'static str = <BceWithLogits as Pointwise>::NAME;
+    const LOGISTIC: bool = true;
+
+    #[cfg_attr(optimized, inline(always))]
+    fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> Point<S> {
+        self.eval_with(&logistic(x), x, t, aux)
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn eval_with<S: Simd>(&self, l: &Logistic<S>, _: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
+        let w = l.weight(1.0 - t, t);
+        Point { value: l.abs.mul_add(w, l.soft), grad: l.with_sign(w - l.tail) }
+    }
+}
 
 /// What Keras's smoothing leaves on no and on yes. Either by itself: one less the other would have lost what little a small smoothing
 /// has put there, which costs more than all the rest where the prediction is sure.
@@ -210,6 +243,9 @@ pub(crate) fn check_smoothing(smoothing: f32) -> Result<f32> {
 }
 
 crate::cuda::kernel::kernel!(Bce, |l| Kernel::elements::<Bce>("bce", "bce", l.0));
-crate::cuda::kernel::kernel!(BceWithLogits, |l| Kernel::elements::<BceWithLogits>("bce", "bce_with_logits", l.0));
+crate::cuda::kernel::kernel!(BceWithLogits, |l| {
+    let kernel = Kernel::elements::<BceWithLogits>("bce", "bce_with_logits", l.0);
+    if l.is_plain() { kernel.usual("bce_with_logits_plain") } else { kernel }
+});
 term!(Bce, |l| Bce(l));
 term!(BceWithLogits, |l| BceWithLogits(l));

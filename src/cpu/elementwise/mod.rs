@@ -53,6 +53,13 @@ pub(crate) trait Pointwise: Copy + Send + Sync {
         self.eval(x, t, aux)
     }
 
+    /// As many elements of a usual call as there are steps of; returns the next. What usual options leave out of [`eval`](Self::eval)
+    /// can be left out here.
+    #[cfg_attr(optimized, inline(always))]
+    fn steps<T: Element, S: Machine>(&self, s: S, run: UsualRun<'_, '_, T>, sums: &mut [[F32s<S>; 2]; 1]) -> usize {
+        run.steps(s, self, sums)
+    }
+
     /// Gradient for the target.
     #[cfg_attr(optimized, inline(always))]
     fn grad_target<S: Simd>(&self, x: F32s<S>, _t: F32s<S>, _aux: F32s<S>) -> F32s<S> {
@@ -127,7 +134,7 @@ impl<F: Pointwise> Terms<1> for F {
         sums: &mut [[F32s<S>; 2]; 1],
         _blocks: &mut [BlockSums; 1],
     ) -> usize {
-        run.steps(s, self, sums)
+        self.steps(s, run, sums)
     }
 
     #[cfg_attr(optimized, inline(always))]
@@ -229,7 +236,12 @@ pub(crate) struct UsualRun<'a, 'u, T> {
 impl<T: Element> UsualRun<'_, '_, T> {
     /// As many as there are steps of; returns the next.
     #[cfg_attr(optimized, inline(always))]
-    fn steps<S: Machine, F: Points<N>, const N: usize>(self, s: S, of: &F, sums: &mut [[F32s<S>; 2]; N]) -> usize {
+    pub(crate) fn steps<S: Machine, F: Points<N>, const N: usize>(
+        self,
+        s: S,
+        of: &F,
+        sums: &mut [[F32s<S>; 2]; N],
+    ) -> usize {
         if F::LONG { self.steps_of(s, s.chains(), of, sums) } else { self.steps_of(s, Pair(s), of, sums) }
     }
 

@@ -5,7 +5,7 @@ use crate::cpu::simd::{F32s, Machine, Simd};
 use crate::cuda::kernel::{self, HasKernel, Kernel};
 use crate::device::Buffer;
 use crate::error::Result;
-use crate::loss::{Logistic, focal, hinge, kl};
+use crate::loss::{Logistic, bce, focal, hinge, kl};
 use crate::on::On;
 use crate::params::{self, TermsParams};
 use crate::reduction::Reduction;
@@ -269,6 +269,12 @@ impl Terms<MOST> for Combined {
             match (first.element, second.element) {
                 (Element::Mse(a), Element::Mae(b)) => return run.blocks(s, &Two { a, b, weights }, blocks),
                 (Element::Mae(a), Element::Mse(b)) => return run.blocks(s, &Two { a, b, weights }, blocks),
+                (Element::BceWithLogits(a), Element::SigmoidFocal(b)) if a.is_plain() => {
+                    return run.blocks(s, &Two { a: bce::Plain, b, weights }, blocks);
+                }
+                (Element::SigmoidFocal(a), Element::BceWithLogits(b)) if b.is_plain() => {
+                    return run.blocks(s, &Two { a, b: bce::Plain, weights }, blocks);
+                }
                 (Element::BceWithLogits(a), Element::SigmoidFocal(b)) => {
                     return run.blocks(s, &Two { a, b, weights }, blocks);
                 }
@@ -364,7 +370,11 @@ impl HasKernel for Combined {
     fn kernel(&self) -> Kernel {
         let of = |f: fn(&Term) -> f32| std::array::from_fn(|j| self.each().get(j).map_or(0.0, f));
         let params = TermsParams {
-            kind: std::array::from_fn(|j| self.each().get(j).map_or(0, |term| term.element.kind())),
+            kind: std::array::from_fn(|j| match self.each().get(j).map(|term| term.element) {
+                Some(Element::BceWithLogits(loss)) if loss.is_plain() => params::TERM_BCE_PLAIN,
+                Some(element) => element.kind(),
+                None => 0,
+            }),
             weight: of(|term| term.weight),
             a: of(|term| term.options[0]),
             b: of(|term| term.options[1]),
