@@ -63,24 +63,26 @@ template <class Logits, bool USUAL, bool REPORT = false> struct CrossEntropy {
         float max = -fl::infinity();
         fl::keep<USUAL || !Logits::DENSE ? fl::NONE : fl::PERHAPS>(row, -fl::infinity());
         fl::again(row, -fl::infinity(), [&](int k, float x, float) { max = fl::larger(max, logits.at(row, k, x)); }, [] {});
+        // On its way while threads wait for one another.
+        const float x_t = !USUAL && Logits::DENSE && row.is_dense() ? 0.0f : row.at_class(row.index);
         max = fl::largest(row, max);
         if constexpr (USUAL) {
-            return run<false, fl::NONE>(row, logits, max);
+            return run<false, fl::NONE>(row, logits, x_t, max);
         } else if constexpr (HEAVY) {
             const bool usual = p.smoothing == 0.0f && !row.is_dense();
-            return usual ? run<false, fl::NONE>(row, logits, max) : run<true, Logits::DENSE ? fl::PERHAPS : fl::NONE>(row, logits, max);
+            if (usual) return run<false, fl::NONE>(row, logits, x_t, max);
+            return run<true, Logits::DENSE ? fl::PERHAPS : fl::NONE>(row, logits, x_t, max);
         } else if constexpr (Logits::DENSE) {
-            return row.is_dense() ? run<true, fl::ALL>(row, logits, max) : run<true, fl::NONE>(row, logits, max);
+            return row.is_dense() ? run<true, fl::ALL>(row, logits, x_t, max) : run<true, fl::NONE>(row, logits, x_t, max);
         } else {
-            return run<true, fl::NONE>(row, logits, max);
+            return run<true, fl::NONE>(row, logits, x_t, max);
         }
     }
 
-    template <bool EVERY, int DENSE, class Row> FL float run(Row& row, const Logits& logits, float max) const {
+    template <bool EVERY, int DENSE, class Row> FL float run(Row& row, const Logits& logits, float x_t, float max) const {
         const bool dense = row.template has_dense<DENSE>();
         const float on_target = (1.0f - p.smoothing) * (dense ? 1.0f : row.class_weight(row.index));
         const float on_all = p.smoothing / float(row.classes);
-        const float x_t = dense ? 0.0f : row.at_class(row.index);
         float mass = on_target, cost = on_target == 0.0f ? 0.0f : on_target * (max - logits.at(row, row.index, x_t));
         fl::Softmax softmax;
         // Where exponentials can be kept in place of logits that nobody asks for again, the gradient finds them there.

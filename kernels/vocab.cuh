@@ -63,13 +63,13 @@ template <class Logits> struct VocabFold {
         const Logits logits(p.of.softcap, row.a);
         float max = -fl::infinity();
         fl::first(row, -fl::infinity(), [&](int k, float x, float) { max = fl::larger(max, logits.at(row, k, x)); });
+        const float x_t = place >= 0 ? row.at_class(place) : 0.0f;
         max = fl::largest(row, max);
-        return p.of.smoothing != 0.0f ? fold<true>(row, logits, place, max) : fold<false>(row, logits, place, max);
+        return p.of.smoothing != 0.0f ? fold<true>(row, logits, place, x_t, max) : fold<false>(row, logits, place, x_t, max);
     }
 
-    template <bool EVERY, class Row> FL float fold(Row& row, const Logits& logits, int place, float max) const {
-        const bool here = place >= 0;
-        const float of_target = here ? row.class_weight(place) : 0.0f, x_t = here ? row.at_class(place) : 0.0f;
+    template <bool EVERY, class Row> FL float fold(Row& row, const Logits& logits, int place, float x_t, float max) const {
+        const float of_target = place >= 0 ? row.class_weight(place) : 0.0f;
         const float on_target = (1.0f - p.of.smoothing) * of_target, on_all = p.of.smoothing / float(p.total);
         // Where all are masked it is NaN that must be found.
         const float from = max == -fl::infinity() ? 0.0f : max;

@@ -179,10 +179,10 @@ template <class T, class G = T, bool HEAVY = false> struct GroupRow : RowBase<T>
         constexpr int U = BLIND || HEAVY || DENSE != NONE || THIRD ? 1 : 2, BEFORE_THIRD = DENSE != NONE ? 2 : 1;
         const bool has_dense = this->template has_dense<DENSE>();
         const int step = int(width);
-        const Pack<T>* from = kept() + lane;
+        const Pack<T>* from = BLIND ? nullptr : kept() + lane; // of a launch that keeps nothing there is no memory
         int j = lane, k = first_of(lane);
 #pragma unroll 1
-        for (; j + (U - 1) * step < mine; j += U * step, k += U * step * V, from += U * step) {
+        for (; j + (U - 1) * step < mine; j += U * step, k += U * step * V, from += BLIND ? 0 : U * step) {
             Pack<T> x[U], q[U] = {}, t[U];
 #pragma unroll
             for (int u = 0; u < U; ++u) {
