@@ -59,7 +59,6 @@ struct BceWithLogits : fl::Pointwise {
     static constexpr bool GRAD_TARGET = true, LOGISTIC = true;
     BceWithLogitsParams p;
 
-    FL fl::Point eval(float x, float t, float class_weight) const { return eval_with(fl::logit(x), x, t, class_weight); }
     FL fl::Point eval_with(const fl::Logit& l, float, float t, float class_weight) const {
         const Smoothed s(t, p.smoothing);
         const float neg = s.no, pos = p.pos_weight * class_weight * s.yes;
@@ -76,7 +75,6 @@ struct BceWithLogitsPlain : fl::Pointwise {
     static constexpr bool LOGISTIC = true;
     BceWithLogitsParams p;
 
-    FL fl::Point eval(float x, float t, float aux) const { return eval_with(fl::logit(x), x, t, aux); }
     FL fl::Point eval_with(const fl::Logit& l, float, float t, float) const {
         const float w = l.weight(1.0f - t, t);
         return {fmaf(fabsf(l.x), w, l.tail.softplus), l.with_sign(w - l.tail.sigmoid)};

@@ -111,7 +111,7 @@ struct AnyTerms {
             // Terms of logarithms, which are in few sums: four of their elements at once would take more registers than there are.
 #pragma unroll 1
             for (unsigned i = 0; i < 4; ++i) {
-                const fl::Point one = f.eval(pick(z.x, i), pick(z.t, i), pick(z.aux, i));
+                const fl::Point one = fl::point_of(f, pick(z.x, i), pick(z.t, i), pick(z.aux, i));
 #pragma unroll
                 for (unsigned v = 0; v < 4; ++v) q[v].value = v == i ? one.value : q[v].value, q[v].grad = v == i ? one.grad : q[v].grad;
             }

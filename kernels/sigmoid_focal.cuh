@@ -33,7 +33,6 @@ struct SigmoidFocal : fl::Pointwise {
     static constexpr int BLOCKS_16 = Pointwise::BLOCKS_16 - 1;
     SigmoidFocalParams p;
 
-    FL fl::Point eval(float x, float t, float aux) const { return eval_with(fl::logit(x), x, t, aux); }
     FL fl::Point eval_with(const fl::Logit& l, float, float t, float) const {
         const Focal f(p, l, t);
         const float bend = f.lean * (2.0f * l.variance());
@@ -47,7 +46,6 @@ struct SigmoidFocalAny : fl::Pointwise {
     static constexpr bool LOGISTIC = true;
     SigmoidFocalParams p;
 
-    FL fl::Point eval(float x, float t, float aux) const { return eval_with(fl::logit(x), x, t, aux); }
     FL fl::Point eval_with(const fl::Logit& l, float, float t, float) const {
         const Focal f(p, l, t);
         // ln m and p (1 - p) / m, which for hard targets are known without dividing by an m that may have underflowed.

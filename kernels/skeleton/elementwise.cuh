@@ -22,7 +22,7 @@ struct Point {
 struct Pointwise {
     static constexpr bool TARGET = true;       // it takes a target
     static constexpr bool GRAD_TARGET = false; // it has a gradient for the target
-    static constexpr bool LOGISTIC = false;    // it has `eval_with`, which is given the logistic function of x
+    static constexpr bool LOGISTIC = false;    // it has `eval_with`, which is given the logistic function of x, in place of `eval`
     static constexpr bool THIRD = false;       // it takes a third tensor, which is its `aux`
     static constexpr bool GRAD_THIRD = false;  // it has a gradient for that
     // Blocks an SM of the kernels of 16-bit numbers: as many as spill no registers.
@@ -35,6 +35,12 @@ struct Pointwise {
     FL float grad_target(float, float, float) const { return 0.0f; }
     FL float grad_third(float, float, float) const { return 0.0f; }
 };
+
+// Value and gradient of a functor of either kind.
+template <class F> FL Point point_of(const F& f, float x, float t, float aux) {
+    if constexpr (F::LOGISTIC) return f.eval_with(logit(x), x, t, aux);
+    else return f.eval(x, t, aux);
+}
 
 // A pack from any alignment, zeros from `end` on.
 template <class T> FL Pack<T> load_slowly(const T* p, uint64_t k, uint64_t end) {
@@ -113,7 +119,7 @@ FL float evaluate(const LaunchArgs& a, const Tensors<T>& to, const F& f, float s
     float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-        const Point p = f.eval(xs[i], F::TARGET ? ts[i] : 0.0f, GENERAL ? e.aux[i] : 1.0f);
+        const Point p = point_of(f, xs[i], F::TARGET ? ts[i] : 0.0f, GENERAL ? e.aux[i] : 1.0f);
         const float value = GENERAL ? p.value * e.weight[i] : p.value;
         scales[i] = GENERAL ? e.weight[i] * scale * e.upstream[i] : scale;
         if (GENERAL && a.values && k + i < end) at<float>(a.values)[k + i] = value;

@@ -173,11 +173,6 @@ impl Pointwise for BceWithLogits {
     const LOGISTIC: bool = true;
 
     #[cfg_attr(optimized, inline(always))]
-    fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, class_weight: F32s<S>) -> Point<S> {
-        self.eval_with(&logistic(x), x, t, class_weight)
-    }
-
-    #[cfg_attr(optimized, inline(always))]
     fn eval_with<S: Simd>(&self, l: &Logistic<S>, _: F32s<S>, t: F32s<S>, class_weight: F32s<S>) -> Point<S> {
         let [neg, t] = smooth(t, self.0.smoothing);
         let pos = self.0.pos_weight * class_weight * t;
@@ -216,11 +211,6 @@ pub(crate) struct Plain;
 impl Pointwise for Plain {
     const NAME: &'static str = <BceWithLogits as Pointwise>::NAME;
     const LOGISTIC: bool = true;
-
-    #[cfg_attr(optimized, inline(always))]
-    fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> Point<S> {
-        self.eval_with(&logistic(x), x, t, aux)
-    }
 
     #[cfg_attr(optimized, inline(always))]
     fn eval_with<S: Simd>(&self, l: &Logistic<S>, _: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {

@@ -8,7 +8,7 @@ use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::combine::term;
 use crate::loss::cross_entropy::lanes::LaneSums;
-use crate::loss::{CrossEntropy, Logistic, logistic, rowwise_loss};
+use crate::loss::{CrossEntropy, Logistic, rowwise_loss};
 use crate::params::{SigmoidFocalParams, SoftmaxFocalParams};
 use crate::shape::Shape;
 
@@ -106,11 +106,6 @@ impl Pointwise for Square {
     const LOGISTIC: bool = true;
 
     #[cfg_attr(optimized, inline(always))]
-    fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> Point<S> {
-        self.eval_with(&logistic(x), x, t, aux)
-    }
-
-    #[cfg_attr(optimized, inline(always))]
     fn eval_with<S: Simd>(&self, l: &Logistic<S>, _: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
         let u = 1.0 - t;
         let alpha = t.mul_add(self.0.alpha_pos, u * self.0.alpha_neg);
@@ -150,11 +145,6 @@ impl Pointwise for AnyGamma {
     const NAME: &'static str = SigmoidFocal::NAME;
     const FAINT: bool = true;
     const LOGISTIC: bool = true;
-
-    #[cfg_attr(optimized, inline(always))]
-    fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> Point<S> {
-        self.eval_with(&logistic(x), x, t, aux)
-    }
 
     #[cfg_attr(optimized, inline(always))]
     fn eval_with<S: Simd>(&self, l: &Logistic<S>, _: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {

@@ -271,15 +271,15 @@ fn sums(cases: &mut Vec<Case>) {
     );
     let bce_focal = 0.5 * BceWithLogits::new() + SigmoidFocal::new();
     let value = |x, t, w: f64| 0.5 * book::bce_with_logits(x, t, w) + book::sigmoid_focal(x, t, Some(0.25), 2.0);
-    cases.push(sum("bce+focal", bce_focal, pairs(logit, soft_label, anywhere), value));
+    let mut push = |name, loss, value, per_class| {
+        cases.push(sum(name, loss, pairs(logit, soft_label, anywhere), value).with_class_weight(per_class));
+    };
+    push("bce+focal", bce_focal, value, false);
+    push("bce+focal+per class", bce_focal, value, true);
     let bce_focal = SigmoidFocal::new() + 0.5 * BceWithLogits::new().pos_weight(2.5).unwrap();
     let value = |x, t, w: f64| 0.5 * book::bce_with_logits(x, t, 2.5 * w) + book::sigmoid_focal(x, t, Some(0.25), 2.0);
-    let mut push = |name, per_class| {
-        let case = sum(name, bce_focal, pairs(logit, soft_label, anywhere), value);
-        cases.push(case.with_class_weight(per_class));
-    };
-    push("focal+bce+pos_weight", false);
-    push("focal+bce+pos_weight+per class", true);
+    push("focal+bce+pos_weight", bce_focal, value, false);
+    push("focal+bce+pos_weight+per class", bce_focal, value, true);
     let focals = 0.5 * SigmoidFocal::new().gamma(1.0).unwrap() + 2.0 * BceWithLogits::new() + 0.25 * Mse::new();
     let value = |x, t, _| {
         let focal = 0.5 * book::sigmoid_focal(x, t, Some(0.25), 1.0);

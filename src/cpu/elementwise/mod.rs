@@ -10,7 +10,7 @@ use super::tiles::{Tiles, sum_weights};
 use crate::call::{Output, Request, Weight};
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
-use crate::loss::Logistic;
+use crate::loss::{Logistic, logistic};
 use crate::target::Target;
 use stage::{Gather, Scatter};
 
@@ -44,12 +44,17 @@ pub(crate) trait Pointwise: Copy + Send + Sync {
     /// an instruction set has registers for. 0.75 to 0.9 of the time with AVX-512; 1.05 to 1.2 times it where memory decides.
     const LONG: bool = Self::LOGISTIC;
 
-    /// Value and gradient for the input.
-    fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> Point<S>;
+    /// Value and gradient for the input. A loss has this, or [`eval_with`](Self::eval_with) if it is `LOGISTIC`.
+    #[cfg_attr(optimized, inline(always))]
+    fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> Point<S> {
+        const { assert!(Self::LOGISTIC, "neither eval nor eval_with") };
+        self.eval_with(&logistic(x), x, t, aux)
+    }
 
     /// The same, given the logistic function of the input if it is made of that.
     #[cfg_attr(optimized, inline(always))]
     fn eval_with<S: Simd>(&self, _l: &Logistic<S>, x: F32s<S>, t: F32s<S>, aux: F32s<S>) -> Point<S> {
+        const { assert!(!Self::LOGISTIC, "neither eval nor eval_with") };
         self.eval(x, t, aux)
     }
 
