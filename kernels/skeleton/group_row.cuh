@@ -4,7 +4,7 @@
 
 namespace fl {
 
-// G is what gradients for the input are stored as.
+// G is what gradients for the input are stored as; HEAVY: see `heavy`.
 template <class T, class G = T, bool HEAVY = false> struct GroupRow : RowBase<T> {
     static constexpr bool SHARED = true; // by a group of threads
     static constexpr int V = Pack<T>::N, IN_FLIGHT = (HEAVY ? 8 : 16) / V;

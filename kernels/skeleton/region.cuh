@@ -64,6 +64,8 @@ struct Regions {
     }
 
     FL uint64_t background() const { return a.flags & FL_NO_BACKGROUND ? 1 : 0; }
+    // Positions of the tile that begins at `from`.
+    FL int tile_size(uint64_t from) const { return int(a.tile < a.inner - from ? a.tile : a.inner - from); }
     FL uint64_t blocks() const { return (softmax ? samples : samples * channels) * tiles; }
     // The partial sums of tile `tile` of channel c of sample n.
     FL double* sums(uint64_t n, uint64_t c, uint64_t tile) const {

@@ -4,7 +4,7 @@
 
 namespace fl {
 
-// Part of a channel of a sample, which a block has: `size` elements from `begin` on, which are positions from `from` on.
+// A tile of a channel of a sample: `size` elements from `begin` on, which are positions from `from` on.
 struct Piece {
     uint64_t n, c, tile, from, begin;
     int size;
@@ -13,7 +13,7 @@ struct Piece {
         const uint64_t segment = divide(block, r.tiles);
         tile = block - segment * r.tiles, n = divide(segment, r.channels), c = segment - n * r.channels;
         from = tile * r.a.tile, begin = segment * r.a.inner + from;
-        size = int(r.a.inner - from < r.a.tile ? r.a.inner - from : r.a.tile);
+        size = r.tile_size(from);
     }
     FL bool inside(int k) const { return unsigned(k) < unsigned(size); }
     FL bool whole(int k, int count) const { return k >= 0 && k + count <= size; }

@@ -81,7 +81,7 @@ struct Tile {
         const LaunchArgs& a = r.a;
         const uint64_t n = divide(block, r.tiles), from = (block - n * r.tiles) * a.tile;
         const bool aligned = a.inner % V == 0 && aligned16(at<void>(a.input)) && aligned16(at<void>(a.target)) && aligned16(at<void>(a.grad_input));
-        return {n, from, int(a.tile < a.inner - from ? a.tile : a.inner - from), n * r.channels * a.inner + from, aligned};
+        return {n, from, r.tile_size(from), n * r.channels * a.inner + from, aligned};
     }
 };
 
