@@ -145,6 +145,17 @@ impl Step {
 pub const STEP: Step = Step::Of(2e-3);
 
 impl Case {
+    /// Where its random numbers begin, which sizes it sees and which settings: of its name, so that a new case changes no other,
+    /// and of `BATTERY_SEED`, with which everything is drawn anew.
+    pub fn seed(&self) -> usize {
+        let again: u64 =
+            std::env::var("BATTERY_SEED").map_or(0, |seed| seed.parse().expect("BATTERY_SEED is a number"));
+        // FNV-1a.
+        let hash =
+            self.name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        ((hash >> 32) + again * 1_000_003) as usize
+    }
+
     fn new(name: impl Into<String>, loss: impl Into<AnyLoss>, family: Family, targets: Targets) -> Self {
         Case {
             name: name.into(),

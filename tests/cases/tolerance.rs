@@ -56,6 +56,8 @@ exceptions! { EXCEPTIONS:
         "as KL divergence";
     "combined" with "four distances": value 1.0, gradient 1.0,
         "a difference of terms that may be almost equal";
+    "custom" with "logistic": value 1e-6, gradient 0.25,
+        "sigmoid(x) - t as its user wrote it, a difference of numbers up to 1 that may be almost equal";
     "poisson_nll" with "": value 8.0, gradient 8.0,
         "exp(x) - t x, a difference of numbers up to 30 that may be almost equal; its gradient likewise";
     "gaussian_nll" with "": value 1.0, gradient 1.0,
@@ -64,25 +66,25 @@ exceptions! { EXCEPTIONS:
         "x - t is rounded, by 1e-6 where it is 32, and softplus of minus that is an exponential";
     "sigmoid_focal" with "gamma=3.5": value 0.1, gradient 0.1,
         "m^gamma is exp(gamma ln m), with gamma times the relative error of m, and of ln m where m is small";
-    "cross_entropy_probs" with "": value 0.1, gradient 2.0,
+    "cross_entropy_probs" with "": value 0.25, gradient 2.0,
         "the logarithm of a normalised probability, rounded, that may be almost 1; a gradient B - a / q";
-    "cross_entropy" with "softcap": value 8.0, gradient 4.0,
-        "a bent logit is rounded, by 1e-6 where it is 30, after a tanh that is right to 2 ulp";
+    "cross_entropy" with "softcap": value 16.0, gradient 4.0,
+        "a difference of two bent logits, each rounded, by 1e-6 where it is 30, after a tanh that is right to 2 ulp";
     "cross_entropy" with "dense": value 1e-6, gradient 0.25,
         "p - q, a difference of numbers up to 1 that may be almost equal";
     "cross_entropy" with "z_loss": value 1e-6, gradient 0.5,
         "p - a + 2 z lse p, likewise";
-    "cross_entropy" with "smoothing": value 1e-6, gradient 0.25,
+    "cross_entropy" with "smoothing": value 1e-6, gradient 0.5,
         "p - a, likewise";
     "cross_entropy" with "": value 1e-6, gradient 1e-6,
         "z - max is rounded, by 1e-6 where it is 32, and a row this sure is made of its exponentials";
-    "softmax_focal" with "": value 1e-6, gradient 1e-6,
-        "as cross-entropy";
+    "softmax_focal" with "": value 1e-3, gradient 1e-3,
+        "m^gamma |ln m| of m = exp(z - max), whose relative error, of a difference rounded, counts 1 + gamma times";
     "margin_ranking" with "": value 4.0, gradient 1.0,
         "margin - y (x - t), what is left of numbers up to 64";
     "dpo" with "": value 4.0, gradient 4.0,
         "h, what is left of numbers up to 64";
-    "jsd" with "": value 1.0, gradient 4.0,
+    "jsd" with "": value 1.0, gradient 8.0,
         "as distillation: differences of logarithms of up to 64";
     "box_iou" with "": value 0.25, gradient 0.25,
         "areas, what is left of products of differences; slopes of opposite sign that meet at an edge";
@@ -92,8 +94,10 @@ exceptions! { EXCEPTIONS:
         "margin + d_p - d_n, what is left of distances up to 200; unit vectors that may be almost equal";
     "multi_margin" with "": value 0.1, gradient 0.1,
         "margin - x_t + x_k, what is left of numbers up to 32";
-    "distillation" with "": value 3.0, gradient 4.0,
+    "distillation" with "": value 3.0, gradient 8.0,
         "p - q as for cross-entropy; for the teacher q times a gap of up to 64 between two logits, of which the value is the sum";
+    "dice" with "softmax": value 1.0, gradient 4.0,
+        "as below, of probabilities that are exponentials of differences rounded by 1e-6, squared, and a few pixels in a region";
     "dice" with "": value 0.25, gradient 2.0,
         "1 - fraction; a gradient that where the activation saturates is a difference of slopes";
     "generalised_dice" with "": value 0.25, gradient 4.0,
