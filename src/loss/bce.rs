@@ -1,5 +1,5 @@
 use crate::call::elementwise_methods;
-use crate::cpu::elementwise::{Point, Pointwise, UsualRun};
+use crate::cpu::elementwise::{Begun, Point, Pointwise, UsualRun};
 use crate::cpu::simd::{F32s, Machine, Simd};
 use crate::element::Element;
 use crate::error::{Result, check_option};
@@ -180,8 +180,8 @@ impl Pointwise for BceWithLogits {
     }
 
     #[cfg_attr(optimized, inline(always))]
-    fn steps<T: Element, S: Machine>(&self, s: S, run: UsualRun<'_, '_, T>, sums: &mut [[F32s<S>; 2]; 1]) -> usize {
-        if self.is_plain() { run.steps(s, &Plain, sums) } else { run.steps(s, self, sums) }
+    fn usual<T: Element, S: Machine>(&self, s: S, run: UsualRun<'_, '_, T>) -> Begun<1> {
+        if self.is_plain() { run.of(s, Plain) } else { run.of(s, *self) }
     }
 
     #[cfg_attr(optimized, inline(always))]

@@ -3,7 +3,7 @@ use crate::cpu::elementwise::{Point, Pointwise};
 use crate::cpu::simd::{F32s, Simd};
 use crate::error::{Result, check_option};
 use crate::loss::combine::term;
-use crate::loss::{elementwise_loss, sign};
+use crate::loss::elementwise_loss;
 use crate::params::{HuberParams, SmoothL1Params};
 
 /// Huber: a parabola within `delta` of the target, straight lines beyond.
@@ -124,7 +124,7 @@ impl Pointwise for SmoothL1 {
         // The product in this order does not underflow where its value does not.
         let slope = e * inv_beta;
         let near = a.lt(beta);
-        Point { value: near.pick(0.5 * e * slope, a - 0.5 * beta), grad: near.pick(slope, sign(e)) }
+        Point { value: near.pick(0.5 * e * slope, a - 0.5 * beta), grad: near.pick(slope, e.sign()) }
     }
 
     #[cfg_attr(optimized, inline(always))]

@@ -2,7 +2,7 @@ use crate::call::elementwise_methods;
 use crate::cpu::elementwise::{Point, Pointwise};
 use crate::cpu::simd::{F32s, Simd};
 use crate::loss::combine::term;
-use crate::loss::{elementwise_loss, sign};
+use crate::loss::elementwise_loss;
 
 /// Mean absolute error: `|x - t|`.
 ///
@@ -42,7 +42,7 @@ impl Pointwise for Mae {
     #[cfg_attr(optimized, inline(always))]
     fn eval<S: Simd>(&self, x: F32s<S>, t: F32s<S>, _: F32s<S>) -> Point<S> {
         let e = x - t;
-        Point { value: e.abs(), grad: sign(e) }
+        Point { value: e.abs(), grad: e.sign() }
     }
 
     #[cfg_attr(optimized, inline(always))]

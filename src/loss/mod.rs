@@ -98,12 +98,6 @@ macro_rules! rowwise_loss {
 }
 pub(crate) use rowwise_loss;
 
-/// -1, 0 or 1; NaN for NaN.
-#[cfg_attr(optimized, inline(always))]
-pub(crate) fn sign<S: Simd>(e: F32s<S>) -> F32s<S> {
-    e.gt(0.0).pick(1.0, e.lt(0.0).pick(-1.0, e))
-}
-
 /// What the sigmoid losses have in common: with `tail = sigmoid(-|x|)` and `soft = ln(1 + e^-|x|)`,
 ///
 /// | | `x > 0` | `x <= 0` |

@@ -58,11 +58,10 @@ pub(crate) trait Pointwise: Copy + Send + Sync {
         self.eval(x, t, aux)
     }
 
-    /// As many elements of a usual call as there are steps of; returns the next. What usual options leave out of [`eval`](Self::eval)
-    /// can be left out here.
+    /// A usual call. What usual options leave out of [`eval`](Self::eval) can be left out here.
     #[cfg_attr(optimized, inline(always))]
-    fn steps<T: Element, S: Machine>(&self, s: S, run: UsualRun<'_, '_, T>, sums: &mut [[F32s<S>; 2]; 1]) -> usize {
-        run.steps(s, self, sums)
+    fn usual<T: Element, S: Machine>(&self, s: S, run: UsualRun<'_, '_, T>) -> Begun<1> {
+        run.of(s, *self)
     }
 
     /// Gradient for the target.
@@ -92,15 +91,8 @@ pub(crate) trait Terms<const N: usize>: Copy + Send + Sync {
     fn takes_class_weight(&self) -> bool;
     fn has_grad_target(&self) -> bool;
 
-    /// Elements `i..` of a usual call, as many as there are pairs of vectors of in `i..stop`, or none; returns the next. One loss adds the
-    /// values of a block to `sums`; several put those of several blocks into `blocks`, as [`apply`](Self::apply) does.
-    fn usual<T: Element, S: Machine>(
-        &self,
-        s: S,
-        run: UsualRun<'_, '_, T>,
-        sums: &mut [[F32s<S>; 2]; N],
-        blocks: &mut [BlockSums; N],
-    ) -> usize;
+    /// A usual call.
+    fn usual<T: Element, S: Machine>(&self, s: S, run: UsualRun<'_, '_, T>) -> Begun<N>;
 
     /// What is staged, applied to all terms; adds to the first sums of each, and puts the others.
     fn apply<S: Machine>(&self, s: S, stage: &mut Stage, sums: &mut [BlockSums; N]);
@@ -132,14 +124,8 @@ impl<F: Pointwise> Terms<1> for F {
     }
 
     #[cfg_attr(optimized, inline(always))]
-    fn usual<T: Element, S: Machine>(
-        &self,
-        s: S,
-        run: UsualRun<'_, '_, T>,
-        sums: &mut [[F32s<S>; 2]; 1],
-        _blocks: &mut [BlockSums; 1],
-    ) -> usize {
-        self.steps(s, run, sums)
+    fn usual<T: Element, S: Machine>(&self, s: S, run: UsualRun<'_, '_, T>) -> Begun<1> {
+        Pointwise::usual(self, s, run)
     }
 
     #[cfg_attr(optimized, inline(always))]
@@ -156,7 +142,8 @@ impl<F: Pointwise> Terms<1> for F {
 }
 
 /// A call with nothing but input, target and gradient, which goes without a stop between memory and registers.
-pub(crate) struct Usual<'a, T> {
+#[derive(Clone, Copy)]
+struct Usual<'a, T> {
     input: Src<'a, T>,
     /// The input, where there is no target.
     target: Src<'a, T>,
@@ -199,7 +186,7 @@ fn add<S: Machine>(pair: Pair<S>, x: F32s<Pair<S>>, sums: &mut [F32s<S>; 2]) {
 }
 
 /// What is computed of the vectors of a usual call. The functions must be `#[cfg_attr(optimized, inline(always))]`.
-pub(crate) trait Points<const N: usize> {
+pub(crate) trait Points<const N: usize>: Copy {
     const TARGET: bool;
     /// See [`Pointwise::FAINT`].
     const FAINT: bool;
@@ -232,30 +219,36 @@ impl<F: Pointwise> Points<1> for F {
 
 /// Elements `i..stop` of a usual call.
 pub(crate) struct UsualRun<'a, 'u, T> {
-    call: &'a Usual<'u, T>,
+    call: Usual<'u, T>,
     lines: &'a mut Lines,
     i: usize,
     stop: usize,
 }
 
+/// How far a tile has come.
+pub(crate) struct Begun<const N: usize> {
+    /// The element that is next.
+    next: usize,
+    /// The sums of the values of whole blocks, lane by lane.
+    total: [[f64; LANES]; N],
+    /// Those of the even vectors and of the odd ones of a block that has begun.
+    block: [[Lanes; 2]; N],
+}
+
 impl<T: Element> UsualRun<'_, '_, T> {
-    /// As many as there are steps of; returns the next.
+    /// As many as there are steps of. In a function of its own: what [`Tile`] holds would keep registers from it.
     #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn steps<S: Machine, F: Points<N>, const N: usize>(
-        self,
-        s: S,
-        of: &F,
-        sums: &mut [[F32s<S>; 2]; N],
-    ) -> usize {
-        if F::LONG { self.steps_of(s, s.chains(), of, sums) } else { self.steps_of(s, Pair(s), of, sums) }
+    pub(crate) fn of<S: Machine, F: Points<N>, const N: usize>(self, s: S, loss: F) -> Begun<N> {
+        s.run(UsualBlocks { run: self, loss })
     }
 
+    /// As many of one block as there are steps of; returns the next.
     #[cfg_attr(optimized, inline(always))]
-    fn steps_of<S: Machine, C: Chains<S>, F: Points<N>, const N: usize>(
+    fn steps<S: Machine, C: Chains<S>, F: Points<N>, const N: usize>(
         self,
         s: S,
         chains: C,
-        of: &F,
+        loss: F,
         sums: &mut [[F32s<S>; 2]; N],
     ) -> usize {
         let UsualRun { call, lines, mut i, stop } = self;
@@ -272,8 +265,8 @@ impl<T: Element> UsualRun<'_, '_, T> {
                 let first = call.load(pair, i);
                 let second = if C::PAIRS == 2 { call.load(pair, i + STEP) } else { first };
                 let (x, t) = (chains.of_pairs(first.0, second.0), chains.of_pairs(first.1, second.1));
-                let (mut grad, values) = of.points(x, t);
-                for j in 0..of.terms().min(N) {
+                let (mut grad, values) = loss.points(x, t);
+                for j in 0..loss.terms().min(N) {
                     let (first, second) = chains.pairs(values[j]);
                     add(pair, first, &mut sums[j]);
                     if C::PAIRS == 2 {
@@ -298,47 +291,51 @@ impl<T: Element> UsualRun<'_, '_, T> {
         }
         i
     }
-
-    /// All of them, block by block, if they are whole pairs; returns the next. The sums of each block go to `to`. In a
-    /// function of its own: what [`Tile`] holds would keep registers from it.
-    #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn blocks<S: Machine, F: Points<N>, const N: usize>(
-        self,
-        s: S,
-        of: &F,
-        to: &mut [BlockSums; N],
-    ) -> usize {
-        let (i, stop) = (self.i, self.stop);
-        let step = if F::LONG { <S::Chains as Chains<S>>::PAIRS * STEP } else { STEP };
-        if !(stop - i).is_multiple_of(step) {
-            return i;
-        }
-        s.run(UsualBlocks { run: self, of, to });
-        stop
-    }
 }
 
-struct UsualBlocks<'a, 'u, 'f, T, F, const N: usize> {
+struct UsualBlocks<'a, 'u, T, F, const N: usize> {
     run: UsualRun<'a, 'u, T>,
-    of: &'f F,
-    to: &'f mut [BlockSums; N],
+    loss: F,
 }
 
-impl<T: Element, F: Points<N>, const N: usize> Kernel for UsualBlocks<'_, '_, '_, T, F, N> {
-    type Output = ();
+impl<T: Element, F: Points<N>, const N: usize> Kernel for UsualBlocks<'_, '_, T, F, N> {
+    type Output = Begun<N>;
 
     #[cfg_attr(optimized, inline(always))]
-    fn run<S: Machine>(self, s: S) {
-        let UsualBlocks { run: UsualRun { call, lines, i, stop }, of, to } = self;
-        let mut sums = [[s.zero(); 2]; N];
-        for (block, i) in (i..stop).step_by(BLOCK).enumerate() {
-            let run = UsualRun { call, lines: &mut *lines, i, stop: stop.min(i + BLOCK) };
-            run.steps(s, of, &mut sums);
-            for j in 0..of.terms().min(N) {
-                to[j][block] = [sums[j][0].to_array(), sums[j][1].to_array()];
+    fn run<S: Machine>(self, s: S) -> Begun<N> {
+        let UsualBlocks { run: UsualRun { call, lines, i: mut next, stop }, loss } = self;
+        let (mut total, mut sums) = ([s.zero_wide(); N], [[s.zero(); 2]; N]);
+        let terms = loss.terms().min(N);
+        while next < stop {
+            let end = stop.min(next + BLOCK);
+            let run = UsualRun { call, lines: &mut *lines, i: next, stop: end };
+            next = if F::LONG {
+                run.steps(s, s.chains(), loss, &mut sums)
+            } else {
+                run.steps(s, Pair(s), loss, &mut sums)
+            };
+            if next < end {
+                break;
+            }
+            for j in 0..terms {
+                total[j] = total[j] + (sums[j][0] + sums[j][1]).widen();
                 sums[j] = [s.zero(); 2];
             }
         }
+        let mut begun = Begun::at(next);
+        for j in 0..terms {
+            begun.total[j] = total[j].to_array();
+            begun.block[j] = [sums[j][0].to_array(), sums[j][1].to_array()];
+        }
+        begun
+    }
+}
+
+impl<const N: usize> Begun<N> {
+    /// A tile that begins at this element.
+    #[cfg_attr(optimized, inline(always))]
+    fn at(next: usize) -> Self {
+        Begun { next, total: [[0.0; LANES]; N], block: [[[0.0; LANES]; 2]; N] }
     }
 }
 
@@ -479,44 +476,40 @@ impl<T: Element, F: Terms<N>, const N: usize> Kernel for Tile<'_, T, F, N> {
     #[cfg_attr(optimized, inline(always))]
     fn run<S: Machine>(self, s: S) -> [f64; N] {
         let Tile { loss, plan, start, end } = self;
-        let usual = if S::LOOPS { plan.usual() } else { None };
         let mut lines = [
             Lines::of(s, plan.grad_input, start, plan.mode),
             Lines::of(s, plan.grad_target, start, plan.target_mode),
             Lines::of(s, plan.grad_third, start, plan.target_mode),
         ];
-        let mut stage = Stage::new(&plan);
-        let (mut total, mut staged) = ([s.zero_wide(); N], [[[[0.0; LANES]; 2]; ROOM / BLOCK]; N]);
+        let begun = match plan.usual() {
+            Some(call) if S::LOOPS => loss.usual(s, UsualRun { call, lines: &mut lines[0], i: start, stop: end }),
+            _ => Begun::at(start),
+        };
         // Known to be 1 where there is one.
         let terms = if N == 1 { 1 } else { loss.terms().min(N) };
-        // What goes without a stop goes block by block, if it is one loss.
-        let room = if usual.is_some() && N == 1 { BLOCK } else { ROOM };
-        for first in (start..end).step_by(room) {
-            let stop = end.min(first + room);
-            // The even vectors and the odd ones, whichever way they come.
-            let mut sums = [[s.zero(); 2]; N];
-            let mut i = first;
-            if let Some(call) = &usual {
-                let run = UsualRun { call, lines: &mut lines[0], i, stop };
-                i = loss.usual(s, run, &mut sums, &mut staged);
-                if N == 1 && i == stop {
-                    total[0] = total[0] + (sums[0][0] + sums[0][1]).widen();
-                    continue;
-                }
+        let mut total = [s.zero_wide(); N];
+        for j in 0..terms {
+            total[j] = s.wide_lanes(&begun.total[j]);
+        }
+        let mut i = begun.next;
+        if i < end {
+            let mut stage = Stage::new(&plan);
+            let mut staged = [[[[0.0; LANES]; 2]; ROOM / BLOCK]; N];
+            for j in 0..terms {
+                staged[j][0] = begun.block[j];
             }
-            let count = stop - if N == 1 { i } else { first };
-            if i < stop {
-                for j in 0..terms {
-                    staged[j][0] = [sums[j][0].to_array(), sums[j][1].to_array()];
-                }
+            while i < end {
+                let count = ROOM.min(end - i);
                 s.run(Gather { stage: &mut stage, plan: &plan, i, count });
                 loss.apply(s, &mut stage, &mut staged);
                 s.run(Scatter { stage: &stage, plan: &plan, lines: &mut lines, i, faint: loss.faint() });
-            }
-            for j in 0..terms {
-                for [even, odd] in &staged[j][..count.div_ceil(BLOCK)] {
-                    total[j] = total[j] + (s.lanes(even) + s.lanes(odd)).widen();
+                for j in 0..terms {
+                    for [even, odd] in &staged[j][..count.div_ceil(BLOCK)] {
+                        total[j] = total[j] + (s.lanes(even) + s.lanes(odd)).widen();
+                    }
+                    staged[j][0] = [[0.0; LANES]; 2];
                 }
+                i += count;
             }
         }
         lines.iter_mut().for_each(Lines::finish);

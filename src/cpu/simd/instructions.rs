@@ -63,6 +63,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn f_neg_where(self, m: Self::M, a: Self::F) -> Self::F {
         self.f_select(m, self.f_neg(a), a)
     }
+    /// -1, 0 of either sign, or 1; NaN for NaN.
+    #[cfg_attr(optimized, inline(always))]
+    fn f_sign(self, a: Self::F) -> Self::F {
+        let a = self.wrap(a);
+        a.abs().gt(0.0).pick(self.splat(1.0).copysign(a), a).raw()
+    }
     fn f_to_bits(self, x: Self::F) -> Self::U;
     /// A function of two numbers with two results, lane by lane.
     fn f_zip_map(self, a: Self::F, b: Self::F, f: impl FnMut(f32, f32) -> (f32, f32)) -> (Self::F, Self::F);
@@ -154,6 +160,7 @@ pub(crate) trait Machine: Simd {
     fn d_add(self, a: Self::D, b: Self::D) -> Self::D;
     fn d_sub(self, a: Self::D, b: Self::D) -> Self::D;
     fn d_mul(self, a: Self::D, b: Self::D) -> Self::D;
+    fn d_from_array(self, x: [f64; LANES]) -> Self::D;
     fn d_to_array(self, x: Self::D) -> [f64; LANES];
     fn d_narrow(self, x: Self::D) -> Self::F;
     fn bf16_widen(self, h: [u16; LANES]) -> Self::F;
@@ -248,6 +255,11 @@ pub(crate) trait Machine: Simd {
     fn lanes(self, x: &Lanes) -> F32s<Self> {
         // SAFETY: sixteen floats.
         F32s { v: unsafe { self.f_load(x.as_ptr()) }, s: self }
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn wide_lanes(self, x: &[f64; LANES]) -> F64s<Self> {
+        F64s { v: self.d_from_array(*x), s: self }
     }
 
     #[cfg_attr(optimized, inline(always))]

@@ -211,6 +211,26 @@ mod tests {
     }
 
     #[test]
+    fn the_sign_of_zero_is_zero_and_of_nan_is_nan() {
+        #[derive(Clone, Copy)]
+        struct Check;
+        impl Kernel for Check {
+            type Output = ();
+            #[cfg_attr(optimized, inline(always))]
+            fn run<S: Machine>(self, s: S) {
+                let (tiny, huge) = (f32::from_bits(1), f32::MAX);
+                let x = [0.0, 1.0, tiny, huge, f32::INFINITY, f32::NAN, 0.5, f32::MIN_POSITIVE];
+                let x: Lanes = core::array::from_fn(|l| if l < 8 { x[l] } else { -x[l - 8] });
+                for (x, got) in x.into_iter().zip(s.lanes(&x).sign().to_array()) {
+                    let want = if x == 0.0 || x.is_nan() { x } else { x.signum() };
+                    assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{x:e}: {got}");
+                }
+            }
+        }
+        on_every_set(Check);
+    }
+
+    #[test]
     fn floats_round_to_half_and_bfloat_to_nearest_even() {
         #[derive(Clone, Copy)]
         struct Check;

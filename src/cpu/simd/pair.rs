@@ -94,6 +94,7 @@ impl<S: Simd> Simd for Pair<S> {
         fn f_add_where(m: M, a: F, b: F) -> F;
         fn f_mul_add_where(m: M, a: F, b: F, c: F) -> F;
         fn f_neg_where(m: M, a: F) -> F;
+        fn f_sign(a: F) -> F;
         fn f_to_bits(x: F) -> U;
         fn u_to_float(x: U) -> F;
         fn u_convert(x: U) -> F;

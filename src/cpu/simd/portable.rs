@@ -197,6 +197,10 @@ impl Machine for Baseline {
         lanes!(0.0, |l| a[l] * b[l])
     }
     #[cfg_attr(optimized, inline(always))]
+    fn d_from_array(self, x: [f64; LANES]) -> Self::D {
+        x
+    }
+    #[cfg_attr(optimized, inline(always))]
     fn d_to_array(self, x: Self::D) -> [f64; LANES] {
         x
     }

@@ -149,6 +149,12 @@ impl<S: Simd> F32s<S> {
         (self.to_bits() & 0x7fff_ffff).to_float()
     }
 
+    /// -1, 0 of either sign, or 1; NaN for NaN.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn sign(self) -> Self {
+        F32s { v: self.s.f_sign(self.v), s: self.s }
+    }
+
     /// This magnitude with the sign of `sign`.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn copysign(self, sign: Self) -> Self {
@@ -328,10 +334,15 @@ macro_rules! wide_operators {
 wide_operators! { Add add d_add; Sub sub d_sub; Mul mul d_mul; }
 
 impl<S: Machine> F64s<S> {
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn to_array(self) -> [f64; LANES] {
+        self.s.d_to_array(self.v)
+    }
+
     /// The sum of all lanes, as a tree.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn sum(self) -> f64 {
-        let x = self.s.d_to_array(self.v);
+        let x = self.to_array();
         let two = |l: usize| x[l] + x[l + 8];
         let four = |l: usize| two(l) + two(l + 4);
         (four(0) + four(2)) + (four(1) + four(3))

@@ -123,6 +123,7 @@ impl Machine for Avx2 {
             [_mm256_sub_pd(a[0], b[0]), _mm256_sub_pd(a[1], b[1]), _mm256_sub_pd(a[2], b[2]), _mm256_sub_pd(a[3], b[3])];
         fn d_mul(a: D, b: D) -> D =
             [_mm256_mul_pd(a[0], b[0]), _mm256_mul_pd(a[1], b[1]), _mm256_mul_pd(a[2], b[2]), _mm256_mul_pd(a[3], b[3])];
+        fn d_from_array(x: [f64; LANES]) -> D = transmute(x);
         fn d_to_array(x: D) -> [f64; LANES] = transmute(x);
         fn d_narrow(x: D) -> F = [
             _mm256_set_m128(_mm256_cvtpd_ps(x[1]), _mm256_cvtpd_ps(x[0])),

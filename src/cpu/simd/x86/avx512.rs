@@ -56,6 +56,11 @@ impl Simd for Avx512 {
         fn f_not_lt(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(a, b);
         fn f_ne(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(a, b);
         fn f_select(m: __mmask16, a: __m512, b: __m512) -> __m512 = _mm512_mask_blend_ps(m, b, a);
+        fn f_sign(a: __m512) -> __m512 = {
+            // What becomes of a quiet NaN, a signalling one, zero, one, the infinities, and numbers below and above zero, from the right:
+            // 1 is the number itself, 2 the same as a quiet NaN, 9 is -1 and A is 1.
+            _mm512_fixupimm_ps::<0>(a, a, _mm512_set1_epi32(0xa9a9_a121_u32 as i32))
+        };
         fn f_add_where(m: __mmask16, a: __m512, b: __m512) -> __m512 = _mm512_mask_add_ps(a, m, a, b);
         fn f_mul_add_where(m: __mmask16, a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_mask3_fmadd_ps(a, b, c, m);
         fn f_neg_where(m: __mmask16, a: __m512) -> __m512 = _mm512_mask_xor_ps(a, m, a, _mm512_set1_ps(-0.0));
@@ -107,6 +112,7 @@ impl Machine for Avx512 {
             [_mm512_sub_pd(a[0], b[0]), _mm512_sub_pd(a[1], b[1])];
         fn d_mul(a: [__m512d; 2], b: [__m512d; 2]) -> [__m512d; 2] =
             [_mm512_mul_pd(a[0], b[0]), _mm512_mul_pd(a[1], b[1])];
+        fn d_from_array(x: [f64; LANES]) -> [__m512d; 2] = transmute(x);
         fn d_to_array(x: [__m512d; 2]) -> [f64; LANES] = transmute(x);
         fn d_narrow(x: [__m512d; 2]) -> __m512 =
             _mm512_insertf32x8::<1>(_mm512_castps256_ps512(_mm512_cvtpd_ps(x[0])), _mm512_cvtpd_ps(x[1]));

@@ -130,6 +130,7 @@ impl Machine for Baseline {
         fn d_add(a: QD, b: QD) -> QD = eighths!(|a, b| _mm_add_pd(a, b));
         fn d_sub(a: QD, b: QD) -> QD = eighths!(|a, b| _mm_sub_pd(a, b));
         fn d_mul(a: QD, b: QD) -> QD = eighths!(|a, b| _mm_mul_pd(a, b));
+        fn d_from_array(x: [f64; LANES]) -> QD = transmute(x);
         fn d_to_array(x: QD) -> [f64; LANES] = transmute(x);
         fn d_narrow(x: QD) -> Q = {
             let x: [[__m128d; 2]; 4] = transmute(x);
