@@ -143,6 +143,11 @@ impl<'a, L: Loss, T: Element, I> Call<'a, L, T, I> {
         Call { loss, input, extras }
     }
 
+    pub(crate) fn with_report(mut self, report: HostReport<'a>) -> Self {
+        self.extras.report = report;
+        self
+    }
+
     pub(crate) fn with_terms(mut self, values: &'a mut [f32]) -> Self {
         self.extras.terms = Some(Dst::new(values));
         self

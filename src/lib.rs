@@ -148,6 +148,7 @@ pub use error::{Error, Result};
 pub use loss::*;
 pub use on::{BufferTarget, On, Place};
 pub use reduction::Reduction;
+pub use report::Report;
 pub use shape::Shape;
 pub use target::Target;
 

@@ -6,6 +6,7 @@ use crate::element::Element;
 use crate::error::Result;
 use crate::loss::CrossEntropy;
 use crate::reduction::Reduction;
+use crate::report::Report;
 use crate::shape::Shape;
 use crate::target::Target;
 
@@ -169,6 +170,13 @@ macro_rules! extended {
     }};
 }
 
+/// What a call writes besides.
+pub(crate) enum Also<'a> {
+    Nothing,
+    Terms(&'a mut Buffer<f32>),
+    Report(Report<&'a mut Buffer<f32>, &'a mut Buffer<i64>>),
+}
+
 impl<L: Loss> On<'_, L> {
     pub(crate) fn run<T: Element>(
         &self,
@@ -177,7 +185,7 @@ impl<L: Loss> On<'_, L> {
         shape: Option<Shape>,
         reduction: Reduction,
         [grad_input, grad_target, grad_third]: [Option<&mut Buffer<T>>; 3],
-        terms: Option<&mut Buffer<f32>>,
+        also: Also<'_>,
     ) -> Result<f32> {
         match self.device.kind() {
             Kind::Cpu => {
@@ -185,9 +193,13 @@ impl<L: Loss> On<'_, L> {
                 if let Some(grad) = grad_target {
                     call = call.grad_target(grad.host_mut()?);
                 }
-                if let Some(terms) = terms {
-                    call = call.with_terms(terms.host_mut()?);
-                }
+                call = match also {
+                    Also::Nothing => call,
+                    Also::Terms(terms) => call.with_terms(terms.host_mut()?),
+                    Also::Report(report) => {
+                        call.with_report(report.of(|x| Ok(x.host_mut()?.into()), |x| Ok(x.host_mut()?.into()))?)
+                    }
+                };
                 if let Some(third) = third {
                     call = call.third(third.host()?);
                 }
@@ -207,9 +219,11 @@ impl<L: Loss> On<'_, L> {
                 if let Some(grad) = grad_target {
                     call = call.grad_target(grad.device_mut()?);
                 }
-                if let Some(terms) = terms {
-                    call = call.with_terms(terms.device_mut()?);
-                }
+                call = match also {
+                    Also::Nothing => call,
+                    Also::Terms(terms) => call.with_terms(terms.device_mut()?),
+                    Also::Report(report) => call.with_report(report.of(Buffer::device_mut, Buffer::device_mut)?),
+                };
                 if let Some(third) = third {
                     call = call.third(third.device()?);
                 }
@@ -307,6 +321,48 @@ impl On<'_, CrossEntropy> {
     }
 }
 
+impl On<'_, CrossEntropy> {
+    /// The value, and what is asked for about each row, from the same pass: what
+    /// [`Call::log_prob`], [`Call::entropy`], [`Call::lse`], [`Call::hit`] and [`Call::argmax`] say.
+    ///
+    /// ```
+    /// use fused_loss::{CrossEntropy, Device, Reduction, Report};
+    /// # fn main() -> fused_loss::Result<()> {
+    /// let device = Device::auto();
+    /// let (logits, target) = (device.buffer(&[2.0f32, 0.0, 0.0, 0.0, 1.0, 0.0])?, device.buffer(&[0i64, 2])?);
+    /// let (mut hit, mut argmax) = (device.zeros(2)?, device.zeros(2)?);
+    /// let report = Report { hit: Some(&mut hit), argmax: Some(&mut argmax), ..Report::default() };
+    /// CrossEntropy::new().on(&device).forward_report(&logits, &target, (2, 3), Reduction::Mean, report)?;
+    /// assert_eq!((hit.to_vec()?, argmax.to_vec()?), (vec![1.0, 0.0], vec![0, 1]));
+    /// # Ok(()) }
+    /// ```
+    pub fn forward_report<'a, T: Element>(
+        &self,
+        input: &'a Buffer<T>,
+        target: impl Into<BufferTarget<'a, T>>,
+        shape: impl Into<Shape>,
+        reduction: Reduction,
+        report: Report<&'a mut Buffer<f32>, &'a mut Buffer<i64>>,
+    ) -> Result<f32> {
+        let also = Also::Report(report);
+        self.run(input, (target.into(), None), Some(shape.into()), reduction, [None, None, None], also)
+    }
+
+    /// The same, and the gradient for the input into `grad_input`.
+    pub fn forward_backward_report<'a, T: Element>(
+        &self,
+        input: &'a Buffer<T>,
+        target: impl Into<BufferTarget<'a, T>>,
+        shape: impl Into<Shape>,
+        reduction: Reduction,
+        grad_input: &'a mut Buffer<T>,
+        report: Report<&'a mut Buffer<f32>, &'a mut Buffer<i64>>,
+    ) -> Result<f32> {
+        let also = Also::Report(report);
+        self.run(input, (target.into(), None), Some(shape.into()), reduction, [Some(grad_input), None, None], also)
+    }
+}
+
 #[cfg(feature = "cuda")]
 impl<T: Element> BufferTarget<'_, T> {
     fn is_index(self) -> bool {
@@ -346,7 +402,7 @@ macro_rules! methods {
                 $($arg: $t,)*
                 reduction: $crate::Reduction,
             ) -> $crate::Result<f32> {
-                self.run(input, ($target, None), $shape, reduction, [None, None, None], None)
+                self.run(input, ($target, None), $shape, reduction, [None, None, None], $crate::on::Also::Nothing)
             }
 
             /// The value, and its gradient for the input into `grad_input`, in one pass.
@@ -357,7 +413,7 @@ macro_rules! methods {
                 reduction: $crate::Reduction,
                 grad_input: &'a mut $crate::Buffer<T>,
             ) -> $crate::Result<f32> {
-                self.run(input, ($target, None), $shape, reduction, [Some(grad_input), None, None], None)
+                self.run(input, ($target, None), $shape, reduction, [Some(grad_input), None, None], $crate::on::Also::Nothing)
             }
 
             /// The value, and its gradient over the input, in one pass.
@@ -412,7 +468,7 @@ macro_rules! methods_with_targets {
                 grad_input: &'a mut $crate::Buffer<T>,
                 grad_target: &'a mut $crate::Buffer<T>,
             ) -> $crate::Result<f32> {
-                self.run(input, ($target, None), $shape, reduction, [Some(grad_input), Some(grad_target), None], None)
+                self.run(input, ($target, None), $shape, reduction, [Some(grad_input), Some(grad_target), None], $crate::on::Also::Nothing)
             }
         }
     };
@@ -456,7 +512,7 @@ macro_rules! methods_of_three {
                 $($arg: $t,)*
                 reduction: $crate::Reduction,
             ) -> $crate::Result<f32> {
-                self.run(input, ($target, Some($third)), $shape, reduction, [None, None, None], None)
+                self.run(input, ($target, Some($third)), $shape, reduction, [None, None, None], $crate::on::Also::Nothing)
             }
 
             /// The value, and its gradients, in one pass.
@@ -469,7 +525,7 @@ macro_rules! methods_of_three {
                 $($grad: &mut $crate::Buffer<T>,)*
             ) -> $crate::Result<f32> {
                 let grads = $crate::on::grads!(grad_input, $($verb($grad)),*);
-                self.run(input, ($target, Some($third)), $shape, reduction, grads, None)
+                self.run(input, ($target, Some($third)), $shape, reduction, grads, $crate::on::Also::Nothing)
             }
         }
     };

@@ -3,14 +3,20 @@
 use crate::cpu::mem::Dst;
 use crate::error::{Error, Result, check_len};
 
-/// Where it is written, as far as it is asked for: one number a row, in buffers of f32 (`F`) and of i64 (`I`).
+/// What a cross-entropy writes about each row besides: one number a row, in buffers of f32 (`F`) and of i64 (`I`), where it is asked for.
+/// Calls have it by methods of these names; it is for [`On::forward_report`](crate::On::forward_report) and
+/// [`On::forward_backward_report`](crate::On::forward_backward_report).
 #[derive(Clone, Copy, Debug)]
-#[allow(missing_docs)] // public for the tests alone
 pub struct Report<F, I> {
+    /// See [`Call::log_prob`](crate::Call::log_prob).
     pub log_prob: Option<F>,
+    /// See [`Call::entropy`](crate::Call::entropy).
     pub entropy: Option<F>,
+    /// See [`Call::lse`](crate::Call::lse).
     pub lse: Option<F>,
+    /// See [`Call::hit`](crate::Call::hit).
     pub hit: Option<F>,
+    /// See [`Call::argmax`](crate::Call::argmax).
     pub argmax: Option<I>,
 }
 
@@ -26,6 +32,21 @@ type Len<B> = fn(&B) -> usize;
 impl<F, I> Report<F, I> {
     fn floats(&self) -> [(&'static str, &Option<F>); 4] {
         [("log_prob", &self.log_prob), ("entropy", &self.entropy), ("lse", &self.lse), ("hit", &self.hit)]
+    }
+
+    /// The same of other buffers.
+    pub(crate) fn of<A, B>(
+        self,
+        float: impl Fn(F) -> Result<A>,
+        index: impl Fn(I) -> Result<B>,
+    ) -> Result<Report<A, B>> {
+        Ok(Report {
+            log_prob: self.log_prob.map(&float).transpose()?,
+            entropy: self.entropy.map(&float).transpose()?,
+            lse: self.lse.map(&float).transpose()?,
+            hit: self.hit.map(&float).transpose()?,
+            argmax: self.argmax.map(index).transpose()?,
+        })
     }
 
     pub(crate) fn is_asked_for(&self) -> bool {

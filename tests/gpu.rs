@@ -236,6 +236,9 @@ fn a_device_gives_what_the_cpu_gives() {
         Huber::new(0.1)?.on(device).forward_unreduced(&x, &t, &mut losses)?;
         ce.log_probs(&x, &classes, (200, 3), &mut rows)?;
         unreduced.extend([losses.to_vec()?, rows.to_vec()?]);
+        let report = Report { entropy: Some(&mut rows), ..Report::default() };
+        ce.forward_report(&x, &classes, (200, 3), Reduction::Mean, report)?;
+        unreduced.push(rows.to_vec()?);
         let grads = [grads.concat(), unreduced.concat()].concat();
         Ok((values, grads))
     };

@@ -128,6 +128,11 @@ impl<'a, L: Loss, T: Element, I> CudaCall<'a, L, T, I> {
         self.cuda
     }
 
+    pub(crate) fn with_report(mut self, report: Report<DeviceMut<'a, f32>, DeviceMut<'a, i64>>) -> Self {
+        self.report = report;
+        self
+    }
+
     pub(crate) fn with_terms(mut self, values: DeviceMut<'a, f32>) -> Self {
         self.terms = Some(values);
         self

@@ -9,7 +9,7 @@ const INF: f32 = f32::INFINITY;
 
 /// What a call writes.
 #[derive(Clone, Debug, PartialEq)]
-struct Report {
+struct Written {
     log_prob: Vec<f32>,
     entropy: Vec<f32>,
     lse: Vec<f32>,
@@ -17,10 +17,10 @@ struct Report {
     argmax: Vec<i64>,
 }
 
-impl Report {
+impl Written {
     fn new(rows: usize) -> Self {
         let floats = || vec![77.0; rows];
-        Report { log_prob: floats(), entropy: floats(), lse: floats(), hit: floats(), argmax: vec![77; rows] }
+        Written { log_prob: floats(), entropy: floats(), lse: floats(), hit: floats(), argmax: vec![77; rows] }
     }
 
     fn ask<'a, T: Element, I>(&'a mut self, call: Call<'a, CrossEntropy, T, I>) -> Call<'a, CrossEntropy, T, I> {
@@ -51,7 +51,7 @@ fn random<T: Element>(cap: Option<f32>, smoothing: f32) {
             (0..rows).map(|r| if r % 3 == 1 { -100 } else { random.below(classes) as i64 }).collect();
         let loss = CrossEntropy::new().softcap(cap).unwrap().label_smoothing(smoothing).unwrap();
         let shape: Shape = if inner == 1 { (outer, classes).into() } else { [outer, classes, inner].into() };
-        let (mut got, mut grad) = (Report::new(rows), vec![T::default(); n]);
+        let (mut got, mut grad) = (Written::new(rows), vec![T::default(); n]);
         let value = got.ask(loss.call(&logits, &targets, shape)).forward_backward(Sum, &mut grad).unwrap();
 
         // The rest of the call is what it was.
@@ -81,10 +81,10 @@ fn random<T: Element>(cap: Option<f32>, smoothing: f32) {
         }
 
         // Whatever else is done.
-        let mut other = Report::new(rows);
+        let mut other = Written::new(rows);
         assert_eq!(other.ask(loss.call(&logits, &targets, shape)).forward(Sum).unwrap().to_bits(), value.to_bits());
         assert_eq!(got, other);
-        let (mut other, mut buffer) = (Report::new(rows), logits.clone());
+        let (mut other, mut buffer) = (Written::new(rows), logits.clone());
         other.ask(loss.call_in_place(&mut buffer, &targets, shape)).forward_backward(Sum).unwrap();
         assert_eq!((got.clone(), bits(&buffer)), (other, bits(&grad)));
         let mut alone = vec![77.0; rows];
@@ -105,7 +105,7 @@ fn a_report_is_its_definition() {
 #[test]
 fn rows_that_are_sure_masked_or_broken() {
     let row = |z: [f32; 3], t: i64| {
-        let mut r = Report::new(1);
+        let mut r = Written::new(1);
         r.ask(CrossEntropy::new().call(&z, &[t], (1, 3))).forward(Mean).unwrap();
         (r.log_prob[0], r.entropy[0], r.lse[0], r.hit[0], r.argmax[0])
     };
@@ -182,4 +182,44 @@ fn a_device_gives_losses_and_log_probabilities_of_rows() {
     on.log_probs(&input, &target, shape, &mut losses).unwrap();
     CrossEntropy::new().log_probs(&z, &classes, shape, &mut log_prob).unwrap();
     assert!(near(&losses, &log_prob) && log_prob[1] == 0.0, "{losses:?}");
+}
+
+#[test]
+fn a_device_reports_what_a_call_does() {
+    let device = Device::auto();
+    let (z, classes, shape) = ([0.5f32, -2.0, 3.0, 1.0, 0.25, -1.0, 0.0, 7.0, 2.0], [2i64, -100, 0], (3, 3));
+    let (input, target) = (device.buffer(&z).unwrap(), device.buffer(&classes).unwrap());
+    let [mut log_prob, mut entropy, mut lse, mut hit] = [(); 4].map(|()| device.zeros(3).unwrap());
+    let (mut argmax, mut grad) = (device.zeros(3).unwrap(), device.zeros(9).unwrap());
+    let on = CrossEntropy::new().on(&device);
+    let report = Report {
+        log_prob: Some(&mut log_prob),
+        entropy: Some(&mut entropy),
+        lse: Some(&mut lse),
+        hit: Some(&mut hit),
+        argmax: Some(&mut argmax),
+    };
+    let got = on.forward_backward_report(&input, &target, shape, Mean, &mut grad, report).unwrap();
+
+    let mut want = [[0.0; 3]; 4];
+    let [w_log_prob, w_entropy, w_lse, w_hit] = &mut want;
+    let (mut want_argmax, mut want_grad) = ([0; 3], [0.0; 9]);
+    let call =
+        CrossEntropy::new().call(&z, &classes, shape).log_prob(w_log_prob).entropy(w_entropy).lse(w_lse).hit(w_hit);
+    let value = call.argmax(&mut want_argmax).forward_backward(Mean, &mut want_grad).unwrap();
+    let near = |got: &[f32], want: &[f32]| got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6);
+    assert!((got - value).abs() < 1e-6 && near(&grad.to_vec().unwrap(), &want_grad));
+    for (got, want) in [&log_prob, &entropy, &lse, &hit].into_iter().zip(&want) {
+        assert!(near(&got.to_vec().unwrap(), want), "{got:?} {want:?}");
+    }
+    assert_eq!((argmax.to_vec().unwrap(), want_argmax), (vec![2, -1, 1], [2, -1, 1]));
+
+    // Without a gradient; as many as there are rows.
+    let report = Report { entropy: Some(&mut lse), ..Report::default() };
+    assert_eq!(on.forward_report(&input, &target, shape, Mean, report), Ok(got));
+    assert_eq!(lse.to_vec().unwrap(), entropy.to_vec().unwrap());
+    let mut short = device.zeros(2).unwrap();
+    let report = Report { hit: Some(&mut short), ..Report::default() };
+    let refused = on.forward_report(&input, &target, shape, Mean, report);
+    assert_eq!(refused, Err(Error::Length { what: "hit", expected: 3, got: 2 }));
 }

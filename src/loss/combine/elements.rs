@@ -6,7 +6,7 @@ use crate::cuda::kernel::{self, HasKernel, Kernel};
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::loss::{Logistic, bce, focal, hinge, kl};
-use crate::on::On;
+use crate::on::{Also, On};
 use crate::params::{self, TermsParams};
 use crate::reduction::Reduction;
 
@@ -217,7 +217,7 @@ impl On<'_, Combined> {
         grad_input: &mut Buffer<T>,
         terms: &mut Buffer<f32>,
     ) -> Result<f32> {
-        self.run(input, (target.into(), None), None, reduction, [Some(grad_input), None, None], Some(terms))
+        self.run(input, (target.into(), None), None, reduction, [Some(grad_input), None, None], Also::Terms(terms))
     }
 }
 

@@ -8,7 +8,7 @@ use crate::cuda::kernel::{self, HasKernel, Kernel};
 use crate::device::Buffer;
 use crate::error::Result;
 use crate::loss::{BceWithLogits, CrossEntropy, DiceLoss, Logistic, SoftmaxFocal, TverskyLoss, focal};
-use crate::on::{BufferTarget, On};
+use crate::on::{Also, BufferTarget, On};
 use crate::params::{self, CrossEntropyParams, DiceCrossEntropyParams, DiceFocalParams, DiceLogitsParams, NoParams};
 use crate::reduction::Reduction;
 use crate::shape::Shape;
@@ -231,7 +231,7 @@ impl On<'_, CombinedRegions> {
             Some(shape.into()),
             reduction,
             [Some(grad_input), None, None],
-            Some(terms),
+            Also::Terms(terms),
         )
     }
 }

@@ -12,7 +12,7 @@ use crate::loss::cross_entropy::{Slopes, TargetSums};
 use crate::loss::kl::{Divergence, Student};
 use crate::loss::target_weights::TargetWeights;
 use crate::loss::{CrossEntropy, Distillation};
-use crate::on::{BufferTarget, On};
+use crate::on::{Also, BufferTarget, On};
 use crate::params::{CombinedRowsParams, CrossEntropyParams, DistillationParams};
 use crate::reduction::Reduction;
 use crate::shape::Shape;
@@ -130,7 +130,7 @@ impl On<'_, CombinedRows> {
         terms: &mut Buffer<f32>,
     ) -> Result<f32> {
         let (targets, shape) = ((target.into(), Some(teacher)), Some(shape.into()));
-        self.run(input, targets, shape, reduction, [Some(grad_input), None, None], Some(terms))
+        self.run(input, targets, shape, reduction, [Some(grad_input), None, None], Also::Terms(terms))
     }
 }
 
