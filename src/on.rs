@@ -11,6 +11,8 @@ use crate::shape::Shape;
 use crate::target::Target;
 
 mod gan;
+#[cfg(feature = "head")]
+pub(crate) mod head;
 
 /// Where a loss can be bound by its `on` method: a [`Device`], or, with the feature `cuda`, a `Cuda` handle. It need not be imported,
 /// and cannot be implemented outside.

@@ -7,6 +7,8 @@ use half::{bf16, f16};
 mod cases;
 #[path = "head/contrastive.rs"]
 mod contrastive;
+#[path = "head/device.rs"]
+mod device;
 #[path = "head/golden.rs"]
 mod golden;
 #[cfg(feature = "cuda")]

@@ -5,6 +5,7 @@ use crate::cpu::mem::zeros;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len, check_option};
 use crate::loss::CrossEntropy;
+use crate::on::Place;
 use crate::reduction::Reduction;
 
 /// InfoNCE of two batches of embeddings, without their matrix of similarities: what trained CLIP, and what MoCo, SimCLR and retrievers
@@ -92,10 +93,9 @@ impl InfoNce {
         self
     }
 
-    /// The same on a GPU.
-    #[cfg(feature = "cuda")]
-    pub fn on<'d>(&self, cuda: &'d crate::Cuda) -> crate::OnCuda<'d, Self> {
-        crate::OnCuda { loss: *self, cuda }
+    /// The same on a device: a [`Device`](crate::Device), or a `Cuda` handle.
+    pub fn on<'d, P: Place>(&self, place: &'d P) -> P::On<'d, Self> {
+        place.bind(*self)
     }
 
     /// The head of a way, and whether there are two.
@@ -214,38 +214,49 @@ impl<T: Element> InfoNceCall<'_, T> {
 
     /// The value, and its gradients into `grads`.
     pub fn forward_backward(self, grads: InfoNceGrads<'_, T>) -> Result<f32> {
+        let InfoNceGrads { first, second, scale } = grads;
+        if matrix::as_f32(self.first).is_some() {
+            return self.wide(first.map(matrix::as_f32_mut), second.map(matrix::as_f32_mut), scale);
+        }
+        // In f32, so that what both ways add to a gradient is rounded once.
+        let own = |grad: &Option<&mut [T]>| grad.as_ref().map(|g| zeros(g.len())).transpose();
+        let (mut of_first, mut of_second) = (own(&first)?, own(&second)?);
+        let value = self.wide(of_first.as_deref_mut(), of_second.as_deref_mut(), scale)?;
+        for (from, to) in [(of_first, first), (of_second, second)] {
+            if let (Some(from), Some(to)) = (from, to) {
+                matrix::narrow(&from, to, self.accumulate);
+            }
+        }
+        Ok(value)
+    }
+
+    /// The same with gradients in f32 whatever the storage, as GPUs have them.
+    pub(crate) fn wide(
+        &self,
+        of_first: Option<&mut [f32]>,
+        of_second: Option<&mut [f32]>,
+        of_scale: Option<&mut f32>,
+    ) -> Result<f32> {
         InfoNce::check_scale(self.scale)?;
         let lens = InfoNceLens {
             first: self.first.len(),
             second: self.second.len(),
-            grad_first: grads.first.as_ref().map(|g| g.len()),
-            grad_second: grads.second.as_ref().map(|g| g.len()),
+            grad_first: of_first.as_ref().map(|g| g.len()),
+            grad_second: of_second.as_ref().map(|g| g.len()),
         };
         self.loss.check(self.shape, &lens)?;
-        let mut of_scale = 0.0;
-        let of_scale_wanted = grads.scale.is_some();
+        let mut sum = 0.0;
+        let (to, to_scale) = ([of_first, of_second], of_scale.is_some().then_some(&mut sum));
         let value = if let (Some(first), Some(second)) = (matrix::as_f32(self.first), matrix::as_f32(self.second)) {
-            let to = [grads.first.map(matrix::as_f32_mut), grads.second.map(matrix::as_f32_mut)];
-            self.both_ways([first, second], to, self.accumulate, of_scale_wanted.then_some(&mut of_scale))?
+            self.both_ways([first, second], to, to_scale)?
         } else {
-            // Widened, so that what both ways add to a gradient is rounded once.
             let mut wide = [zeros(self.first.len())?, zeros(self.second.len())?];
             matrix::widen(self.first, &mut wide[0]);
             matrix::widen(self.second, &mut wide[1]);
-            let own = |grad: &Option<&mut [T]>| grad.as_ref().map(|g| zeros(g.len())).transpose();
-            let (mut first, mut second) = (own(&grads.first)?, own(&grads.second)?);
-            let to = [first.as_deref_mut(), second.as_deref_mut()];
-            let of_scale = of_scale_wanted.then_some(&mut of_scale);
-            let value = self.both_ways([&wide[0], &wide[1]], to, false, of_scale)?;
-            for (from, to) in [(first, grads.first), (second, grads.second)] {
-                if let (Some(from), Some(to)) = (from, to) {
-                    matrix::narrow(&from, to, self.accumulate);
-                }
-            }
-            value
+            self.both_ways([&wide[0], &wide[1]], to, to_scale)?
         };
-        if let Some(to) = grads.scale {
-            *to = if self.accumulate { *to + of_scale as f32 } else { of_scale as f32 };
+        if let Some(to) = of_scale {
+            *to = if self.accumulate { *to + sum as f32 } else { sum as f32 };
         }
         Ok(value)
     }
@@ -254,7 +265,6 @@ impl<T: Element> InfoNceCall<'_, T> {
         &self,
         [first, second]: [&[f32]; 2],
         [mut of_first, mut of_second]: [Option<&mut [f32]>; 2],
-        accumulate: bool,
         mut of_scale: Option<&mut f64>,
     ) -> Result<f32> {
         let InfoNceShape { pairs, candidates, hidden } = self.shape;
@@ -270,7 +280,7 @@ impl<T: Element> InfoNceCall<'_, T> {
             call.run_scaled(Some(Reduction::Mean), None, grads, Scale { by: self.scale, grad: of_scale.as_deref_mut() })
         };
         let grads = LinearGrads { input: of_first.as_deref_mut(), weight: of_second.as_deref_mut(), bias: None };
-        let value = way(first, second, grads, accumulate)?;
+        let value = way(first, second, grads, self.accumulate)?;
         if !self.loss.both {
             return Ok(value);
         }

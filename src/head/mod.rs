@@ -31,6 +31,7 @@ use crate::cpu::threads::shared;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
 use crate::loss::CrossEntropy;
+use crate::on::Place;
 use crate::parallel::{Rows, Vocab};
 use crate::reduction::Reduction;
 use crate::target::Target;
@@ -40,6 +41,7 @@ mod contrastive;
 mod matrix;
 mod pass;
 
+pub use crate::on::head::{BufferInfoNceCall, BufferInfoNceGrads, BufferLinearCall, BufferLinearGrads};
 #[cfg(feature = "cuda")]
 pub(crate) use contrastive::InfoNceLens;
 pub use contrastive::{InfoNce, InfoNceCall, InfoNceGrads, InfoNceShape};
@@ -119,10 +121,9 @@ impl LinearCrossEntropy {
         self.budget.unwrap_or(1 << 30)
     }
 
-    /// The same on a GPU.
-    #[cfg(feature = "cuda")]
-    pub fn on<'d>(&self, cuda: &'d crate::Cuda) -> crate::OnCuda<'d, Self> {
-        crate::OnCuda { loss: *self, cuda }
+    /// The same on a device: a [`Device`](crate::Device), or a `Cuda` handle.
+    pub fn on<'d, P: Place>(&self, place: &'d P) -> P::On<'d, Self> {
+        place.bind(*self)
     }
 
     /// A call: `input` of `tokens` rows, `weight` of `classes` rows, both `hidden` wide, and a class index (`i64`, `i32`, `u32` or

@@ -60,7 +60,7 @@ fn definition<T: Element>(
 }
 
 /// Numbers between -1 and 1.
-fn numbers<T: Element>(n: usize, seed: u64) -> Vec<T> {
+pub fn numbers<T: Element>(n: usize, seed: u64) -> Vec<T> {
     let mut rng = fastrand::Rng::with_seed(seed);
     (0..n).map(|_| T::from_f32(2.0 * rng.f32() - 1.0)).collect()
 }
