@@ -341,26 +341,21 @@ impl<T: Element, F: Rowwise> Tile<'_, '_, T, F> {
     fn sixteen<S: Machine>(&self, s: S, first: usize, block: Block<'_, T>, offset: usize, keep: &mut Kept) -> F32s<S> {
         let &Tile { loss, plan, .. } = self;
         let (r, count) = (first + offset, LANES.min(block.count - offset));
-        let (weights, scale) = plan.weights_and_scales(r, count);
+        let (weights, scale) = if plan.weight.is_none() && plan.grad_output.is_none() {
+            (s.splat(1.0), s.splat(plan.scale))
+        } else {
+            let (weights, scales) = plan.weights_and_scales(r, count);
+            (s.lanes(&weights), s.lanes(&scales))
+        };
         let (index, ignored) = match plan.indices {
             Some(indices) => s.run(Sixteen { indices, start: r, count, ignore: loss.ignore_index() }),
             None => ([-1; LANES], [false; LANES]),
         };
         let ignored = s.mask(&ignored);
         let class_weight = plan.class_weight;
-        let mut rows = Rows {
-            s,
-            classes: block.classes,
-            block,
-            offset,
-            keep,
-            index,
-            ignored,
-            class_weight,
-            scale: s.lanes(&scale),
-        };
+        let mut rows = Rows { s, classes: block.classes, block, offset, keep, index, ignored, class_weight, scale };
         // Weight times value; but zero, whatever the row holds, where it is ignored.
-        let values = ignored.pick(0.0, loss.rows(&mut rows) * s.lanes(&weights));
+        let values = ignored.pick(0.0, loss.rows(&mut rows) * weights);
         if let Some(losses) = plan.losses {
             // SAFETY: rows `r..r + count` belong to this task.
             unsafe { losses.store_upto(s, r, count, values, Mode::PLAIN) };

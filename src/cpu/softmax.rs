@@ -116,16 +116,16 @@ impl<S: Machine> BlockSum<S> {
     }
 }
 
-/// The exponentials of sixteen rows or positions, one in each lane, while they are added up.
-pub(crate) struct LaneExps<S: Machine> {
+/// Exponentials while they are added up: of sixteen rows or positions, one in each lane, or of sixteen classes of a row.
+pub(crate) struct Exps<S: Machine> {
     ones: BlockSum<S>,
     rest: BlockSum<S>,
 }
 
-impl<S: Machine> LaneExps<S> {
+impl<S: Machine> Exps<S> {
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn new(s: S) -> Self {
-        LaneExps { ones: BlockSum::new(s), rest: BlockSum::new(s) }
+        Exps { ones: BlockSum::new(s), rest: BlockSum::new(s) }
     }
 
     #[cfg_attr(optimized, inline(always))]
@@ -139,6 +139,12 @@ impl<S: Machine> LaneExps<S> {
     pub(crate) fn end_block(&mut self) {
         self.ones.end_block();
         self.rest.end_block();
+    }
+
+    /// The softmax of a row of this maximum, all lanes together.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn of_row(self, max: f32) -> Softmax {
+        Softmax { max, ones: self.ones.sum(), rest: self.rest.sum() }
     }
 
     #[cfg_attr(optimized, inline(always))]

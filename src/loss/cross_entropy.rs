@@ -1,4 +1,4 @@
-use self::lanes::LaneSums;
+use self::lanes::{HardSums, LaneSums};
 use crate::call::{AnyRequest, Loss, Run, class_methods, for_request};
 use crate::cpu::row::{Row, RowTarget, Rows, for_chunks};
 use crate::cpu::rowwise::{self, Rowwise};
@@ -242,6 +242,30 @@ impl Rowwise for CrossEntropy {
                 rows.keep(c, z);
             }
             max = max.or_larger(z);
+        }
+        if smoothing == 0.0 && !rows.is_dense() {
+            // 0.8 of the time that the sums below take.
+            let mut sums = HardSums::new(s);
+            for block in (0..classes).step_by(8) {
+                for c in block..classes.min(block + 8) {
+                    let u = rows.kept(c) - max;
+                    let e = u.exp_neg();
+                    sums.add(u, e, rows.has_class(c));
+                    rows.keep(c, e);
+                }
+                sums.end_block();
+            }
+            let losses = sums.losses(max, rows.class_weights_of_targets(), z_loss).scaled(rows.scale);
+            if rows.wants_grad() {
+                for c in 0..classes {
+                    let mut grad = losses.grad(rows.kept(c), rows.has_class(c));
+                    if softcap != 0.0 {
+                        grad = cap.straighten(rows.input(c), grad);
+                    }
+                    rows.put(c, grad);
+                }
+            }
+            return losses.value;
         }
         // The weight of the target's class; where the target is dense the index is no class.
         let on_target = (1.0 - smoothing) * rows.class_weights_of_targets();

@@ -7,7 +7,7 @@ use crate::cpu::softmax::{Input, Softmax};
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::combine::term;
-use crate::loss::cross_entropy::lanes::LaneSums;
+use crate::loss::cross_entropy::lanes::{HardLosses, HardSums};
 use crate::loss::{CrossEntropy, Logistic, rowwise_loss};
 use crate::params::{SigmoidFocalParams, SoftmaxFocalParams};
 use crate::shape::Shape;
@@ -255,21 +255,20 @@ impl Rowwise for SoftmaxFocal {
         for c in 0..classes {
             max = max.or_larger(rows.kept(c));
         }
-        let mut sums = LaneSums::new(s);
+        let mut sums = HardSums::new(s);
         for block in (0..classes).step_by(8) {
             for c in block..classes.min(block + 8) {
                 let u = rows.kept(c) - max;
                 let e = u.exp_neg();
-                sums.add(u, e, rows.has_class(c).pick(1.0, 0.0));
+                sums.add(u, e, rows.has_class(c));
                 rows.keep(c, e);
             }
             sums.end_block();
         }
-        let losses = LaneFocal::new(sums, self.params.gamma, rows.class_weights_of_targets());
+        let losses = focal_losses(sums, self.params.gamma, rows.class_weights_of_targets()).scaled(rows.scale);
         if rows.wants_grad() {
             for c in 0..classes {
-                let grad = losses.grad(rows.kept(c), rows.has_class(c).pick(1.0, 0.0));
-                rows.put(c, rows.scale * grad);
+                rows.put(c, losses.grad(rows.kept(c), rows.has_class(c)));
             }
         }
         losses.value
@@ -303,15 +302,6 @@ impl Rowwise for SoftmaxFocal {
     }
 }
 
-/// Softmax focal loss of sixteen positions at once, one in each lane, with what its gradients need: the formulas of [`SoftmaxFocal`].
-#[derive(Clone, Copy)]
-pub(crate) struct LaneFocal<S: Machine> {
-    pub(crate) value: F32s<S>,
-    /// What exponentials are multiplied by, and the gradient of the target's class.
-    each: F32s<S>,
-    at_target: F32s<S>,
-}
-
 /// In f64, as [`SoftmaxFocal`] has it for one row: of `exp(gamma ln m)` f32 loses the last digits. Not inlined, as in
 /// [`outline`](crate::cpu::simd::outline).
 #[inline(never)]
@@ -323,32 +313,24 @@ fn powers(m: &Lanes, gamma: f32) -> Lanes {
     powers
 }
 
-impl<S: Machine> LaneFocal<S> {
-    /// Of sums to which a target's class was added with the weight 1 and others with 0; `alpha` are the weights of the classes.
-    #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn new(sums: LaneSums<S>, gamma: f32, alpha: F32s<S>) -> Self {
-        let (softmax, cost) = sums.softmax_and_cost();
-        let s = cost.simd();
-        let e_t = (-cost).exp_neg();
-        let (nll, miss, p_t) = (softmax.ln_sum() + cost, softmax.miss(e_t), e_t * softmax.inv_sum);
-        let power = match gamma {
-            0.0 => s.splat(1.0),
-            1.0 => miss,
-            2.0 => miss * miss,
-            _ => s.lanes(&powers(&miss.to_array(), gamma)),
-        };
-        let bend = gamma * p_t * miss.eq(0.0).pick(1.0, nll / miss);
-        // Where p is 0 the other factor may be infinite.
-        let slope = alpha * power * s.splat(1.0).add_where(!p_t.eq(0.0), bend);
-        let value = alpha * power.eq(0.0).pick(0.0, power * nll);
-        LaneFocal { value, each: slope * softmax.inv_sum, at_target: -slope * miss }
-    }
-
-    /// The gradient of classes with these exponentials, of which `t` is 1 for the target's.
-    #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn grad(&self, e: F32s<S>, t: F32s<S>) -> F32s<S> {
-        t.eq(1.0).pick(self.at_target, e * self.each)
-    }
+/// Softmax focal loss of sixteen positions at once, one in each lane: the formulas of [`SoftmaxFocal`]. `alpha` are the weights of the
+/// classes.
+#[cfg_attr(optimized, inline(always))]
+pub(crate) fn focal_losses<S: Machine>(sums: HardSums<S>, gamma: f32, alpha: F32s<S>) -> HardLosses<S> {
+    let (softmax, u) = sums.softmax_and_target();
+    let (s, e_t) = (u.simd(), u.exp_neg());
+    let (nll, miss, p_t) = (softmax.ln_sum() - u, softmax.miss(e_t), e_t * softmax.inv_sum);
+    let power = match gamma {
+        0.0 => s.splat(1.0),
+        1.0 => miss,
+        2.0 => miss * miss,
+        _ => s.lanes(&powers(&miss.to_array(), gamma)),
+    };
+    let bend = gamma * p_t * miss.eq(0.0).pick(1.0, nll / miss);
+    // Where p is 0 the other factor may be infinite.
+    let slope = alpha * power * s.splat(1.0).add_where(!p_t.eq(0.0), bend);
+    let value = alpha * power.eq(0.0).pick(0.0, power * nll);
+    HardLosses { value, each: slope * softmax.inv_sum, at_target: -slope * miss }
 }
 
 rowwise_loss!(SoftmaxFocal);

@@ -2,7 +2,7 @@ use crate::call::class_methods;
 use crate::cpu::row::{Row, Rows, for_chunks};
 use crate::cpu::rowwise::Rowwise;
 use crate::cpu::simd::{F32s, Machine};
-use crate::cpu::softmax::{BlockSum, LaneExps, Logits, Softmax};
+use crate::cpu::softmax::{BlockSum, Exps, Logits, Softmax};
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::kl::{Student, Teacher, maxima};
@@ -106,7 +106,7 @@ impl Rowwise for Jsd {
         let JsdParams { inv_temperature, beta, .. } = params;
         let (s, classes) = (rows.s, rows.classes);
         let (student_max, teacher_max) = maxima(rows, inv_temperature);
-        let (mut student, mut teacher) = (LaneExps::new(s), LaneExps::new(s));
+        let (mut student, mut teacher) = (Exps::new(s), Exps::new(s));
         for block in (0..classes).step_by(8) {
             for c in block..classes.min(block + 8) {
                 let ep = (rows.kept(c) * inv_temperature - student_max).exp_neg();

@@ -3,7 +3,7 @@ use crate::cpu::elementwise::{self, Point, Pointwise};
 use crate::cpu::row::{Row, Rows, for_chunks};
 use crate::cpu::rowwise::Rowwise;
 use crate::cpu::simd::{F32s, Machine, Mask, Simd, Span};
-use crate::cpu::softmax::{BlockSum, LaneExps, Logits, Softmax, Visit};
+use crate::cpu::softmax::{BlockSum, Exps, Logits, Softmax, Visit};
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::combine::term;
@@ -265,7 +265,7 @@ impl Rowwise for Distillation {
         let DistillationParams { inv_temperature, factor } = self.params();
         let (s, classes) = (rows.s, rows.classes);
         let (student_max, teacher_max) = maxima(rows, inv_temperature);
-        let (mut student, mut teacher, mut cross) = (LaneExps::new(s), LaneExps::new(s), s.zero_wide());
+        let (mut student, mut teacher, mut cross) = (Exps::new(s), Exps::new(s), s.zero_wide());
         for block in (0..classes).step_by(8) {
             for c in block..classes.min(block + 8) {
                 let u = rows.kept(c) * inv_temperature - student_max;
@@ -305,7 +305,7 @@ impl Rowwise for Distillation {
         let DistillationParams { inv_temperature, factor } = self.params();
         let (student_logits, teacher_logits) = (Student { inv_temperature }, Teacher { inv_temperature });
         let student = Softmax::new(s, row, 0, student_logits, &mut ());
-        let both = Divergence::new(s, row, student, [0, 1], student_logits, teacher_logits);
+        let both = Divergence::new(s, row, (student, student_logits), (1, teacher_logits));
         let scale = row.scale * factor * inv_temperature;
         // Before the gradient of the student, which in place overwrites its logits.
         if row.wants_grad_target() {
@@ -319,7 +319,10 @@ impl Rowwise for Distillation {
             });
         }
         if row.wants_grad() {
-            for_chunks!(row, |k, p| { row.put(s, k, p, scale * both.slope(s, row, k, p)) });
+            for_chunks!(row, |k, p| {
+                let of_student = student.exp(s, row, 0, (k, p), student_logits);
+                row.put(s, k, p, scale * both.slope(s, row, (k, p), of_student));
+            });
         }
         f64::from(factor) * both.kl
     }
@@ -338,13 +341,11 @@ pub(super) fn maxima<S: Machine, T: Element>(rows: &Rows<'_, '_, S, T>, inv_temp
 }
 
 /// The divergence of a teacher's softmax from a student's, of one row.
-pub(super) struct Divergence<A, B> {
-    student: Softmax,
+pub(super) struct Divergence<L> {
     teacher: Softmax,
-    student_logits: A,
-    teacher_logits: B,
-    /// Where the exponentials of each are kept.
-    slots: [usize; 2],
+    teacher_logits: L,
+    /// Where the teacher's exponentials are kept.
+    slot: usize,
     inv_p: f32,
     inv_q: f32,
     /// `p - q`, where both are near 1: what the one misses less what the other does.
@@ -354,26 +355,22 @@ pub(super) struct Divergence<A, B> {
     pub(super) kl: f64,
 }
 
-impl<A: Logits, B: Logits> Divergence<A, B> {
-    /// Given the softmax of the student.
+impl<L: Logits> Divergence<L> {
+    /// Given the softmax of the student and its logits, and the teacher's.
     #[cfg_attr(optimized, inline(always))]
     pub(super) fn new<S: Machine, T: Element>(
         s: S,
         row: &mut Row<'_, T>,
-        student: Softmax,
-        slots: [usize; 2],
-        student_logits: A,
-        teacher_logits: B,
+        (student, student_logits): (Softmax, impl Logits),
+        (slot, teacher_logits): (usize, L),
     ) -> Self {
         let mut cross = Cross { student_logits, max: student.max, sum: BlockSum::new(s) };
-        let teacher = Softmax::new(s, row, slots[1], teacher_logits, &mut cross);
+        let teacher = Softmax::new(s, row, slot, teacher_logits, &mut cross);
         let shift = student.ln_sum() - teacher.ln_sum();
         Divergence {
-            student,
             teacher,
-            student_logits,
             teacher_logits,
-            slots,
+            slot,
             inv_p: (1.0 / student.sum()) as f32,
             inv_q: (1.0 / teacher.sum()) as f32,
             both_ones: (teacher.miss(1.0) - student.miss(1.0)) as f32,
@@ -382,11 +379,16 @@ impl<A: Logits, B: Logits> Divergence<A, B> {
         }
     }
 
-    /// `p - q` of sixteen classes.
+    /// `p - q` of sixteen classes, given the student's exponentials.
     #[cfg_attr(optimized, inline(always))]
-    pub(super) fn slope<S: Machine, T: Element, P: Span>(&self, s: S, row: &Row<'_, T>, k: usize, p: P) -> F32s<S> {
-        let ep = self.student.exp(s, row, self.slots[0], (k, p), self.student_logits);
-        let eq = self.teacher.exp(s, row, self.slots[1], (k, p), self.teacher_logits);
+    pub(super) fn slope<S: Machine, T: Element, P: Span>(
+        &self,
+        s: S,
+        row: &Row<'_, T>,
+        (k, p): (usize, P),
+        ep: F32s<S>,
+    ) -> F32s<S> {
+        let eq = self.teacher.exp(s, row, self.slot, (k, p), self.teacher_logits);
         (ep.eq(1.0) & eq.eq(1.0)).pick(self.both_ones, ep * self.inv_p - eq * self.inv_q)
     }
 }

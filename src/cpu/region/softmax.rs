@@ -2,14 +2,14 @@
 
 use super::tile::{At, Classes, LaneSums};
 use super::value::{Slopes, Sums};
-use super::{BLOCK, OfSoftmax, Plan, Positions};
+use super::{BLOCK, OfSoftmax, Plan, Positions, RegionTarget};
 use crate::cpu::mem::{Dst, Mode, fence};
 use crate::cpu::row::{KEEP, Kept};
-use crate::cpu::simd::{F32s, Kernel, LANES, Machine, Simd};
+use crate::cpu::simd::{F32s, Kernel, LANES, Machine};
 use crate::cpu::softmax::BlockSum;
 use crate::element::Element;
-use crate::loss::cross_entropy::lanes::{LaneLosses, LaneSums as LossSums};
-use crate::loss::focal::LaneFocal;
+use crate::loss::cross_entropy::lanes::{HardLosses, HardSums, LaneLosses, LaneSums as LossSums};
+use crate::loss::focal::focal_losses;
 
 /// Softmax over the channels of sixteen positions. The exponentials stay in `keep` if they fit.
 struct PositionSoftmax<'k, S: Machine> {
@@ -64,40 +64,44 @@ impl<'k, S: Machine> PositionSoftmax<'k, S> {
 /// The losses of sixteen positions beside the region loss, and what their gradients need.
 #[derive(Clone, Copy)]
 enum Losses<S: Machine> {
-    CrossEntropy(LaneLosses<S>),
-    Focal(LaneFocal<S>),
+    /// Of targets that are one class.
+    Hard(HardLosses<S>),
+    Soft(LaneLosses<S>),
 }
 
 impl<S: Machine> Losses<S> {
     #[cfg_attr(optimized, inline(always))]
     fn value(&self) -> F32s<S> {
         match self {
-            Losses::CrossEntropy(losses) => losses.value,
-            Losses::Focal(losses) => losses.value,
-        }
-    }
-
-    /// The gradient of a channel with these exponentials, on which targets put this.
-    #[cfg_attr(optimized, inline(always))]
-    fn grad(&self, e: F32s<S>, a: F32s<S>) -> F32s<S> {
-        match self {
-            Losses::CrossEntropy(losses) => losses.grad(e, a),
-            Losses::Focal(losses) => losses.grad(e, a),
+            Losses::Hard(losses) => losses.value,
+            Losses::Soft(losses) => losses.value,
         }
     }
 }
 
 impl Positions<'_> {
-    /// What targets put on channel `c` of `channels`: for focal loss, which weighs the whole loss of a position, without its weight.
+    /// The gradient of channel `c`, whose exponentials are `e`.
     #[cfg_attr(optimized, inline(always))]
-    fn on<S: Simd>(&self, channels: usize, c: usize, t: F32s<S>) -> F32s<S> {
-        match self.loss {
-            OfSoftmax::CrossEntropy { smoothing, .. } => {
-                let w = self.class_weight.map_or(1.0, |w| w[c]);
-                t.mul_add(1.0 - smoothing, smoothing / channels as f32) * w
-            }
-            OfSoftmax::Focal { .. } => t,
+    fn grad<S: Machine, T: Element>(
+        &self,
+        plan: &Plan<'_, T>,
+        (losses, e): (&Losses<S>, F32s<S>),
+        c: usize,
+        at: At,
+        classes: &Classes,
+    ) -> F32s<S> {
+        match losses {
+            Losses::Hard(losses) => losses.grad(e, classes.hit(e.simd(), c, at)),
+            Losses::Soft(losses) => losses.grad(e, self.on(plan, c, plan.target(e.simd(), c, at, classes))),
         }
+    }
+
+    /// What the targets `t` of channel `c` put on it, for cross-entropy.
+    #[cfg_attr(optimized, inline(always))]
+    fn on<S: Machine, T>(&self, plan: &Plan<'_, T>, c: usize, t: F32s<S>) -> F32s<S> {
+        let OfSoftmax::CrossEntropy { smoothing, .. } = self.loss else { return t };
+        let w = self.class_weight.map_or(1.0, |w| w[c]);
+        t.mul_add(1.0 - smoothing, smoothing / plan.channels as f32) * w
     }
 
     #[cfg_attr(optimized, inline(always))]
@@ -109,21 +113,38 @@ impl Positions<'_> {
         classes: &Classes,
     ) -> Losses<S> {
         let (s, max) = (softmax.s, softmax.max);
-        // The class weights of the targets, for focal loss.
-        let (mut sums, mut alpha) = (LossSums::new(s), s.splat(if self.class_weight.is_none() { 1.0 } else { 0.0 }));
-        for block in (0..plan.channels).step_by(8) {
-            for c in block..plan.channels.min(block + 8) {
-                let t = plan.target(s, c, at, classes);
-                sums.add(plan.input(s, c, at) - max, softmax.exp(plan, c, at), self.on(plan.channels, c, t));
-                if let (OfSoftmax::Focal { .. }, Some(w)) = (self.loss, self.class_weight) {
-                    alpha = t.mul_add(w[c], alpha);
-                }
-            }
-            sums.end_block();
-        }
+        let hard = matches!(plan.target, RegionTarget::Index(_));
         match self.loss {
-            OfSoftmax::CrossEntropy { z_loss, .. } => Losses::CrossEntropy(sums.losses(max, z_loss)),
-            OfSoftmax::Focal { gamma } => Losses::Focal(LaneFocal::new(sums, gamma, alpha)),
+            OfSoftmax::CrossEntropy { smoothing, z_loss } if smoothing != 0.0 || !hard => {
+                let mut sums = LossSums::new(s);
+                for block in (0..plan.channels).step_by(8) {
+                    for c in block..plan.channels.min(block + 8) {
+                        let a = self.on(plan, c, plan.target(s, c, at, classes));
+                        sums.add(plan.input(s, c, at) - max, softmax.exp(plan, c, at), a);
+                    }
+                    sums.end_block();
+                }
+                Losses::Soft(sums.losses(max, z_loss))
+            }
+            _ => {
+                // The class weights of the targets.
+                let mut weight = s.splat(if self.class_weight.is_none() { 1.0 } else { 0.0 });
+                let mut sums = HardSums::new(s);
+                for block in (0..plan.channels).step_by(8) {
+                    for c in block..plan.channels.min(block + 8) {
+                        let hit = classes.hit(s, c, at);
+                        sums.add(plan.input(s, c, at) - max, softmax.exp(plan, c, at), hit);
+                        if let Some(w) = self.class_weight {
+                            weight = weight.add_where(hit, w[c]);
+                        }
+                    }
+                    sums.end_block();
+                }
+                Losses::Hard(match self.loss {
+                    OfSoftmax::CrossEntropy { z_loss, .. } => sums.losses(max, weight, z_loss),
+                    OfSoftmax::Focal { gamma } => focal_losses(sums, gamma, weight),
+                })
+            }
         }
     }
 }
@@ -217,8 +238,8 @@ impl<T: Element> Kernel for SoftmaxGrads<'_, '_, T> {
                 let (p, t) = (softmax.at(plan, c, at), plan.target(s, c, at, classes));
                 let mut g = p * (slopes[c].at(squared, p, t) - mean);
                 if let Some((positions, losses)) = beside {
-                    let a = positions.on(plan.channels, c, t);
-                    g = g + losses.grad(softmax.exp(plan, c, at), a) * positions.scale;
+                    let of_loss = positions.grad(plan, (&losses, softmax.exp(plan, c, at)), c, at, classes);
+                    g = g + of_loss * positions.scale;
                 }
                 plan.store(s, grad, c, at, g);
             }

@@ -4,7 +4,7 @@ use super::value::Sums;
 use super::{BLOCK, Plan, RegionTarget};
 use crate::cpu::mem::{Dst, Mode, Src};
 use crate::cpu::row::{Load, Store};
-use crate::cpu::simd::{F32s, Kernel, LANES, Machine, Pair};
+use crate::cpu::simd::{F32s, Kernel, LANES, Machine, Mask, Pair};
 use crate::cpu::softmax::BlockSum;
 use crate::element::Element;
 use crate::target::{Indices, for_indices};
@@ -57,11 +57,7 @@ impl<T: Element> Plan<'_, T> {
     pub(super) fn target<S: Machine>(&self, s: S, c: usize, at: At, classes: &Classes) -> F32s<S> {
         match self.target {
             RegionTarget::Dense(t) => load(s, t, self.index(c, at), at.count),
-            RegionTarget::Index(_) => {
-                let (i, mut index) = (at.i % BLOCK, [0; LANES]);
-                index.copy_from_slice(&classes.0[i..i + LANES]);
-                s.bits_of(&index).eq(c as u32).pick(1.0, 0.0)
-            }
+            RegionTarget::Index(_) => classes.hit(s, c, at).pick(1.0, 0.0),
         }
     }
 
@@ -89,6 +85,14 @@ pub(super) struct Classes([u32; BLOCK]);
 impl Classes {
     pub(super) fn new() -> Self {
         Classes([u32::MAX; BLOCK])
+    }
+
+    /// The positions whose class is `c`.
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn hit<S: Machine>(&self, s: S, c: usize, at: At) -> Mask<S> {
+        let (i, mut index) = (at.i % BLOCK, [0; LANES]);
+        index.copy_from_slice(&self.0[i..i + LANES]);
+        s.bits_of(&index).eq(c as u32)
     }
 
     /// Those of the block of sample `n` that begins at `i`, up to `end`.

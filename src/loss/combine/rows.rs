@@ -3,7 +3,7 @@ use crate::call::{AnyRequest, Loss, Run, for_request};
 use crate::cpu::row::{Row, for_chunks};
 use crate::cpu::rowwise::{self, Rowwise};
 use crate::cpu::simd::{F32s, Machine, Span};
-use crate::cpu::softmax::{Input, Logits, Softmax};
+use crate::cpu::softmax::{Exps, Input, Logits, Softmax, Visit};
 use crate::cuda::kernel::{self, HasKernel, Kernel};
 use crate::device::Buffer;
 use crate::element::Element;
@@ -160,6 +160,38 @@ impl Logits for Teacher {
     }
 }
 
+/// What sees the logits at a temperature of 2 or 4, and has their softmax without a temperature too: the exponentials, squared once or
+/// twice, are those of the logits.
+struct Raised<S: Machine, V> {
+    squarings: u32,
+    exps: Exps<S>,
+    visitor: V,
+}
+
+/// Exponentials to the power of 2 or 4.
+#[cfg_attr(optimized, inline(always))]
+fn raise<S: Machine>(e: F32s<S>, squarings: u32) -> F32s<S> {
+    // What would be denormal then is 0.
+    let e = e.not_lt(if squarings == 1 { f32::from_bits(64 << 23) } else { f32::from_bits(96 << 23) }).pick(e, 0.0);
+    let e = e * e;
+    if squarings == 1 { e } else { e * e }
+}
+
+impl<S: Machine, T: Element, V: Visit<S, T>> Visit<S, T> for Raised<S, V> {
+    #[cfg_attr(optimized, inline(always))]
+    fn visit<P: Span>(&mut self, row: &Row<'_, T>, k: usize, p: P, u: F32s<S>, e: F32s<S>) {
+        let e = raise(e, self.squarings);
+        self.exps.add(e);
+        self.visitor.visit(row, k, p, u * (1 << self.squarings) as f32, e);
+    }
+
+    #[cfg_attr(optimized, inline(always))]
+    fn end_block(&mut self) {
+        self.exps.end_block();
+        self.visitor.end_block();
+    }
+}
+
 impl Rowwise for CombinedRows {
     const NAME: &'static str = "combined row loss";
     const DENSE: bool = false;
@@ -175,20 +207,36 @@ impl Rowwise for CombinedRows {
         let CombinedRowsParams { weights, smoothing, z_loss, inv_temperature, factor } = self.params();
         let on_classes = TargetWeights::new(row, smoothing);
         let mut sums = TargetSums::new(s, on_classes);
-        let softmax = Softmax::new(s, row, 0, Input, &mut sums);
-        let (mass, cost) = sums.mass_and_cost();
-
         let (student_logits, teacher_logits) = (Student { inv_temperature }, Teacher { inv_temperature });
-        let (student, slot) =
-            if inv_temperature == 1.0 { (softmax, 0) } else { (Softmax::new(s, row, 1, student_logits, &mut ()), 1) };
-        let both = Divergence::new(s, row, student, [slot, 2], student_logits, teacher_logits);
+        let squarings = [0.5, 0.25].iter().position(|&t| t == inv_temperature).map_or(0, |i| i as u32 + 1);
+        let (softmax, student, slot) = if squarings > 0 {
+            // 0.8 of the time that it takes with an exponential more.
+            let mut raised = Raised { squarings, exps: Exps::new(s), visitor: sums };
+            let student = Softmax::new(s, row, 1, student_logits, &mut raised);
+            sums = raised.visitor;
+            (raised.exps.of_row(student.max / inv_temperature), student, 1)
+        } else {
+            let softmax = Softmax::new(s, row, 0, Input, &mut sums);
+            if inv_temperature == 1.0 {
+                (softmax, softmax, 0)
+            } else {
+                (softmax, Softmax::new(s, row, 1, student_logits, &mut ()), 1)
+            }
+        };
+        let (mass, cost) = sums.mass_and_cost();
+        let both = Divergence::new(s, row, (student, student_logits), (2, teacher_logits));
         if row.wants_grad() {
             let slopes = Slopes::new(&softmax, mass, z_loss, row.scale * weights[0]);
             let scale = row.scale * weights[1] * factor * inv_temperature;
             for_chunks!(row, |k, p| {
-                let e = softmax.exp(s, row, 0, (k, p), Input);
+                let of_student = student.exp(s, row, slot, (k, p), student_logits);
+                let e = match squarings {
+                    0 if slot == 0 => of_student,
+                    0 => softmax.exp(s, row, 0, (k, p), Input),
+                    _ => raise(of_student, squarings),
+                };
                 let of_target = slopes.at(e, on_classes.at(s, row, k, p));
-                row.put(s, k, p, both.slope(s, row, k, p).mul_add(scale, of_target));
+                row.put(s, k, p, both.slope(s, row, (k, p), of_student).mul_add(scale, of_target));
             });
         }
         let lse = softmax.lse();

@@ -1,12 +1,11 @@
 //! Cross-entropy of sixteen rows or positions at once, one in each lane.
 
 use crate::cpu::simd::{F32s, Machine, Mask};
-use crate::cpu::softmax::{BlockSum, LaneExps, LaneSoftmax};
+use crate::cpu::softmax::{BlockSum, Exps, LaneSoftmax};
 
 /// What is added up over the classes.
 pub(crate) struct LaneSums<S: Machine> {
-    s: S,
-    exps: LaneExps<S>,
+    exps: Exps<S>,
     mass: BlockSum<S>,
     cost: BlockSum<S>,
 }
@@ -14,7 +13,7 @@ pub(crate) struct LaneSums<S: Machine> {
 impl<S: Machine> LaneSums<S> {
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn new(s: S) -> Self {
-        LaneSums { s, exps: LaneExps::new(s), mass: BlockSum::new(s), cost: BlockSum::new(s) }
+        LaneSums { exps: Exps::new(s), mass: BlockSum::new(s), cost: BlockSum::new(s) }
     }
 
     /// A class: its logit less the largest, the exponential of that, and the weight that targets put on it.
@@ -34,21 +33,88 @@ impl<S: Machine> LaneSums<S> {
         self.cost.end_block();
     }
 
-    /// The softmax, and the sum of the costs, for other losses of the same sums.
-    #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn softmax_and_cost(self) -> (LaneSoftmax<S>, F32s<S>) {
-        (self.exps.softmax(), self.cost.lanes())
-    }
-
     /// After all; `max` is the largest logit.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn losses(self, max: F32s<S>, z_loss: f32) -> LaneLosses<S> {
-        let (softmax, mass, cost) = (self.exps.softmax(), self.mass.lanes(), self.cost.lanes());
+        LaneLosses::new(self.exps.softmax(), (self.mass.lanes(), self.cost.lanes()), max, z_loss)
+    }
+}
+
+/// What is added up over the classes where the target of each row is one of them.
+pub(crate) struct HardSums<S: Machine> {
+    exps: Exps<S>,
+    /// The target's logit, less the largest.
+    u: F32s<S>,
+}
+
+impl<S: Machine> HardSums<S> {
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn new(s: S) -> Self {
+        HardSums { exps: Exps::new(s), u: s.zero() }
+    }
+
+    /// A class: its logit less the largest, the exponential of that, and the rows whose target it is.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn add(&mut self, u: F32s<S>, e: F32s<S>, hit: Mask<S>) {
+        self.exps.add(e);
+        self.u = self.u.add_where(hit, u);
+    }
+
+    /// After eight classes.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn end_block(&mut self) {
+        self.exps.end_block();
+    }
+
+    /// The softmax, and the target's logit less the largest.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn softmax_and_target(self) -> (LaneSoftmax<S>, F32s<S>) {
+        (self.exps.softmax(), self.u)
+    }
+
+    /// Cross-entropy, after all; `max` is the largest logit, `weight` that of the target's class.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn losses(self, max: F32s<S>, weight: F32s<S>, z_loss: f32) -> HardLosses<S> {
+        // Zero times minus infinity is a masked class that the target does not ask for.
+        let cost = weight.eq(0.0).pick(0.0, -weight * self.u);
+        let losses = LaneLosses::new(self.exps.softmax(), (weight, cost), max, z_loss);
+        let at_target = losses.grad(self.u.exp_neg(), weight);
+        HardLosses { value: losses.value, each: losses.slope, at_target }
+    }
+}
+
+/// The losses of rows whose targets are one class, and what their gradients need.
+#[derive(Clone, Copy)]
+pub(crate) struct HardLosses<S: Machine> {
+    pub(crate) value: F32s<S>,
+    /// What exponentials are multiplied by, and the gradient of the target's class.
+    pub(crate) each: F32s<S>,
+    pub(crate) at_target: F32s<S>,
+}
+
+impl<S: Machine> HardLosses<S> {
+    /// The gradient of classes with these exponentials, in rows whose target it is and in others.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn grad(&self, e: F32s<S>, hit: Mask<S>) -> F32s<S> {
+        hit.pick(self.at_target, e * self.each)
+    }
+
+    /// The same losses, whose gradients are multiplied by this.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn scaled(self, by: F32s<S>) -> Self {
+        HardLosses { each: self.each * by, at_target: self.at_target * by, ..self }
+    }
+}
+
+impl<S: Machine> LaneLosses<S> {
+    /// `mass` and `cost` are the sums of the targets' weights, and of them times how far their logits are below the largest.
+    #[cfg_attr(optimized, inline(always))]
+    fn new(softmax: LaneSoftmax<S>, (mass, cost): (F32s<S>, F32s<S>), max: F32s<S>, z_loss: f32) -> Self {
         let ln_sum = softmax.ln_sum();
         let lse = max + ln_sum;
         let value = mass * ln_sum + cost;
         let (value, pull) =
-            if z_loss == 0.0 { (value, self.s.zero()) } else { (value + z_loss * lse * lse, 2.0 * z_loss * lse) };
+            if z_loss == 0.0 { (value, max.simd().zero()) } else { (value + z_loss * lse * lse, 2.0 * z_loss * lse) };
         let miss = softmax.miss_of_leader();
         let (slope, top) = ((mass + pull) * softmax.inv_sum, pull * (1.0 - miss) - mass * miss);
         LaneLosses { value, ln_sum, mass, slope, top, leads: softmax.sum.lt(2.0) }
