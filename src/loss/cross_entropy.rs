@@ -345,6 +345,12 @@ impl Slopes {
     pub(super) fn at<S: Machine>(&self, e: F32s<S>, a: F32s<S>) -> F32s<S> {
         e.eq(self.top_e).pick((self.mass - a) * self.scale + self.top, e * self.slope - a * self.scale)
     }
+
+    /// The same of classes that are not the target and have this weight: there is nothing to cancel, whoever leads.
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn apart<S: Machine>(&self, e: F32s<S>, a: f32) -> F32s<S> {
+        e.mul_add(self.slope, e.simd().splat(-a * self.scale))
+    }
 }
 
 /// The weights that the targets of sixteen rows put on class `c`.
@@ -442,10 +448,12 @@ impl CrossEntropy {
         let CrossEntropyParams { smoothing, z_loss, .. } = self.params;
         let logits = Capped::new(self.params.softcap);
         let weights = TargetWeights::new(row, smoothing);
-        let mut both = (TargetSums::new(s, weights), visitor);
+        let z = if let RowTarget::Class(t) = row.target { self.logit(s, row, t) } else { 0.0 };
+        let mut both = (TargetSums::new(s, row, weights), visitor);
         let softmax = Softmax::new(s, row, 0, logits, &mut both);
         let (sums, visitor) = both;
-        let (mass, cost) = sums.mass_and_cost();
+        let even = sums.even;
+        let (mass, cost) = sums.mass_and_cost(row, f64::from(softmax.max) - f64::from(z));
         // Before the gradient of the input, which in place overwrites the logits.
         if row.wants_grad_target() {
             let (ln_sum, max) = (softmax.ln_sum() as f32, softmax.max);
@@ -459,7 +467,10 @@ impl CrossEntropy {
             let slopes = Slopes::new(&softmax, mass, z_loss, row.scale);
             for_chunks!(row, |k, p| {
                 let e = softmax.exp(s, row, 0, (k, p), logits);
-                let grad = slopes.at(e, weights.at(s, row, k, p));
+                let grad = match weights.apart_from(k) {
+                    Some(a) if even => slopes.apart(e, a),
+                    _ => slopes.at(e, weights.at(s, row, k, p)),
+                };
                 row.put(s, k, p, logits.chain(row, k, p, grad));
             });
         }
@@ -475,28 +486,36 @@ impl CrossEntropy {
     }
 }
 
-/// `sum a` and `sum a (max - z)`.
+/// `sum a` and `sum a (max - z)`; where weights are even `sum (max - z)`, which takes one operation of the eight.
 pub(super) struct TargetSums<'a, S: Machine, T> {
     weights: TargetWeights<'a, T>,
+    pub(super) even: bool,
     mass: BlockSum<S>,
     cost: BlockSum<S>,
 }
 
-impl<'a, S: Machine, T> TargetSums<'a, S, T> {
+impl<'a, S: Machine, T: Element> TargetSums<'a, S, T> {
     #[cfg_attr(optimized, inline(always))]
-    pub(super) fn new(s: S, weights: TargetWeights<'a, T>) -> Self {
-        TargetSums { weights, mass: BlockSum::new(s), cost: BlockSum::new(s) }
+    pub(super) fn new(s: S, row: &Row<'_, T>, weights: TargetWeights<'a, T>) -> Self {
+        TargetSums { weights, even: weights.even(row), mass: BlockSum::new(s), cost: BlockSum::new(s) }
     }
 
+    /// Given how far the target's logit is below the largest, if it is a class.
     #[cfg_attr(optimized, inline(always))]
-    pub(super) fn mass_and_cost(&self) -> (f64, f64) {
-        (self.mass.sum(), self.cost.sum())
+    pub(super) fn mass_and_cost(&self, row: &Row<'_, T>, of_target: f64) -> (f64, f64) {
+        let (mass, cost) = (self.mass.sum(), self.cost.sum());
+        if self.even { self.weights.mass_and_cost(row.classes, of_target, cost) } else { (mass, cost) }
     }
 }
 
 impl<S: Machine, T: Element> Visit<S, T> for TargetSums<'_, S, T> {
     #[cfg_attr(optimized, inline(always))]
     fn visit<P: Span>(&mut self, row: &Row<'_, T>, k: usize, p: P, u: F32s<S>, _: F32s<S>) {
+        if self.even {
+            let below = -u;
+            self.cost.add(if P::WHOLE { below } else { u.simd().first(p.count()).pick(below, 0.0) });
+            return;
+        }
         let a = self.weights.at(u.simd(), row, k, p);
         self.mass.add(a);
         // Zero times minus infinity is a masked class that the target does not ask for.

@@ -41,6 +41,31 @@ impl<'a, T: Element> TargetWeights<'a, T> {
         }
     }
 
+    /// Whether all classes but the target have the same weight.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn even(&self, row: &Row<'_, T>) -> bool {
+        matches!(self.target, RowTarget::Class(_)) && row.class_weight.is_none()
+    }
+
+    /// That weight, where the target is a class that is not among `k..k + 16`.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn apart_from(&self, k: usize) -> Option<f32> {
+        match self.target {
+            RowTarget::Class(t) if t < k || t - k >= LANES => Some(self.on_all),
+            _ => None,
+        }
+    }
+
+    /// The sum of all weights, and of them times how far logits are below the largest, given how far the target's is and the sum over
+    /// all classes, where weights are [`even`](Self::even).
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn mass_and_cost(&self, classes: usize, of_target: f64, of_all: f64) -> (f64, f64) {
+        // Zero times infinity is a masked class that the target does not ask for.
+        let times = |weight: f32, below: f64| if weight == 0.0 { 0.0 } else { f64::from(weight) * below };
+        let mass = f64::from(self.on_target) + f64::from(self.on_all) * classes as f64;
+        (mass, times(self.on_target, of_target) + times(self.on_all, of_all))
+    }
+
     /// The weights of classes `k..k + 16`, zero past the last class.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn at<S: Machine, P: Span>(&self, s: S, row: &Row<'_, T>, k: usize, p: P) -> F32s<S> {

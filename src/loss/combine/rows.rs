@@ -1,6 +1,6 @@
 use super::{Combination, IntoSum, Join, Refused, Scaled, Weighted, operators, weighted};
 use crate::call::{AnyRequest, Loss, Run, for_request};
-use crate::cpu::row::{Row, for_chunks};
+use crate::cpu::row::{Row, RowTarget, for_chunks};
 use crate::cpu::rowwise::{self, Rowwise};
 use crate::cpu::simd::{F32s, Machine, Span};
 use crate::cpu::softmax::{Exps, Input, Logits, Softmax, Visit};
@@ -206,7 +206,8 @@ impl Rowwise for CombinedRows {
     fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
         let CombinedRowsParams { weights, smoothing, z_loss, inv_temperature, factor } = self.params();
         let on_classes = TargetWeights::new(row, smoothing);
-        let mut sums = TargetSums::new(s, on_classes);
+        let z = if let RowTarget::Class(t) = row.target { row.input_at(t) } else { 0.0 };
+        let mut sums = TargetSums::new(s, row, on_classes);
         let (student_logits, teacher_logits) = (Student { inv_temperature }, Teacher { inv_temperature });
         let squarings = [0.5, 0.25].iter().position(|&t| t == inv_temperature).map_or(0, |i| i as u32 + 1);
         let (softmax, student, slot) = if squarings > 0 {
@@ -223,7 +224,8 @@ impl Rowwise for CombinedRows {
                 (softmax, Softmax::new(s, row, 1, student_logits, &mut ()), 1)
             }
         };
-        let (mass, cost) = sums.mass_and_cost();
+        let even = sums.even;
+        let (mass, cost) = sums.mass_and_cost(row, f64::from(softmax.max) - f64::from(z));
         let both = Divergence::new(s, row, (student, student_logits), (2, teacher_logits));
         if row.wants_grad() {
             let slopes = Slopes::new(&softmax, mass, z_loss, row.scale * weights[0]);
@@ -235,7 +237,10 @@ impl Rowwise for CombinedRows {
                     0 => softmax.exp(s, row, 0, (k, p), Input),
                     _ => raise(of_student, squarings),
                 };
-                let of_target = slopes.at(e, on_classes.at(s, row, k, p));
+                let of_target = match on_classes.apart_from(k) {
+                    Some(a) if even => slopes.apart(e, a),
+                    _ => slopes.at(e, on_classes.at(s, row, k, p)),
+                };
                 row.put(s, k, p, both.slope(s, row, (k, p), of_student).mul_add(scale, of_target));
             });
         }
