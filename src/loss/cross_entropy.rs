@@ -375,7 +375,8 @@ impl CrossEntropy {
     ) -> ((Softmax, V), f64) {
         match row.target {
             RowTarget::Class(t) if self.params.smoothing == 0.0 => self.hard_row(s, row, t, visitor),
-            _ => self.soft_row(s, row, visitor),
+            RowTarget::Class(_) if row.class_weight.is_none() => self.soft_row::<S, T, V, true>(s, row, visitor),
+            _ => self.soft_row::<S, T, V, false>(s, row, visitor),
         }
     }
 
@@ -437,9 +438,9 @@ impl CrossEntropy {
         ((softmax, visitor), value)
     }
 
-    /// A row whose target has weight on many classes.
+    /// A row whose target has weight on many classes; see [`TargetSums`].
     #[cfg_attr(optimized, inline(always))]
-    fn soft_row<S: Machine, T: Element, V: Visit<S, T>>(
+    fn soft_row<S: Machine, T: Element, V: Visit<S, T>, const EVEN: bool>(
         &self,
         s: S,
         row: &mut Row<'_, T>,
@@ -449,10 +450,9 @@ impl CrossEntropy {
         let logits = Capped::new(self.params.softcap);
         let weights = TargetWeights::new(row, smoothing);
         let z = if let RowTarget::Class(t) = row.target { self.logit(s, row, t) } else { 0.0 };
-        let mut both = (TargetSums::new(s, row, weights), visitor);
+        let mut both = (TargetSums::<S, T, EVEN>::new(s, weights), visitor);
         let softmax = Softmax::new(s, row, 0, logits, &mut both);
         let (sums, visitor) = both;
-        let even = sums.even;
         let (mass, cost) = sums.mass_and_cost(row, f64::from(softmax.max) - f64::from(z));
         // Before the gradient of the input, which in place overwrites the logits.
         if row.wants_grad_target() {
@@ -468,7 +468,7 @@ impl CrossEntropy {
             for_chunks!(row, |k, p| {
                 let e = softmax.exp(s, row, 0, (k, p), logits);
                 let grad = match weights.apart_from(k) {
-                    Some(a) if even => slopes.apart(e, a),
+                    Some(a) if EVEN => slopes.apart(e, a),
                     _ => slopes.at(e, weights.at(s, row, k, p)),
                 };
                 row.put(s, k, p, logits.chain(row, k, p, grad));
@@ -486,32 +486,32 @@ impl CrossEntropy {
     }
 }
 
-/// `sum a` and `sum a (max - z)`; where weights are even `sum (max - z)`, which takes one operation of the eight.
-pub(super) struct TargetSums<'a, S: Machine, T> {
+/// `sum a` and `sum a (max - z)`. `EVEN`: the target is a class, and all others have the same weight; then `sum (max - z)` is enough,
+/// one operation for eight.
+pub(super) struct TargetSums<'a, S: Machine, T, const EVEN: bool> {
     weights: TargetWeights<'a, T>,
-    pub(super) even: bool,
     mass: BlockSum<S>,
     cost: BlockSum<S>,
 }
 
-impl<'a, S: Machine, T: Element> TargetSums<'a, S, T> {
+impl<'a, S: Machine, T: Element, const EVEN: bool> TargetSums<'a, S, T, EVEN> {
     #[cfg_attr(optimized, inline(always))]
-    pub(super) fn new(s: S, row: &Row<'_, T>, weights: TargetWeights<'a, T>) -> Self {
-        TargetSums { weights, even: weights.even(row), mass: BlockSum::new(s), cost: BlockSum::new(s) }
+    pub(super) fn new(s: S, weights: TargetWeights<'a, T>) -> Self {
+        TargetSums { weights, mass: BlockSum::new(s), cost: BlockSum::new(s) }
     }
 
     /// Given how far the target's logit is below the largest, if it is a class.
     #[cfg_attr(optimized, inline(always))]
     pub(super) fn mass_and_cost(&self, row: &Row<'_, T>, of_target: f64) -> (f64, f64) {
         let (mass, cost) = (self.mass.sum(), self.cost.sum());
-        if self.even { self.weights.mass_and_cost(row.classes, of_target, cost) } else { (mass, cost) }
+        if EVEN { self.weights.mass_and_cost(row.classes, of_target, cost) } else { (mass, cost) }
     }
 }
 
-impl<S: Machine, T: Element> Visit<S, T> for TargetSums<'_, S, T> {
+impl<S: Machine, T: Element, const EVEN: bool> Visit<S, T> for TargetSums<'_, S, T, EVEN> {
     #[cfg_attr(optimized, inline(always))]
     fn visit<P: Span>(&mut self, row: &Row<'_, T>, k: usize, p: P, u: F32s<S>, _: F32s<S>) {
-        if self.even {
+        if EVEN {
             let below = -u;
             self.cost.add(if P::WHOLE { below } else { u.simd().first(p.count()).pick(below, 0.0) });
             return;

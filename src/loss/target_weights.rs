@@ -41,13 +41,7 @@ impl<'a, T: Element> TargetWeights<'a, T> {
         }
     }
 
-    /// Whether all classes but the target have the same weight.
-    #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn even(&self, row: &Row<'_, T>) -> bool {
-        matches!(self.target, RowTarget::Class(_)) && row.class_weight.is_none()
-    }
-
-    /// That weight, where the target is a class that is not among `k..k + 16`.
+    /// The weight of classes `k..k + 16`, if the target is a class and not one of them, and there are no class weights.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn apart_from(&self, k: usize) -> Option<f32> {
         match self.target {
@@ -57,7 +51,7 @@ impl<'a, T: Element> TargetWeights<'a, T> {
     }
 
     /// The sum of all weights, and of them times how far logits are below the largest, given how far the target's is and the sum over
-    /// all classes, where weights are [`even`](Self::even).
+    /// all classes, if the target is a class and there are no class weights.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn mass_and_cost(&self, classes: usize, of_target: f64, of_all: f64) -> (f64, f64) {
         // Zero times infinity is a masked class that the target does not ask for.

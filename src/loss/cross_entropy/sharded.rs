@@ -176,7 +176,7 @@ impl Rowwise for Fold<'_> {
             return 0.0;
         }
         let weights = shard.weights(class, row);
-        let mut sums = TargetSums { weights, even: false, mass: BlockSum::new(s), cost: BlockSum::new(s) };
+        let mut sums = TargetSums::<S, T, false> { weights, mass: BlockSum::new(s), cost: BlockSum::new(s) };
         let softmax = Softmax::new(s, row, 0, Capped::new(shard.loss.params.softcap), &mut sums);
         let mut rest = softmax.rest;
         if softmax.max == f32::NEG_INFINITY {
