@@ -321,9 +321,7 @@ impl On<'_, CrossEntropy> {
             }
         }
     }
-}
 
-impl On<'_, CrossEntropy> {
     /// The value, and what is asked for about each row, from the same pass: what
     /// [`Call::log_prob`], [`Call::entropy`], [`Call::lse`], [`Call::hit`] and [`Call::argmax`] say.
     ///

@@ -245,17 +245,8 @@ impl Rowwise for CrossEntropy {
         }
         if smoothing == 0.0 && !rows.is_dense() {
             // 0.8 of the time that the sums below take.
-            let mut sums = HardSums::new(s);
-            for block in (0..classes).step_by(8) {
-                for c in block..classes.min(block + 8) {
-                    let u = rows.kept(c) - max;
-                    let e = u.exp_neg();
-                    sums.add(u, e, rows.has_class(c));
-                    rows.keep(c, e);
-                }
-                sums.end_block();
-            }
-            let losses = sums.losses(max, rows.class_weights_of_targets(), z_loss).scaled(rows.scale);
+            let losses =
+                HardSums::of_rows(rows, max).losses(max, rows.class_weights_of_targets(), z_loss).scaled(rows.scale);
             if rows.wants_grad() {
                 for c in 0..classes {
                     let mut grad = losses.grad(rows.kept(c), rows.has_class(c));

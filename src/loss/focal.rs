@@ -255,16 +255,7 @@ impl Rowwise for SoftmaxFocal {
         for c in 0..classes {
             max = max.or_larger(rows.kept(c));
         }
-        let mut sums = HardSums::new(s);
-        for block in (0..classes).step_by(8) {
-            for c in block..classes.min(block + 8) {
-                let u = rows.kept(c) - max;
-                let e = u.exp_neg();
-                sums.add(u, e, rows.has_class(c));
-                rows.keep(c, e);
-            }
-            sums.end_block();
-        }
+        let sums = HardSums::of_rows(rows, max);
         let losses = focal_losses(sums, self.params.gamma, rows.class_weights_of_targets()).scaled(rows.scale);
         if rows.wants_grad() {
             for c in 0..classes {

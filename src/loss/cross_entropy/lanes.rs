@@ -1,7 +1,9 @@
 //! Cross-entropy of sixteen rows or positions at once, one in each lane.
 
+use crate::cpu::row::Rows;
 use crate::cpu::simd::{F32s, Machine, Mask};
 use crate::cpu::softmax::{BlockSum, Exps, LaneSoftmax};
+use crate::element::Element;
 
 /// What is added up over the classes.
 pub(crate) struct LaneSums<S: Machine> {
@@ -51,6 +53,22 @@ impl<S: Machine> HardSums<S> {
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn new(s: S) -> Self {
         HardSums { exps: Exps::new(s), u: s.zero() }
+    }
+
+    /// Those of sixteen rows, whose largest logits are `max`; keeps the exponentials instead of the logits.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn of_rows<T: Element>(rows: &mut Rows<'_, '_, S, T>, max: F32s<S>) -> Self {
+        let mut sums = HardSums::new(rows.s);
+        for block in (0..rows.classes).step_by(8) {
+            for c in block..rows.classes.min(block + 8) {
+                let u = rows.kept(c) - max;
+                let e = u.exp_neg();
+                sums.add(u, e, rows.has_class(c));
+                rows.keep(c, e);
+            }
+            sums.end_block();
+        }
+        sums
     }
 
     /// A class: its logit less the largest, the exponential of that, and the rows whose target it is.
