@@ -1,6 +1,6 @@
 //! What a loss compares its input with.
 
-use crate::cpu::simd::{Kernel, LANES, Machine};
+use crate::cpu::simd::{Kernel, Machine};
 use crate::element::Element;
 
 /// The targets of a call: a tensor of the input's type, class indices, or nothing at all.
@@ -83,38 +83,43 @@ impl Indices<'_> {
     }
 }
 
-/// Indices `start..start + count`, at most sixteen, as `i32`, and whether each is `ignore`. An index that is no class may become another
-/// number. (A function apart from the losses, which would have it for four types.)
-pub(crate) struct Sixteen<'a> {
+/// What is no class.
+pub(crate) const NO_CLASS: u32 = u32::MAX;
+
+/// Reads the classes from index `start` on, which have been checked: [`NO_CLASS`] where one is ignored, and past `count`. (A function
+/// apart from the losses, which would have it for four types.)
+pub(crate) struct ReadClasses<'c, 'a> {
     pub(crate) indices: Indices<'a>,
     pub(crate) start: usize,
     pub(crate) count: usize,
     pub(crate) ignore: Option<i64>,
+    pub(crate) classes: &'c mut [u32],
 }
 
-impl Kernel for Sixteen<'_> {
-    type Output = ([i32; LANES], [bool; LANES]);
+impl Kernel for ReadClasses<'_, '_> {
+    type Output = ();
 
     #[cfg_attr(optimized, inline(always))]
-    fn run<S: Machine>(self, _: S) -> Self::Output {
-        let Sixteen { indices, start, count, ignore } = self;
-        let (mut index, mut ignored) = ([-1; LANES], [false; LANES]);
+    fn run<S: Machine>(self, _: S) {
+        let ReadClasses { indices, start, count, ignore, classes } = self;
+        let (classes, rest) = classes.split_at_mut(count);
         for_indices!(indices, |x| {
             let x = &x[start..start + count];
-            // As an array, where it is one, for LLVM to make vectors of.
-            if let Ok(x) = <&[_; LANES]>::try_from(x) {
-                for l in 0..LANES {
-                    index[l] = x[l] as i32;
-                    ignored[l] = ignore.is_some() && i64::from(x[l]) == ignore.unwrap_or(0);
+            // A loop each, for LLVM to make vectors of.
+            match ignore {
+                Some(ignore) => {
+                    for (class, &x) in classes.iter_mut().zip(x) {
+                        *class = if i64::from(x) == ignore { NO_CLASS } else { x as u32 };
+                    }
                 }
-            } else {
-                for (l, &x) in x.iter().enumerate() {
-                    index[l] = x as i32;
-                    ignored[l] = Some(i64::from(x)) == ignore;
+                None => {
+                    for (class, &x) in classes.iter_mut().zip(x) {
+                        *class = x as u32;
+                    }
                 }
             }
         });
-        (index, ignored)
+        rest.fill(NO_CLASS);
     }
 }
 

@@ -110,6 +110,9 @@ impl<T: Element> Row<'_, T> {
             if let RowTarget::Dense(target) = self.target {
                 target.prefetch_later(s, self.input.base + self.classes + k);
             }
+            if let Some(third) = self.third {
+                third.prefetch_later(s, self.input.base + self.classes + k);
+            }
         }
     }
 
@@ -162,7 +165,10 @@ impl<T: Element> Row<'_, T> {
     /// Elements `k..k + 16` of the third tensor, of a loss that has one of the input's shape.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn third<S: Machine, P: Span>(&self, s: S, k: usize, p: P, pad: f32) -> F32s<S> {
-        self.third.map_or(s.zero(), |third| self.load(s, third, k, p, pad))
+        match self.third {
+            Some(third) => self.load(s, third, k, p, pad),
+            None => s.zero(),
+        }
     }
 
     #[cfg_attr(optimized, inline(always))]
@@ -347,11 +353,14 @@ pub(super) struct Block<'a, T> {
     pub(super) width: usize,
 }
 
+/// Rows of a block, at most.
+pub(super) const WIDTH: usize = 512;
+
 impl<T: Element> Block<'_, T> {
     /// The rows of a block of so many classes: a multiple of sixteen.
     pub(super) fn width(classes: usize, class_stride: usize) -> usize {
         // Rows that follow one another gain nothing by being many.
-        let most = if class_stride == 1 { LANES } else { 512 };
+        let most = if class_stride == 1 { LANES } else { WIDTH };
         (KEEP / classes.max(1) / LANES * LANES).clamp(LANES, most)
     }
 
@@ -430,8 +439,8 @@ pub(crate) struct Rows<'b, 'a, S: Machine, T> {
     /// The first of them in the block.
     pub(super) offset: usize,
     pub(super) keep: &'b mut Kept,
-    /// The class of each row, -1 where it has none.
-    pub(crate) index: [i32; LANES],
+    /// The class of each row, [`NO_CLASS`](crate::target::NO_CLASS) where it has none.
+    pub(crate) index: [u32; LANES],
     pub(super) ignored: Mask<S>,
     pub(crate) class_weight: Option<&'a [f32]>,
     /// What the gradients of each row are multiplied by.
@@ -469,7 +478,7 @@ impl<S: Machine, T: Element> Rows<'_, '_, S, T> {
     /// The rows whose class is `c`.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn has_class(&self, c: usize) -> Mask<S> {
-        self.s.bits_of(&self.index.map(|i| i as u32)).eq(c as u32)
+        self.s.bits_of(&self.index).eq(c as u32)
     }
 
     /// What is kept of class `c`: at first the input.
@@ -491,7 +500,7 @@ impl<S: Machine, T: Element> Rows<'_, '_, S, T> {
         let Some(w) = self.class_weight else { return self.s.splat(1.0) };
         /// Not inlined, as in [`outline`](crate::cpu::simd::outline).
         #[inline(never)]
-        fn of(w: &[f32], index: &[i32; LANES]) -> Lanes {
+        fn of(w: &[f32], index: &[u32; LANES]) -> Lanes {
             let mut lanes = [1.0; LANES];
             for l in 0..LANES {
                 lanes[l] = w.get(index[l] as usize).copied().unwrap_or(1.0);

@@ -5,7 +5,7 @@
 //! and where an exponential was computed it is kept there too.
 
 use super::mem::{Dst, Mode, Src, fence};
-use super::row::{Block, Empty, Fill, Kept, ROW_TERMS, Row, RowTarget, Rows, Strided, for_chunks};
+use super::row::{Block, Empty, Fill, Kept, ROW_TERMS, Row, RowTarget, Rows, Strided, WIDTH, for_chunks};
 use super::scan::Scan;
 use super::simd::{F32s, Isa, Kernel, LANES, Lanes, Machine};
 use super::tiles::{Tiles, sum_weights};
@@ -15,7 +15,7 @@ use crate::error::{Error, Result, check_len};
 use crate::reduction::Reduction;
 use crate::report::{HostReport, Reported};
 use crate::shape::Shape;
-use crate::target::{Indices, Sixteen, Target};
+use crate::target::{Indices, NO_CLASS, ReadClasses, Target};
 use crate::third::ThirdOf;
 
 /// A row-wise loss.
@@ -304,8 +304,8 @@ impl<T: Element, F: Rowwise> Tile<'_, '_, T, F> {
 
     #[cfg_attr(optimized, inline(always))]
     fn side_by_side<S: Machine>(&self, s: S) -> f64 {
-        let &Tile { plan, start, end, .. } = self;
-        let mut keep = Kept::new();
+        let &Tile { loss, plan, start, end } = self;
+        let (mut keep, mut index) = (Kept::new(), [NO_CLASS; WIDTH]);
         let Shape { classes, inner, .. } = plan.shape;
         let width = Block::<T>::width(classes, inner);
         let (mut total, mut r) = (s.zero_wide(), start);
@@ -324,9 +324,13 @@ impl<T: Element, F: Rowwise> Tile<'_, '_, T, F> {
                 count: left.min(width),
                 width,
             };
+            if let Some(indices) = plan.indices {
+                let classes = &mut index[..block.count.next_multiple_of(LANES)];
+                s.run(ReadClasses { indices, start: r, count: block.count, ignore: loss.ignore_index(), classes });
+            }
             s.run(Fill(block, &mut keep));
             for offset in (0..block.count).step_by(LANES) {
-                total = total + self.sixteen(s, r, block, offset, &mut keep).widen();
+                total = total + self.sixteen(s, (r, &index), block, offset, &mut keep).widen();
             }
             if block.grad_input.is_some() {
                 s.run(Empty(block, &keep));
@@ -338,7 +342,14 @@ impl<T: Element, F: Rowwise> Tile<'_, '_, T, F> {
 
     /// The values of sixteen rows of a block that begins with row `first`.
     #[cfg_attr(optimized, inline(always))]
-    fn sixteen<S: Machine>(&self, s: S, first: usize, block: Block<'_, T>, offset: usize, keep: &mut Kept) -> F32s<S> {
+    fn sixteen<S: Machine>(
+        &self,
+        s: S,
+        (first, classes): (usize, &[u32; WIDTH]),
+        block: Block<'_, T>,
+        offset: usize,
+        keep: &mut Kept,
+    ) -> F32s<S> {
         let &Tile { loss, plan, .. } = self;
         let (r, count) = (first + offset, LANES.min(block.count - offset));
         let (weights, scale) = if plan.weight.is_none() && plan.grad_output.is_none() {
@@ -347,11 +358,9 @@ impl<T: Element, F: Rowwise> Tile<'_, '_, T, F> {
             let (weights, scales) = plan.weights_and_scales(r, count);
             (s.lanes(&weights), s.lanes(&scales))
         };
-        let (index, ignored) = match plan.indices {
-            Some(indices) => s.run(Sixteen { indices, start: r, count, ignore: loss.ignore_index() }),
-            None => ([-1; LANES], [false; LANES]),
-        };
-        let ignored = s.mask(&ignored);
+        let mut index = [NO_CLASS; LANES];
+        index.copy_from_slice(&classes[offset..offset + LANES]);
+        let ignored = if plan.indices.is_some() { s.bits_of(&index).eq(NO_CLASS) } else { s.first(0) };
         let class_weight = plan.class_weight;
         let mut rows = Rows { s, classes: block.classes, block, offset, keep, index, ignored, class_weight, scale };
         // Weight times value; but zero, whatever the row holds, where it is ignored.

@@ -2,7 +2,7 @@ use self::lanes::{HardSums, LaneSums};
 use crate::call::{AnyRequest, Loss, Run, class_methods, for_request};
 use crate::cpu::row::{Row, RowTarget, Rows, for_chunks};
 use crate::cpu::rowwise::{self, Rowwise};
-use crate::cpu::simd::{F32s, Kernel, LANES, Lanes, Machine, Pair, Part, Span, Whole};
+use crate::cpu::simd::{F32s, Kernel, LANES, Lanes, Machine, Operand, Pair, Part, Span, Whole};
 use crate::cpu::softmax::{BlockSum, Logits, Softmax, Visit};
 use crate::element::Element;
 use crate::error::{Result, check_option};
@@ -245,8 +245,9 @@ impl Rowwise for CrossEntropy {
         }
         if smoothing == 0.0 && !rows.is_dense() {
             // 0.8 of the time that the sums below take.
-            let losses =
-                HardSums::of_rows(rows, max).losses(max, rows.class_weights_of_targets(), z_loss).scaled(rows.scale);
+            let losses = HardSums::of_rows(rows, max)
+                .losses(true, max, rows.class_weights_of_targets(), z_loss)
+                .scaled(rows.scale);
             if rows.wants_grad() {
                 for c in 0..classes {
                     let mut grad = losses.grad(rows.kept(c), rows.has_class(c));
@@ -271,7 +272,7 @@ impl Rowwise for CrossEntropy {
             }
             sums.end_block();
         }
-        let losses = sums.losses(max, z_loss);
+        let losses = sums.losses(true, max, z_loss);
         if rows.wants_grad_target() {
             for c in 0..classes {
                 let z = cap.bend(rows.input(c));
@@ -320,7 +321,7 @@ pub(super) struct Slopes {
 impl Slopes {
     #[cfg_attr(optimized, inline(always))]
     pub(super) fn new(softmax: &Softmax, mass: f64, z_loss: f32, scale: f32) -> Self {
-        let pull = 2.0 * f64::from(z_loss) * softmax.lse();
+        let pull = if z_loss == 0.0 { 0.0 } else { 2.0 * f64::from(z_loss) * softmax.lse() };
         let miss = softmax.miss(1.0);
         Slopes {
             mass: mass as f32,
@@ -337,10 +338,10 @@ impl Slopes {
         e.eq(self.top_e).pick((self.mass - a) * self.scale + self.top, e * self.slope - a * self.scale)
     }
 
-    /// The same of classes that are not the target and have this weight: there is nothing to cancel, whoever leads.
+    /// The same of classes that are not the target, without what their weight adds: there is nothing to cancel, whoever leads.
     #[cfg_attr(optimized, inline(always))]
-    pub(super) fn apart<S: Machine>(&self, e: F32s<S>, a: f32) -> F32s<S> {
-        e.mul_add(self.slope, e.simd().splat(-a * self.scale))
+    pub(super) fn apart<S: Machine>(&self, e: F32s<S>, and: impl Operand<S>) -> F32s<S> {
+        e.mul_add(self.slope, and)
     }
 }
 
@@ -444,7 +445,7 @@ impl CrossEntropy {
         let mut both = (TargetSums::<S, T, EVEN>::new(s, weights), visitor);
         let softmax = Softmax::new(s, row, 0, logits, &mut both);
         let (sums, visitor) = both;
-        let (mass, cost) = sums.mass_and_cost(row, f64::from(softmax.max) - f64::from(z));
+        let (mass, cost) = sums.mass_and_cost(row, f64::from(softmax.max) - f64::from(z), 1.0);
         // Before the gradient of the input, which in place overwrites the logits.
         if row.wants_grad_target() {
             let (ln_sum, max) = (softmax.ln_sum() as f32, softmax.max);
@@ -459,7 +460,7 @@ impl CrossEntropy {
             for_chunks!(row, |k, p| {
                 let e = softmax.exp(s, row, 0, (k, p), logits);
                 let grad = match weights.apart_from(k) {
-                    Some(a) if EVEN => slopes.apart(e, a),
+                    Some(a) if EVEN => slopes.apart(e, -a * row.scale),
                     _ => slopes.at(e, weights.at(s, row, k, p)),
                 };
                 row.put(s, k, p, logits.chain(row, k, p, grad));
@@ -471,8 +472,9 @@ impl CrossEntropy {
 
     #[cfg_attr(optimized, inline(always))]
     fn value(softmax: &Softmax, mass: f64, cost: f64, z_loss: f32) -> f64 {
-        let lse = softmax.lse();
-        let value = mass * softmax.ln_sum() + cost;
+        let ln_sum = softmax.ln_sum();
+        let lse = f64::from(softmax.max) + ln_sum;
+        let value = mass * ln_sum + cost;
         if z_loss == 0.0 { value } else { value + f64::from(z_loss) * lse * lse }
     }
 }
@@ -491,10 +493,10 @@ impl<'a, S: Machine, T: Element, const EVEN: bool> TargetSums<'a, S, T, EVEN> {
         TargetSums { weights, mass: BlockSum::new(s), cost: BlockSum::new(s) }
     }
 
-    /// Given how far the target's logit is below the largest, if it is a class.
+    /// Given how far the target's logit is below the largest, if it is a class, and what of that has been seen.
     #[cfg_attr(optimized, inline(always))]
-    pub(super) fn mass_and_cost(&self, row: &Row<'_, T>, of_target: f64) -> (f64, f64) {
-        let (mass, cost) = (self.mass.sum(), self.cost.sum());
+    pub(super) fn mass_and_cost(&self, row: &Row<'_, T>, of_target: f64, seen: f32) -> (f64, f64) {
+        let (mass, cost) = (self.mass.sum(), self.cost.sum() / f64::from(seen));
         if EVEN { self.weights.mass_and_cost(row.classes, of_target, cost) } else { (mass, cost) }
     }
 }
@@ -510,7 +512,7 @@ impl<S: Machine, T: Element, const EVEN: bool> Visit<S, T> for TargetSums<'_, S,
         let a = self.weights.at(u.simd(), row, k, p);
         self.mass.add(a);
         // Zero times minus infinity is a masked class that the target does not ask for.
-        self.cost.add_where(!a.eq(0.0), -a * u);
+        self.cost.add_where(a.ne(0.0), -a * u);
     }
 
     #[cfg_attr(optimized, inline(always))]

@@ -319,7 +319,7 @@ pub(crate) fn focal_losses<S: Machine>(sums: HardSums<S>, gamma: f32, alpha: F32
     };
     let bend = gamma * p_t * miss.eq(0.0).pick(1.0, nll / miss);
     // Where p is 0 the other factor may be infinite.
-    let slope = alpha * power * s.splat(1.0).add_where(!p_t.eq(0.0), bend);
+    let slope = alpha * power * s.splat(1.0).add_where(p_t.ne(0.0), bend);
     let value = alpha * power.eq(0.0).pick(0.0, power * nll);
     HardLosses { value, each: slope * softmax.inv_sum, at_target: -slope * miss }
 }

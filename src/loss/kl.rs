@@ -309,7 +309,7 @@ impl Rowwise for Distillation {
         let scale = row.scale * factor * inv_temperature;
         // Before the gradient of the student, which in place overwrites its logits.
         if row.wants_grad_target() {
-            let (teacher, inv_q) = (both.teacher, both.inv_q);
+            let (teacher, inv_q) = (both.teacher, both.inv_q as f32);
             let offset = (both.shift - both.kl) as f32;
             for_chunks!(row, |k, p| {
                 let (zs, zt) = (student_logits.at(s, row, k, p), teacher_logits.at(s, row, k, p));
@@ -319,9 +319,10 @@ impl Rowwise for Distillation {
             });
         }
         if row.wants_grad() {
+            let gaps = both.gaps(scale);
             for_chunks!(row, |k, p| {
                 let of_student = student.exp(s, row, 0, (k, p), student_logits);
-                row.put(s, k, p, scale * both.slope(s, row, (k, p), of_student));
+                row.put(s, k, p, gaps.at(of_student, both.exp(s, row, k, p)));
             });
         }
         f64::from(factor) * both.kl
@@ -346,11 +347,13 @@ pub(super) struct Divergence<L> {
     teacher_logits: L,
     /// Where the teacher's exponentials are kept.
     slot: usize,
-    inv_p: f32,
-    inv_q: f32,
+    inv_p: f64,
+    inv_q: f64,
     /// `p - q`, where both are near 1: what the one misses less what the other does.
-    both_ones: f32,
-    /// The difference of the logarithms of the two sums.
+    both_ones: f64,
+    /// The logarithm of the student's sum.
+    pub(super) ln_sum: f64,
+    /// That less the teacher's.
     shift: f64,
     pub(super) kl: f64,
 }
@@ -366,30 +369,47 @@ impl<L: Logits> Divergence<L> {
     ) -> Self {
         let mut cross = Cross { student_logits, max: student.max, sum: BlockSum::new(s) };
         let teacher = Softmax::new(s, row, slot, teacher_logits, &mut cross);
-        let shift = student.ln_sum() - teacher.ln_sum();
+        let ln_sum = student.ln_sum();
+        let shift = ln_sum - teacher.ln_sum();
         Divergence {
             teacher,
             teacher_logits,
             slot,
-            inv_p: (1.0 / student.sum()) as f32,
-            inv_q: (1.0 / teacher.sum()) as f32,
-            both_ones: (teacher.miss(1.0) - student.miss(1.0)) as f32,
+            inv_p: 1.0 / student.sum(),
+            inv_q: 1.0 / teacher.sum(),
+            both_ones: teacher.miss(1.0) - student.miss(1.0),
+            ln_sum,
             shift,
             kl: cross.sum.sum() / teacher.sum() + shift,
         }
     }
 
-    /// `p - q` of sixteen classes, given the student's exponentials.
+    /// The teacher's exponentials of sixteen classes.
     #[cfg_attr(optimized, inline(always))]
-    pub(super) fn slope<S: Machine, T: Element, P: Span>(
-        &self,
-        s: S,
-        row: &Row<'_, T>,
-        (k, p): (usize, P),
-        ep: F32s<S>,
-    ) -> F32s<S> {
-        let eq = self.teacher.exp(s, row, self.slot, (k, p), self.teacher_logits);
-        (ep.eq(1.0) & eq.eq(1.0)).pick(self.both_ones, ep * self.inv_p - eq * self.inv_q)
+    pub(super) fn exp<S: Machine, T: Element, P: Span>(&self, s: S, row: &Row<'_, T>, k: usize, p: P) -> F32s<S> {
+        self.teacher.exp(s, row, self.slot, (k, p), self.teacher_logits)
+    }
+
+    /// `p - q`, times this.
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn gaps(&self, scale: f32) -> Gaps {
+        let scaled = |x: f64| (x * f64::from(scale)) as f32;
+        Gaps { p: scaled(self.inv_p), q: scaled(self.inv_q), both_ones: scaled(self.both_ones) }
+    }
+}
+
+/// What makes gradients of exponentials.
+pub(super) struct Gaps {
+    p: f32,
+    q: f32,
+    both_ones: f32,
+}
+
+impl Gaps {
+    /// Of sixteen classes with these exponentials, of the student and of the teacher.
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn at<S: Machine>(&self, ep: F32s<S>, eq: F32s<S>) -> F32s<S> {
+        (ep.eq(1.0) & eq.eq(1.0)).pick(self.both_ones, ep * self.p - eq * self.q)
     }
 }
 
@@ -404,7 +424,7 @@ impl<S: Machine, T: Element, A: Logits> Visit<S, T> for Cross<S, A> {
     #[cfg_attr(optimized, inline(always))]
     fn visit<P: Span>(&mut self, row: &Row<'_, T>, k: usize, p: P, u: F32s<S>, e: F32s<S>) {
         let z = self.student_logits.at(u.simd(), row, k, p);
-        self.sum.add_where(!e.eq(0.0), e * (u - (z - self.max)));
+        self.sum.add_where(e.ne(0.0), e * (u - (z - self.max)));
     }
 
     #[cfg_attr(optimized, inline(always))]

@@ -111,7 +111,7 @@ impl<S: Machine, T> Visit<S, T> for Looks<S> {
     #[cfg_attr(optimized, inline(always))]
     fn visit<P: Span>(&mut self, _: &Row<'_, T>, k: usize, _: P, u: F32s<S>, e: F32s<S>) {
         // Zero times minus infinity is a masked class.
-        self.spread.add_where(!e.eq(0.0), e * u);
+        self.spread.add_where(e.ne(0.0), e * u);
         let chunk = u.simd().bits((k / LANES) as u32).to_float();
         self.first = (u.eq(0.0) & self.first.is_nan()).pick(chunk, self.first);
     }

@@ -31,7 +31,7 @@ impl<T: Element> Kernel for ChannelSums<'_, '_, T> {
             let (mut i, stop) = (block, end.min(block + BLOCK));
             classes.read(s, plan, n, block, stop);
             while stop - i >= 2 * LANES {
-                let [a, b] = At::two(n, i);
+                let [a, b] = At::two(n, i, block);
                 plan.prefetch(s, c, a);
                 let (x, t) = (plan.inputs(s, c, [a, b]), plan.targets(s, c, [a, b], &classes));
                 let (p, value) = plan.look(x, t);
@@ -46,7 +46,7 @@ impl<T: Element> Kernel for ChannelSums<'_, '_, T> {
                 i += 2 * LANES;
             }
             while i < stop {
-                let at = At { n, i, count: LANES.min(stop - i) };
+                let at = At::new(n, i, block, stop);
                 let (x, t) = (plan.input(s, c, at), plan.target(s, c, at, &classes));
                 let (p, value) = plan.look(x, t);
                 sums.add(squared, p, t, at.count);
@@ -113,7 +113,7 @@ impl<T: Element> Kernel for ChannelGrads<'_, '_, T> {
         let ChannelGrads { plan, n, c, start, end, slopes, grad } = self;
         let Some(slopes) = slopes else {
             for i in (start..end).step_by(LANES) {
-                plan.store(s, grad, c, At { n, i, count: LANES.min(end - i) }, s.zero());
+                plan.store(s, grad, c, At::new(n, i, start, end), s.zero());
             }
             return fence();
         };
@@ -122,7 +122,7 @@ impl<T: Element> Kernel for ChannelGrads<'_, '_, T> {
             let (mut i, stop) = (block, end.min(block + BLOCK));
             classes.read(s, plan, n, block, stop);
             while stop - i >= 2 * LANES {
-                let [a, b] = At::two(n, i);
+                let [a, b] = At::two(n, i, block);
                 plan.prefetch(s, c, a);
                 let (x, t) = (plan.inputs(s, c, [a, b]), plan.targets(s, c, [a, b], &classes));
                 let (g0, g1) = pair.split(plan.slope(slopes, x, t));
@@ -131,7 +131,7 @@ impl<T: Element> Kernel for ChannelGrads<'_, '_, T> {
                 i += 2 * LANES;
             }
             while i < stop {
-                let at = At { n, i, count: LANES.min(stop - i) };
+                let at = At::new(n, i, block, stop);
                 let (x, t) = (plan.input(s, c, at), plan.target(s, c, at, &classes));
                 plan.store(s, grad, c, at, plan.slope(slopes, x, t));
                 i += LANES;

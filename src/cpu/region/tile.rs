@@ -4,23 +4,32 @@ use super::value::Sums;
 use super::{BLOCK, Plan, RegionTarget};
 use crate::cpu::mem::{Dst, Mode, Src};
 use crate::cpu::row::{Load, Store};
-use crate::cpu::simd::{F32s, Kernel, LANES, Machine, Mask, Pair};
+use crate::cpu::simd::{F32s, LANES, Machine, Mask, Pair};
 use crate::cpu::softmax::BlockSum;
 use crate::element::Element;
-use crate::target::{Indices, for_indices};
+use crate::target::{NO_CLASS, ReadClasses};
 
-/// Positions `i..i + count` of sample `n`, at most sixteen.
+/// Positions `i..i + count` of sample `n`, at most sixteen, and where they are in their block.
 #[derive(Clone, Copy)]
 pub(super) struct At {
     pub(super) n: usize,
     pub(super) i: usize,
     pub(super) count: usize,
+    pub(super) offset: usize,
 }
 
 impl At {
+    /// From `i` on, of a block from `start` to `stop`.
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn new(n: usize, i: usize, start: usize, stop: usize) -> Self {
+        At { n, i, count: LANES.min(stop - i), offset: i - start }
+    }
+
     /// Twice sixteen positions.
-    pub(super) fn two(n: usize, i: usize) -> [Self; 2] {
-        [At { n, i, count: LANES }, At { n, i: i + LANES, count: LANES }]
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn two(n: usize, i: usize, start: usize) -> [Self; 2] {
+        let offset = i - start;
+        [At { n, i, count: LANES, offset }, At { n, i: i + LANES, count: LANES, offset: offset + LANES }]
     }
 }
 
@@ -31,6 +40,14 @@ impl<T: Element> Plan<'_, T> {
         self.input.prefetch(s, self.index(c, at));
         if let RegionTarget::Dense(t) = self.target {
             t.prefetch(s, self.index(c, at));
+        }
+    }
+
+    /// Asks for the input that is so many positions away, a line at a time.
+    #[cfg_attr(optimized, inline(always))]
+    pub(super) fn prefetch_later<S: Machine>(&self, s: S, c: usize, at: At, away: usize) {
+        if at.offset.is_multiple_of(2 * LANES) {
+            self.input.prefetch_later(s, self.index(c, at) + away);
         }
     }
 
@@ -79,53 +96,29 @@ impl<T: Element> Plan<'_, T> {
     }
 }
 
-/// The classes of a block of positions, `u32::MAX` past the last, if targets are classes.
+/// The classes of a block of positions, [`NO_CLASS`] past the last, if targets are classes.
 pub(super) struct Classes([u32; BLOCK]);
 
 impl Classes {
     pub(super) fn new() -> Self {
-        Classes([u32::MAX; BLOCK])
+        Classes([NO_CLASS; BLOCK])
     }
 
     /// The positions whose class is `c`.
     #[cfg_attr(optimized, inline(always))]
     pub(super) fn hit<S: Machine>(&self, s: S, c: usize, at: At) -> Mask<S> {
-        let (i, mut index) = (at.i % BLOCK, [0; LANES]);
-        index.copy_from_slice(&self.0[i..i + LANES]);
+        let mut index = [0; LANES];
+        index.copy_from_slice(&self.0[at.offset..at.offset + LANES]);
         s.bits_of(&index).eq(c as u32)
     }
 
-    /// Those of the block of sample `n` that begins at `i`, up to `end`.
+    /// Those of sample `n` from `start` to `stop`, at most `BLOCK`.
     #[cfg_attr(optimized, inline(always))]
-    pub(super) fn read<S: Machine, T>(&mut self, s: S, plan: &Plan<'_, T>, n: usize, i: usize, end: usize) {
-        debug_assert!(i.is_multiple_of(BLOCK));
+    pub(super) fn read<S: Machine, T>(&mut self, s: S, plan: &Plan<'_, T>, n: usize, start: usize, stop: usize) {
         if let RegionTarget::Index(indices) = plan.target {
-            s.run(Read { classes: self, indices, start: n * plan.inner + i, count: BLOCK.min(end - i) });
+            let (start, count) = (n * plan.inner + start, stop - start);
+            s.run(ReadClasses { indices, start, count, ignore: None, classes: &mut self.0 });
         }
-    }
-}
-
-/// A function of its own, for a block costs the call little, and a loss would have it for four types of indices.
-struct Read<'c, 'a> {
-    classes: &'c mut Classes,
-    indices: Indices<'a>,
-    start: usize,
-    count: usize,
-}
-
-impl Kernel for Read<'_, '_> {
-    type Output = ();
-
-    #[cfg_attr(optimized, inline(always))]
-    fn run<S: Machine>(self, _: S) {
-        let Read { classes: Classes(classes), indices, start, count } = self;
-        // Checked to be channels, of which there are fewer than 2^31.
-        for_indices!(indices, |x| {
-            for (class, &x) in classes.iter_mut().zip(&x[start..start + count]) {
-                *class = x as u32;
-            }
-        });
-        classes[count..].fill(u32::MAX);
     }
 }
 

@@ -153,7 +153,6 @@ pub(crate) trait Machine: Simd {
     fn u_from_array(self, x: &[u32; LANES]) -> Self::U;
     /// The first `count` lanes.
     fn m_first(self, count: usize) -> Self::M;
-    fn m_from_array(self, m: &[bool; LANES]) -> Self::M;
     fn m_any(self, a: Self::M) -> bool;
     fn d_zero(self) -> Self::D;
     fn d_widen(self, x: Self::F) -> Self::D;
@@ -282,10 +281,5 @@ pub(crate) trait Machine: Simd {
     #[cfg_attr(optimized, inline(always))]
     fn only(self, lane: usize) -> Mask<Self> {
         self.bits_of(&IOTA).eq(lane.min(LANES) as u32)
-    }
-
-    #[cfg_attr(optimized, inline(always))]
-    fn mask(self, m: &[bool; LANES]) -> Mask<Self> {
-        Mask { v: self.m_from_array(m), s: self }
     }
 }

@@ -169,10 +169,6 @@ impl Machine for Baseline {
         lanes!(false, |l| l < count)
     }
     #[cfg_attr(optimized, inline(always))]
-    fn m_from_array(self, m: &[bool; LANES]) -> Self::M {
-        *m
-    }
-    #[cfg_attr(optimized, inline(always))]
     fn m_any(self, a: Self::M) -> bool {
         a.contains(&true)
     }

@@ -3,7 +3,7 @@ use crate::call::{AnyRequest, Loss, Run, for_request};
 use crate::cpu::row::{Row, RowTarget, for_chunks};
 use crate::cpu::rowwise::{self, Rowwise};
 use crate::cpu::simd::{F32s, Machine, Span};
-use crate::cpu::softmax::{Exps, Input, Logits, Softmax, Visit};
+use crate::cpu::softmax::{BlockSum, Input, Logits, Softmax, Visit};
 use crate::cuda::kernel::{self, HasKernel, Kernel};
 use crate::device::Buffer;
 use crate::element::Element;
@@ -160,33 +160,45 @@ impl Logits for Teacher {
     }
 }
 
+/// A temperature at which the exponentials of the logits have nothing to do with those without.
+const ANY: u32 = u32::MAX;
+
 /// What sees the logits at a temperature of 2 or 4, and has their softmax without a temperature too: the exponentials, squared once or
 /// twice, are those of the logits.
 struct Raised<S: Machine, V, const SQUARINGS: u32> {
-    exps: Exps<S>,
+    /// The sum of those that are not 1. They are 1 where they are before.
+    rest: BlockSum<S>,
     visitor: V,
 }
 
-/// Exponentials to the power of 2 or 4.
+/// Exponentials, squared so many times.
 #[cfg_attr(optimized, inline(always))]
 fn raise<S: Machine, const SQUARINGS: u32>(e: F32s<S>) -> F32s<S> {
     // What would be denormal then is 0.
-    let e = e.not_lt(if SQUARINGS == 1 { f32::from_bits(64 << 23) } else { f32::from_bits(96 << 23) }).pick(e, 0.0);
-    let e = e * e;
-    if SQUARINGS == 1 { e } else { e * e }
+    match SQUARINGS {
+        0 => e,
+        1 => {
+            let e = e.not_lt(f32::from_bits(64 << 23)).pick(e, 0.0);
+            e * e
+        }
+        _ => {
+            let e = e.not_lt(f32::from_bits(96 << 23)).pick(e, 0.0);
+            (e * e) * (e * e)
+        }
+    }
 }
 
 impl<S: Machine, T: Element, V: Visit<S, T>, const SQUARINGS: u32> Visit<S, T> for Raised<S, V, SQUARINGS> {
     #[cfg_attr(optimized, inline(always))]
     fn visit<P: Span>(&mut self, row: &Row<'_, T>, k: usize, p: P, u: F32s<S>, e: F32s<S>) {
-        let e = raise::<S, SQUARINGS>(e);
-        self.exps.add(e);
-        self.visitor.visit(row, k, p, u * (1 << SQUARINGS) as f32, e);
+        let raised = raise::<S, SQUARINGS>(e);
+        self.rest.add_where(e.ne(1.0), raised);
+        self.visitor.visit(row, k, p, u, raised);
     }
 
     #[cfg_attr(optimized, inline(always))]
     fn end_block(&mut self) {
-        self.exps.end_block();
+        self.rest.end_block();
         self.visitor.end_block();
     }
 }
@@ -203,24 +215,27 @@ impl Rowwise for CombinedRows {
 
     #[cfg_attr(optimized, inline(always))]
     fn row<S: Machine, T: Element>(&self, s: S, row: &mut Row<'_, T>) -> f64 {
-        let inv_temperature = self.params().inv_temperature;
+        let CombinedRowsParams { inv_temperature, .. } = self.params();
         match row.target {
             RowTarget::Class(_) if row.class_weight.is_none() => {
-                if inv_temperature == 0.5 {
+                if inv_temperature == 1.0 {
+                    self.row_of::<S, T, true, 0>(s, row)
+                } else if inv_temperature == 0.5 {
                     self.row_of::<S, T, true, 1>(s, row)
                 } else if inv_temperature == 0.25 {
                     self.row_of::<S, T, true, 2>(s, row)
                 } else {
-                    self.row_of::<S, T, true, 0>(s, row)
+                    self.row_of::<S, T, true, ANY>(s, row)
                 }
             }
-            _ => self.row_of::<S, T, false, 0>(s, row),
+            _ => self.row_of::<S, T, false, ANY>(s, row),
         }
     }
 }
 
 impl CombinedRows {
-    /// `EVEN`: see [`TargetSums`]; `SQUARINGS`: see [`Raised`], 0 without.
+    /// `EVEN`: see [`TargetSums`]; `SQUARINGS`: how often the student's exponentials are squared to be those without a temperature, or
+    /// [`ANY`].
     #[cfg_attr(optimized, inline(always))]
     fn row_of<S: Machine, T: Element, const EVEN: bool, const SQUARINGS: u32>(
         &self,
@@ -232,42 +247,48 @@ impl CombinedRows {
         let z = if let RowTarget::Class(t) = row.target { row.input_at(t) } else { 0.0 };
         let mut sums = TargetSums::<S, T, EVEN>::new(s, on_classes);
         let (student_logits, teacher_logits) = (Student { inv_temperature }, Teacher { inv_temperature });
-        let (softmax, student, slot) = if SQUARINGS > 0 {
-            // 0.8 of the time that it takes with an exponential more.
-            let mut raised = Raised::<S, _, SQUARINGS> { exps: Exps::new(s), visitor: sums };
-            let student = Softmax::new(s, row, 1, student_logits, &mut raised);
-            sums = raised.visitor;
-            (raised.exps.of_row(student.max / inv_temperature), student, 1)
-        } else {
-            let softmax = Softmax::new(s, row, 0, Input, &mut sums);
-            if inv_temperature == 1.0 {
-                (softmax, softmax, 0)
-            } else {
-                (softmax, Softmax::new(s, row, 1, student_logits, &mut ()), 1)
+        let (softmax, student) = match SQUARINGS {
+            0 => {
+                let softmax = Softmax::new(s, row, 0, Input, &mut sums);
+                (softmax, softmax)
+            }
+            ANY => {
+                let softmax = Softmax::new(s, row, 1, Input, &mut sums);
+                (softmax, Softmax::new(s, row, 0, student_logits, &mut ()))
+            }
+            _ => {
+                // 0.8 of the time that it takes with an exponential more.
+                let mut raised = Raised::<S, _, SQUARINGS> { rest: BlockSum::new(s), visitor: sums };
+                let student = Softmax::new(s, row, 0, student_logits, &mut raised);
+                sums = raised.visitor;
+                (Softmax { max: student.max / inv_temperature, ones: student.ones, rest: raised.rest.sum() }, student)
             }
         };
-        let (mass, cost) = sums.mass_and_cost(row, f64::from(softmax.max) - f64::from(z));
+        let seen = if SQUARINGS == ANY { 1.0 } else { inv_temperature };
+        let (mass, cost) = sums.mass_and_cost(row, f64::from(softmax.max) - f64::from(z), seen);
         let both = Divergence::new(s, row, (student, student_logits), (2, teacher_logits));
         if row.wants_grad() {
-            let slopes = Slopes::new(&softmax, mass, z_loss, row.scale * weights[0]);
-            let scale = row.scale * weights[1] * factor * inv_temperature;
+            let scale = row.scale * weights[0];
+            let slopes = Slopes::new(&softmax, mass, z_loss, scale);
+            let gaps = both.gaps(row.scale * weights[1] * factor * inv_temperature);
             for_chunks!(row, |k, p| {
-                let of_student = student.exp(s, row, slot, (k, p), student_logits);
+                let of_student = student.exp(s, row, 0, (k, p), student_logits);
                 let e = match SQUARINGS {
-                    0 if slot == 0 => of_student,
-                    0 => softmax.exp(s, row, 0, (k, p), Input),
+                    ANY => softmax.exp(s, row, 1, (k, p), Input),
                     _ => raise::<S, SQUARINGS>(of_student),
                 };
-                let of_target = match on_classes.apart_from(k) {
-                    Some(a) if EVEN => slopes.apart(e, a),
-                    _ => slopes.at(e, on_classes.at(s, row, k, p)),
+                let of_teacher = gaps.at(of_student, both.exp(s, row, k, p));
+                let grad = match on_classes.apart_from(k) {
+                    Some(a) if EVEN => slopes.apart(e, of_teacher - a * scale),
+                    _ => slopes.at(e, on_classes.at(s, row, k, p)) + of_teacher,
                 };
-                row.put(s, k, p, both.slope(s, row, (k, p), of_student).mul_add(scale, of_target));
+                row.put(s, k, p, grad);
             });
         }
-        let lse = softmax.lse();
+        let ln_sum = if SQUARINGS == 0 { both.ln_sum } else { softmax.ln_sum() };
+        let lse = f64::from(softmax.max) + ln_sum;
         let of_lse = if z_loss == 0.0 { 0.0 } else { f64::from(z_loss) * lse * lse };
-        let terms = [mass * softmax.ln_sum() + cost, of_lse, f64::from(factor) * both.kl];
+        let terms = [mass * ln_sum + cost, of_lse, f64::from(factor) * both.kl];
         *row.terms = terms;
         let [of_target, of_lse, of_teacher] = terms;
         f64::from(weights[0]) * (of_target + of_lse) + f64::from(weights[1]) * of_teacher

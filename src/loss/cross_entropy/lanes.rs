@@ -24,7 +24,7 @@ impl<S: Machine> LaneSums<S> {
         self.exps.add(e);
         self.mass.add(a);
         // Zero times minus infinity is a masked class that the target does not ask for.
-        self.cost.add_where(!a.eq(0.0), -a * u);
+        self.cost.add_where(a.ne(0.0), -a * u);
     }
 
     /// After eight classes.
@@ -35,10 +35,10 @@ impl<S: Machine> LaneSums<S> {
         self.cost.end_block();
     }
 
-    /// After all; `max` is the largest logit.
+    /// After all; `max` is the largest logit. Without values, where nothing but gradients is asked for.
     #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn losses(self, max: F32s<S>, z_loss: f32) -> LaneLosses<S> {
-        LaneLosses::new(self.exps.softmax(), (self.mass.lanes(), self.cost.lanes()), max, z_loss)
+    pub(crate) fn losses(self, values: bool, max: F32s<S>, z_loss: f32) -> LaneLosses<S> {
+        LaneLosses::new(self.exps.softmax(), values, (self.mass.lanes(), self.cost.lanes()), max, z_loss)
     }
 }
 
@@ -51,19 +51,20 @@ pub(crate) struct HardSums<S: Machine> {
 
 impl<S: Machine> HardSums<S> {
     #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn new(s: S) -> Self {
-        HardSums { exps: Exps::new(s), u: s.zero() }
+    pub(crate) fn new(u: F32s<S>) -> Self {
+        HardSums { exps: Exps::new(u.simd()), u }
     }
 
     /// Those of sixteen rows, whose largest logits are `max`; keeps the exponentials instead of the logits.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn of_rows<T: Element>(rows: &mut Rows<'_, '_, S, T>, max: F32s<S>) -> Self {
-        let mut sums = HardSums::new(rows.s);
+        let mut sums = HardSums::new(rows.s.zero());
         for block in (0..rows.classes).step_by(8) {
             for c in block..rows.classes.min(block + 8) {
                 let u = rows.kept(c) - max;
                 let e = u.exp_neg();
-                sums.add(u, e, rows.has_class(c));
+                sums.add(e);
+                sums.u = rows.has_class(c).pick(u, sums.u);
                 rows.keep(c, e);
             }
             sums.end_block();
@@ -71,11 +72,10 @@ impl<S: Machine> HardSums<S> {
         sums
     }
 
-    /// A class: its logit less the largest, the exponential of that, and the rows whose target it is.
+    /// The exponential of a class.
     #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn add(&mut self, u: F32s<S>, e: F32s<S>, hit: Mask<S>) {
+    pub(crate) fn add(&mut self, e: F32s<S>) {
         self.exps.add(e);
-        self.u = self.u.add_where(hit, u);
     }
 
     /// After eight classes.
@@ -90,12 +90,12 @@ impl<S: Machine> HardSums<S> {
         (self.exps.softmax(), self.u)
     }
 
-    /// Cross-entropy, after all; `max` is the largest logit, `weight` that of the target's class.
+    /// Cross-entropy, after all; `max` is the largest logit, `weight` that of the target's class. See [`LaneSums::losses`].
     #[cfg_attr(optimized, inline(always))]
-    pub(crate) fn losses(self, max: F32s<S>, weight: F32s<S>, z_loss: f32) -> HardLosses<S> {
+    pub(crate) fn losses(self, values: bool, max: F32s<S>, weight: F32s<S>, z_loss: f32) -> HardLosses<S> {
         // Zero times minus infinity is a masked class that the target does not ask for.
         let cost = weight.eq(0.0).pick(0.0, -weight * self.u);
-        let losses = LaneLosses::new(self.exps.softmax(), (weight, cost), max, z_loss);
+        let losses = LaneLosses::new(self.exps.softmax(), values, (weight, cost), max, z_loss);
         let at_target = losses.grad(self.u.exp_neg(), weight);
         HardLosses { value: losses.value, each: losses.slope, at_target }
     }
@@ -127,8 +127,8 @@ impl<S: Machine> HardLosses<S> {
 impl<S: Machine> LaneLosses<S> {
     /// `mass` and `cost` are the sums of the targets' weights, and of them times how far their logits are below the largest.
     #[cfg_attr(optimized, inline(always))]
-    fn new(softmax: LaneSoftmax<S>, (mass, cost): (F32s<S>, F32s<S>), max: F32s<S>, z_loss: f32) -> Self {
-        let ln_sum = softmax.ln_sum();
+    fn new(softmax: LaneSoftmax<S>, values: bool, (mass, cost): (F32s<S>, F32s<S>), max: F32s<S>, z_loss: f32) -> Self {
+        let ln_sum = if values || z_loss != 0.0 { softmax.ln_sum() } else { max.simd().zero() };
         let lse = max + ln_sum;
         let value = mass * ln_sum + cost;
         let (value, pull) =

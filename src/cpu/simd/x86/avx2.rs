@@ -20,16 +20,6 @@ macro_rules! both {
     };
 }
 
-#[cfg_attr(optimized, inline(always))]
-fn mask256(m: &[bool; LANES]) -> F {
-    // SAFETY: called by the methods of `Avx2` alone.
-    unsafe {
-        let bytes: [__m128i; 2] = [_mm_loadl_epi64(m.as_ptr().cast()), _mm_loadl_epi64(m.as_ptr().add(8).cast())];
-        // A bool is 0 or 1.
-        both!(|bytes| _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_setzero_si256(), _mm256_cvtepu8_epi32(bytes))))
-    }
-}
-
 impl Simd for Avx2 {
     type F = F;
     type U = U;
@@ -108,7 +98,6 @@ impl Machine for Avx2 {
             both!(|lane| _mm256_castsi256_ps(_mm256_cmpgt_epi32(count, lane)))
         };
         fn m_any(a: F) -> bool = _mm256_movemask_ps(_mm256_or_ps(a[0], a[1])) != 0;
-        fn m_from_array(m: &[bool; LANES]) -> F = mask256(m);
         fn h_line(x: [[u16; LANES]; 2]) -> F = transmute(x);
         fn d_zero() -> D = [_mm256_setzero_pd(); 4];
         fn d_widen(x: F) -> D = [

@@ -95,10 +95,6 @@ impl Machine for Avx512 {
         fn u_from_array(x: &[u32; LANES]) -> __m512i = transmute(*x);
         fn m_first(count: usize) -> __mmask16 = first512(count);
         fn m_any(a: __mmask16) -> bool = a != 0;
-        fn m_from_array(m: &[bool; LANES]) -> __mmask16 = {
-            let bytes = _mm_loadu_si128(m.as_ptr().cast());
-            _mm_test_epi8_mask(bytes, bytes)
-        };
         fn h_line(x: [[u16; LANES]; 2]) -> __m512 = {
             let [a, b] = transmute::<[[u16; LANES]; 2], [__m256i; 2]>(x);
             _mm512_castsi512_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b))

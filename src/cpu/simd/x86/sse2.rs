@@ -112,18 +112,6 @@ impl Machine for Baseline {
             let (lane, count) = (transmute::<[u32; LANES], QI>(IOTA), _mm_set1_epi32(count as i32));
             quarters!(|lane| _mm_castsi128_ps(_mm_cmpgt_epi32(count, lane)))
         };
-        fn m_from_array(m: &[bool; LANES]) -> Q = {
-            // A byte of 0 or 1 becomes four of them, and these a mask.
-            let (m, zero) = (_mm_loadu_si128(m.as_ptr().cast()), _mm_setzero_si128());
-            let m = _mm_sub_epi8(zero, m);
-            let (low, high) = (_mm_unpacklo_epi8(m, m), _mm_unpackhi_epi8(m, m));
-            [
-                _mm_castsi128_ps(_mm_unpacklo_epi16(low, low)),
-                _mm_castsi128_ps(_mm_unpackhi_epi16(low, low)),
-                _mm_castsi128_ps(_mm_unpacklo_epi16(high, high)),
-                _mm_castsi128_ps(_mm_unpackhi_epi16(high, high)),
-            ]
-        };
         fn m_any(a: Q) -> bool = _mm_movemask_ps(_mm_or_ps(_mm_or_ps(a[0], a[1]), _mm_or_ps(a[2], a[3]))) != 0;
         fn d_zero() -> QD = [_mm_setzero_pd(); 8];
         fn d_widen(x: Q) -> QD = transmute(quarters!(|x| [_mm_cvtps_pd(x), _mm_cvtps_pd(_mm_movehl_ps(x, x))]));
