@@ -3,7 +3,7 @@ use crate::call::{AnyRequest, Loss, Run, class_methods, for_request};
 use crate::cpu::row::{Row, RowTarget, Rows, for_chunks};
 use crate::cpu::rowwise::{self, Rowwise};
 use crate::cpu::simd::{F32s, Kernel, LANES, Lanes, Machine, Operand, Pair, Part, Span, Whole};
-use crate::cpu::softmax::{BlockSum, Logits, Softmax, Visit};
+use crate::cpu::softmax::{BlockSum, Logits, Softmax, Visit, for_eights};
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::bce::check_smoothing;
@@ -263,15 +263,18 @@ impl Rowwise for CrossEntropy {
         let on_target = (1.0 - smoothing) * rows.class_weights_of_targets();
         let on_all = smoothing / classes as f32;
         let mut sums = LaneSums::new(s);
-        for block in (0..classes).step_by(8) {
-            for c in block..classes.min(block + 8) {
+        for_eights!(
+            classes,
+            |c| {
                 let u = rows.kept(c) - max;
                 let e = u.exp_neg();
                 sums.add(u, e, weights(rows, c, on_target, on_all));
                 rows.keep(c, e);
+            },
+            {
+                sums.end_block();
             }
-            sums.end_block();
-        }
+        );
         let losses = sums.losses(true, max, z_loss);
         if rows.wants_grad_target() {
             for c in 0..classes {

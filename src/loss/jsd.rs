@@ -2,7 +2,7 @@ use crate::call::class_methods;
 use crate::cpu::row::{Row, Rows, for_chunks};
 use crate::cpu::rowwise::Rowwise;
 use crate::cpu::simd::{F32s, Machine};
-use crate::cpu::softmax::{BlockSum, Exps, Logits, Softmax};
+use crate::cpu::softmax::{BlockSum, Exps, Logits, Softmax, for_eights};
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::kl::{Student, Teacher, maxima};
@@ -107,16 +107,19 @@ impl Rowwise for Jsd {
         let (s, classes) = (rows.s, rows.classes);
         let (student_max, teacher_max) = maxima(rows, inv_temperature);
         let (mut student, mut teacher) = (Exps::new(s), Exps::new(s));
-        for block in (0..classes).step_by(8) {
-            for c in block..classes.min(block + 8) {
+        for_eights!(
+            classes,
+            |c| {
                 let ep = (rows.kept(c) * inv_temperature - student_max).exp_neg();
                 student.add(ep);
                 teacher.add((rows.dense(c) * inv_temperature - teacher_max).exp_neg());
                 rows.keep(c, ep);
+            },
+            {
+                student.end_block();
+                teacher.end_block();
             }
-            student.end_block();
-            teacher.end_block();
-        }
+        );
         let (student, teacher) = (student.softmax(), teacher.softmax());
         let shift = student.ln_ratio(&teacher);
         // As in `row`.

@@ -3,7 +3,7 @@ use crate::cpu::elementwise::{self, Point, Pointwise};
 use crate::cpu::row::{Row, Rows, for_chunks};
 use crate::cpu::rowwise::Rowwise;
 use crate::cpu::simd::{F32s, Machine, Mask, Simd, Span};
-use crate::cpu::softmax::{BlockSum, Exps, Logits, Softmax, Visit};
+use crate::cpu::softmax::{BlockSum, Exps, Logits, Softmax, Visit, for_eights};
 use crate::element::Element;
 use crate::error::{Result, check_option};
 use crate::loss::combine::term;
@@ -266,8 +266,9 @@ impl Rowwise for Distillation {
         let (s, classes) = (rows.s, rows.classes);
         let (student_max, teacher_max) = maxima(rows, inv_temperature);
         let (mut student, mut teacher, mut cross) = (Exps::new(s), Exps::new(s), s.zero_wide());
-        for block in (0..classes).step_by(8) {
-            for c in block..classes.min(block + 8) {
+        for_eights!(
+            classes,
+            |c| {
                 let u = rows.kept(c) * inv_temperature - student_max;
                 let v = rows.dense(c) * inv_temperature - teacher_max;
                 let (ep, eq) = (u.exp_neg(), v.exp_neg());
@@ -276,10 +277,12 @@ impl Rowwise for Distillation {
                 // In f64, for its terms cancel where student and teacher are nearly alike.
                 cross = cross + eq.eq(0.0).pick(0.0, eq * (v - u)).widen();
                 rows.keep(c, ep);
+            },
+            {
+                student.end_block();
+                teacher.end_block();
             }
-            student.end_block();
-            teacher.end_block();
-        }
+        );
         let (student, teacher) = (student.softmax(), teacher.softmax());
         let shift = student.ln_ratio(&teacher);
         let kl = (cross * teacher.inv_sum.widen() + shift.widen()).narrow();

@@ -6,7 +6,7 @@ use super::{BLOCK, OfSoftmax, Plan, Positions, RegionTarget};
 use crate::cpu::mem::{Dst, Mode, fence};
 use crate::cpu::row::{KEEP, Kept};
 use crate::cpu::simd::{F32s, Kernel, LANES, Machine};
-use crate::cpu::softmax::BlockSum;
+use crate::cpu::softmax::{BlockSum, for_eights};
 use crate::element::Element;
 use crate::loss::cross_entropy::lanes::{HardLosses, HardSums, LaneLosses, LaneSums as LossSums};
 use crate::loss::focal::focal_losses;
@@ -208,13 +208,16 @@ impl Positions<'_> {
         match self.loss {
             OfSoftmax::CrossEntropy { smoothing, z_loss } if smoothing != 0.0 || !hard => {
                 let mut sums = LossSums::new(s);
-                for block in (0..plan.channels).step_by(8) {
-                    for c in block..plan.channels.min(block + 8) {
+                for_eights!(
+                    plan.channels,
+                    |c| {
                         let a = self.on(plan, c, plan.target(s, c, at, classes));
                         sums.add(plan.input(s, c, at) - max, softmax.exp(c, at), a);
+                    },
+                    {
+                        sums.end_block();
                     }
-                    sums.end_block();
-                }
+                );
                 Losses::Soft(sums.losses(values, max, z_loss))
             }
             _ => {
@@ -226,12 +229,15 @@ impl Positions<'_> {
                     }
                 }
                 let mut sums = HardSums::new(softmax.of_target - max);
-                for block in (0..plan.channels).step_by(8) {
-                    for c in block..plan.channels.min(block + 8) {
+                for_eights!(
+                    plan.channels,
+                    |c| {
                         sums.add(softmax.exp(c, at));
+                    },
+                    {
+                        sums.end_block();
                     }
-                    sums.end_block();
-                }
+                );
                 Losses::Hard(match self.loss {
                     OfSoftmax::CrossEntropy { z_loss, .. } => sums.losses(values, max, weight, z_loss),
                     OfSoftmax::Focal { gamma } => focal_losses(sums, gamma, weight),

@@ -2,7 +2,7 @@
 
 use crate::cpu::row::Rows;
 use crate::cpu::simd::{F32s, Machine, Mask};
-use crate::cpu::softmax::{BlockSum, Exps, LaneSoftmax};
+use crate::cpu::softmax::{BlockSum, Exps, LaneSoftmax, for_eights};
 use crate::element::Element;
 
 /// What is added up over the classes.
@@ -38,7 +38,8 @@ impl<S: Machine> LaneSums<S> {
     /// After all; `max` is the largest logit. Without values, where nothing but gradients is asked for.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn losses(self, values: bool, max: F32s<S>, z_loss: f32) -> LaneLosses<S> {
-        LaneLosses::new(self.exps.softmax(), values, (self.mass.lanes(), self.cost.lanes()), max, z_loss)
+        let ended = self.exps.ended;
+        LaneLosses::new(self.exps.softmax(), values, (self.mass.lanes(ended), self.cost.lanes(ended)), max, z_loss)
     }
 }
 
@@ -59,16 +60,19 @@ impl<S: Machine> HardSums<S> {
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn of_rows<T: Element>(rows: &mut Rows<'_, '_, S, T>, max: F32s<S>) -> Self {
         let mut sums = HardSums::new(rows.s.zero());
-        for block in (0..rows.classes).step_by(8) {
-            for c in block..rows.classes.min(block + 8) {
+        for_eights!(
+            rows.classes,
+            |c| {
                 let u = rows.kept(c) - max;
                 let e = u.exp_neg();
                 sums.add(e);
                 sums.u = rows.has_class(c).pick(u, sums.u);
                 rows.keep(c, e);
+            },
+            {
+                sums.end_block();
             }
-            sums.end_block();
-        }
+        );
         sums
     }
 
