@@ -116,10 +116,11 @@ impl<S: Machine> BlockSum<S> {
     }
 }
 
-/// Exponentials while they are added up.
+/// Exponentials while they are added up: of sixteen rows or positions, one in each lane, or of sixteen classes of a row.
 pub(crate) struct Exps<S: Machine> {
     ones: BlockSum<S>,
     rest: BlockSum<S>,
+    /// Whether any block has ended.
     pub(crate) ended: bool,
 }
 
@@ -143,13 +144,13 @@ impl<S: Machine> Exps<S> {
         self.rest.end_block();
     }
 
-    /// How many are 1 and the sum of the others, of one row.
+    /// The softmax of a row of this maximum, all lanes together.
     #[cfg_attr(optimized, inline(always))]
-    fn of_row(self) -> (f64, f64) {
-        (self.ones.sum(), self.rest.sum())
+    fn of_row(self, max: f32) -> Softmax {
+        Softmax { max, ones: self.ones.sum(), rest: self.rest.sum() }
     }
 
-    /// Of sixteen rows or positions, one in each lane.
+    /// The softmaxes of sixteen rows or positions, one in each lane.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn softmax(self) -> LaneSoftmax<S> {
         LaneSoftmax::new(self.ones.lanes(self.ended), self.rest.lanes(self.ended))
@@ -264,8 +265,7 @@ impl Softmax {
             exps.end_block();
             visitor.end_block();
         }
-        let (ones, rest) = exps.of_row();
-        Softmax { max, ones, rest }
+        exps.of_row(max)
     }
 
     /// Whether one class has more than half of the probability. Its exponential is 1, and no other is.

@@ -496,7 +496,7 @@ impl<'a, S: Machine, T: Element, const EVEN: bool> TargetSums<'a, S, T, EVEN> {
         TargetSums { weights, mass: BlockSum::new(s), cost: BlockSum::new(s) }
     }
 
-    /// Given how far the target's logit is below the largest, if it is a class, and what of that has been seen.
+    /// Given how far the target's logit is below the largest, if it is a class, and the part of such distances that was seen.
     #[cfg_attr(optimized, inline(always))]
     pub(super) fn mass_and_cost(&self, row: &Row<'_, T>, of_target: f64, seen: f32) -> (f64, f64) {
         let (mass, cost) = (self.mass.sum(), self.cost.sum() / f64::from(seen));

@@ -51,6 +51,7 @@ pub(crate) struct HardSums<S: Machine> {
 }
 
 impl<S: Machine> HardSums<S> {
+    /// Given the target's logit less the largest, where it is known.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn new(u: F32s<S>) -> Self {
         HardSums { exps: Exps::new(u.simd()), u }
