@@ -12,9 +12,13 @@
 #include "hinge.cuh"
 #include "huber.cuh"
 #include "kl.cuh"
+#include "log_cosh.cuh"
 #include "mae.cuh"
 #include "mse.cuh"
+#include "poisson_nll.cuh"
+#include "quantile.cuh"
 #include "sigmoid_focal.cuh"
+#include "soft_margin.cuh"
 
 namespace {
 
@@ -44,6 +48,11 @@ template <uint32_t KIND> FL auto functor(float a, float b, float c) {
     else if constexpr (KIND == FL_TERM_KL_DIV_PROBS) return fl::with_params<KlDivProbs>(KlDivProbsParams{a});
     else if constexpr (KIND == FL_TERM_SIGMOID_FOCAL) return fl::with_params<SigmoidFocal>(SigmoidFocalParams{a, b, c});
     else if constexpr (KIND == FL_TERM_SIGMOID_FOCAL_ANY) return fl::with_params<SigmoidFocalAny>(SigmoidFocalParams{a, b, c});
+    else if constexpr (KIND == FL_TERM_LOG_COSH) return LogCosh();
+    else if constexpr (KIND == FL_TERM_QUANTILE) return fl::with_params<Quantile>(QuantileParams{a});
+    else if constexpr (KIND == FL_TERM_POISSON_NLL) return fl::with_params<LogRate>(PoissonNllParams{a, uint32_t(__float_as_int(b))});
+    else if constexpr (KIND == FL_TERM_POISSON_NLL_RATE) return fl::with_params<Rate>(PoissonNllParams{a, uint32_t(__float_as_int(b))});
+    else if constexpr (KIND == FL_TERM_SOFT_MARGIN) return SoftMargin();
 }
 
 // The points of a quad, with the logistic function that has been computed, if it is made of that.
@@ -107,7 +116,8 @@ struct AnyTerms {
         if constexpr (SLOPES) {
             slopes_four(f, z, q);
         } else if constexpr (KIND == FL_TERM_BCE || KIND == FL_TERM_KL_DIV || KIND == FL_TERM_KL_DIV_LOG_TARGET
-                             || KIND == FL_TERM_KL_DIV_PROBS || KIND == FL_TERM_SIGMOID_FOCAL_ANY) {
+                             || KIND == FL_TERM_KL_DIV_PROBS || KIND == FL_TERM_SIGMOID_FOCAL_ANY || KIND == FL_TERM_LOG_COSH
+                             || KIND == FL_TERM_POISSON_NLL || KIND == FL_TERM_POISSON_NLL_RATE || KIND == FL_TERM_SOFT_MARGIN) {
             // Terms of logarithms, which are in few sums: four of their elements at once would take more registers than there are.
 #pragma unroll 1
             for (unsigned i = 0; i < 4; ++i) {
@@ -139,6 +149,11 @@ struct AnyTerms {
                 case FL_TERM_KL_DIV_PROBS: term<SLOPES, FL_TERM_KL_DIV_PROBS>(j, z, q); break;
                 case FL_TERM_SIGMOID_FOCAL: term<SLOPES, FL_TERM_SIGMOID_FOCAL>(j, z, q); break;
                 case FL_TERM_SIGMOID_FOCAL_ANY: term<SLOPES, FL_TERM_SIGMOID_FOCAL_ANY>(j, z, q); break;
+                case FL_TERM_LOG_COSH: term<SLOPES, FL_TERM_LOG_COSH>(j, z, q); break;
+                case FL_TERM_QUANTILE: term<SLOPES, FL_TERM_QUANTILE>(j, z, q); break;
+                case FL_TERM_POISSON_NLL: term<SLOPES, FL_TERM_POISSON_NLL>(j, z, q); break;
+                case FL_TERM_POISSON_NLL_RATE: term<SLOPES, FL_TERM_POISSON_NLL_RATE>(j, z, q); break;
+                case FL_TERM_SOFT_MARGIN: term<SLOPES, FL_TERM_SOFT_MARGIN>(j, z, q); break;
             }
             take(j, pick(p.weight, j), q);
         }

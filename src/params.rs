@@ -140,6 +140,16 @@ constants! {
     TERM_SIGMOID_FOCAL_ANY = 12;
     /// `TermsParams::kind`: `TERM_BCE_WITH_LOGITS` without options, which has a shorter formula where no class has a weight either.
     TERM_BCE_PLAIN = 13;
+    /// `TermsParams::kind`
+    TERM_LOG_COSH = 14;
+    /// `TermsParams::kind`
+    TERM_QUANTILE = 15;
+    /// `TermsParams::kind`: of the logarithm of the rate.
+    TERM_POISSON_NLL = 16;
+    /// `TermsParams::kind`: of the rate.
+    TERM_POISSON_NLL_RATE = 17;
+    /// `TermsParams::kind`
+    TERM_SOFT_MARGIN = 18;
 }
 
 params! {

@@ -157,6 +157,7 @@ fn is_small_of_head(name: &str) -> bool {
         .any(|kernel| name.starts_with(&format!("fl_head_{kernel}_")))
 }
 
+/// No kernel spills, and none declares more shared memory than launches leave.
 #[test]
 fn no_kernel_spills_on_any_generation() {
     if !compiled() {
@@ -202,6 +203,12 @@ fn no_kernel_spills_on_any_generation() {
             } else if let Some(rest) = line.split("Used ").nth(1) {
                 let most: &mut u32 = registers.entry(kernel.into()).or_default();
                 *most = rest.split(' ').next().unwrap().parse::<u32>().unwrap().max(*most);
+                let shared = rest.split(", ").find_map(|part| part.strip_suffix(" bytes smem"));
+                let shared = shared.map_or(0, |bytes| bytes.parse::<u32>().unwrap());
+                // `STATIC_SHARED` of src/cuda/modules.rs, beside which there is what a launch asks for.
+                if shared > 4096 && !has_little_dynamic(kernel) {
+                    bad.push(format!("{kernel} on sm_{sm}: {shared} bytes of shared memory"));
+                }
             }
         }
     }
@@ -215,6 +222,14 @@ fn no_kernel_spills_on_any_generation() {
     bad.extend(more_registers(&registers, &baseline.lines().filter_map(line).collect()));
     bad.sort();
     assert!(bad.is_empty(), "{}", bad.join("\n"));
+}
+
+/// Kernels that are launched with no dynamic shared memory, or, sums, with 32 KiB.
+fn has_little_dynamic(kernel: &str) -> bool {
+    kernel.starts_with("fl_combined_f")
+        || kernel.starts_with("fl_combined_bf16")
+        || kernel.starts_with("fl_combined_general_")
+        || kernel.starts_with("fl_lovasz_scatter_")
 }
 
 /// The most registers of each kernel, over all generations.

@@ -199,6 +199,12 @@ typedef enum {
   FL_TERM_CROSS_ENTROPY = 13,
   FL_TERM_DISTILLATION = 14,
   FL_TERM_SOFTMAX_FOCAL = 15,
+  // Has no options.
+  FL_TERM_LOG_COSH = 16,
+  FL_TERM_QUANTILE = 17,
+  FL_TERM_POISSON_NLL = 18,
+  // Has no options.
+  FL_TERM_SOFT_MARGIN = 19,
 } fl_term_loss;
 
 // Where losses are computed: the CPU, or a stream of a GPU with the kernels and the little memory that they need between

@@ -118,7 +118,8 @@ const SUM: Loss = Loss {
         // SAFETY: null, or a call of this test's.
         let mut rng = Rng(unsafe { call.as_ref() }.map_or(0, |call| call.grad_output.to_bits().into()));
         let terms: [fl_term; 5] = std::array::from_fn(|_| {
-            let loss = rng.pick(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 11, 12, 13, 13, 14, 14, 15, -1]);
+            let loss =
+                rng.pick(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 11, 12, 13, 13, 14, 14, 15, 16, 17, 18, 19, 20, -1]);
             let options = if loss == 11 && rng.once_in(2) { (&raw const DICE).cast() } else { std::ptr::null() };
             fl_term { loss, weight: rng.pick(&[1.0, 0.5, -2.0, 0.0, 1e30, f32::INFINITY]), options }
         });

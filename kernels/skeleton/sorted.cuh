@@ -93,7 +93,7 @@ FL void sort_count(const LaunchArgs& a, const SortParams& p) {
 // A block a segment.
 FL void sort_scan(const LaunchArgs& a, const SortParams& p) {
     const Sorted s(a, p.segments);
-    uint32_t* counts = s.counts(a) + blockIdx.x * DIGITS * s.tiles;
+    uint32_t* counts = s.counts(a) + uint64_t(blockIdx.x) * DIGITS * s.tiles;
     uint32_t before = 0;
     for (uint64_t from = 0; from < DIGITS * s.tiles; from += SORT_TILE) {
         uint32_t here[SORT_EACH], sum = 0, total;

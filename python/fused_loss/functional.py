@@ -257,8 +257,8 @@ def combined_loss(input, target, terms, *, reduction="mean", weight=None, pos_we
     """A weighted sum of element-wise losses in one pass, such as `{"mse": 0.7, "mae": 0.3}`.
 
     `terms` has the weight of each loss, or the weight and the loss's options: `{"mse": 1.0, "huber": (0.5, {"delta": 2.0})}`. At most
-    four of mse, mae, huber, smooth_l1, bce, bce_with_logits, hinge, squared_hinge, kl_div, kl_div_probs and sigmoid_focal, with the
-    options of C's structs of these names. With `return_terms`, also the value of each by its name, without its weight.
+    four of mse, mae, huber, smooth_l1, log_cosh, quantile, bce, bce_with_logits, sigmoid_focal, hinge, squared_hinge, soft_margin, kl_div,
+    kl_div_probs and poisson_nll, with the options of C's structs of these names. With `return_terms`, also the value of each by its name, without its weight.
     """
     _tensor("input", input)
     sum_of = []

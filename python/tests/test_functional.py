@@ -403,6 +403,17 @@ class Sums(Compare):
         ours = lambda x, t: F.combined_loss(x, t, terms, weight=weight, pos_weight=positive)
         self.same(ours, theirs, self.x, self.q, both=False)
 
+    def test_counts(self):
+        counts = self.q.mul(4).round()
+        terms = {"poisson_nll": (1.0, {"full": 1}), "quantile": (0.5, {"quantile": 0.9}), "log_cosh": 0.25, "soft_margin": 0.125}
+
+        def theirs(x, t):
+            poisson = P.poisson_nll_loss(x, t, full=True)
+            quantile = torch.maximum(0.9 * (t - x), -0.1 * (t - x)).mean()
+            return poisson + 0.5 * quantile + 0.25 * torch.log(torch.cosh(x - t)).mean() + 0.125 * P.soft_margin_loss(x, t)
+
+        self.same(lambda x, t: F.combined_loss(x, t, terms), theirs, self.x, counts, both=False)
+
     def test_dice_and_another(self):
         x, index = rand(2, 3, 4, 5, seed=46), classes(3, 2, 4, 5, seed=47)
         hot = P.one_hot(index, 3).permute(0, 3, 1, 2)

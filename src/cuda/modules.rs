@@ -47,10 +47,14 @@ struct Loaded {
 /// The kernels of each context that is in use.
 static CACHE: Mutex<Vec<(usize, Weak<Kernels>)>> = Mutex::new(Vec::new());
 
-/// What the kernels declare besides dynamic shared memory, but for a few that ask for little of that.
-const STATIC_SHARED: u32 = 3 << 10;
+/// What the kernels declare at most besides dynamic shared memory, but for a few that ask for little of that (`tests/kernels_by_nvcc.rs`
+/// looks).
+const STATIC_SHARED: u32 = 4 << 10;
 /// Dynamic shared memory that needs no asking: both together have 48 KiB.
 const USUAL_SHARED: u32 = (48 << 10) - STATIC_SHARED;
+
+/// The smallest file.
+const SMALLEST: &str = "mse";
 
 impl Kernels {
     /// Those of this context, once for all handles. Tries the smallest file, so that kernels that cannot be used, or compiled, are
@@ -70,11 +74,11 @@ impl Kernels {
             capability: (10 * major + minor) as u32,
             limits: Limits {
                 shared: (shared as u32).saturating_sub(STATIC_SHARED).max(USUAL_SHARED),
-                cluster: if major >= 9 { 8 } else { 1 },
+                cluster: if knows_clusters(MODULES, (10 * major + minor) as u32) { 8 } else { 1 },
             },
             loaded: Mutex::default(),
         });
-        kernels.function("mse", "fl_mse_f32", 0)?;
+        kernels.function(SMALLEST, "fl_mse_f32", 0)?;
         cache.push((key, Arc::downgrade(&kernels)));
         Ok(kernels)
     }
@@ -191,11 +195,25 @@ fn unpacked(&(_, _, kind, bytes): &Compiled) -> Cow<'static, [u8]> {
     }
 }
 
-/// What could be loaded of a file on a GPU of this capability, the best first: machine code of its generation, then PTX.
+/// The first compute capability that has clusters of blocks. Kernels compiled for an older one take each block for a cluster.
+const CLUSTERS: u32 = 90;
+
+/// Whether kernels on a GPU of this capability are compiled for one that has clusters: by nvcc, or, where that has compiled none that fits,
+/// by NVRTC, for the GPU itself.
+fn knows_clusters(modules: &'static [Compiled], capability: u32) -> bool {
+    let built = if jit::forced() { Vec::new() } else { candidates(modules, SMALLEST, capability) };
+    built.first().map_or(capability, |best| best.1) >= CLUSTERS
+}
+
+/// What could be loaded of a file on a GPU of this capability, the best first: machine code of its generation, then PTX. None that knows
+/// no clusters where another does: launches are of one kind.
 fn candidates(modules: &'static [Compiled], file: &str, capability: u32) -> Vec<&'static Compiled> {
     let fits = |m: &&Compiled| m.0 == file && m.1 <= capability && (m.2 == "ptx" || m.1 / 10 == capability / 10);
     let mut found: Vec<_> = modules.iter().filter(fits).collect();
     found.sort_by_key(|m| (m.2 == "ptx", std::cmp::Reverse(m.1)));
+    if found.iter().any(|m| m.1 >= CLUSTERS) {
+        found.retain(|m| m.1 >= CLUSTERS);
+    }
     found
 }
 
@@ -227,8 +245,21 @@ mod tests {
         assert_eq!(of(75), [(75, "ptx")]);
         assert_eq!(of(80), [(80, "cubin"), (75, "ptx")]);
         assert_eq!(of(89), [(86, "cubin"), (80, "cubin"), (75, "ptx")]);
-        assert_eq!(of(90), [(90, "ptx"), (75, "ptx")]);
-        assert_eq!(of(120), [(90, "ptx"), (75, "ptx")]);
+        // Launches have clusters here, of which what is compiled for 75 knows nothing.
+        assert_eq!(of(90), [(90, "ptx")]);
+        assert_eq!(of(120), [(90, "ptx")]);
+    }
+
+    #[test]
+    fn clusters_are_for_kernels_that_know_them() {
+        const OLD: &[Compiled] = &[("mse", 75, "ptx", b""), ("mse", 86, "cubin", b"")];
+        const NEW: &[Compiled] = &[("mse", 75, "ptx", b""), ("mse", 90, "ptx", b"")];
+        if jit::forced() {
+            return; // NVRTC compiles for the GPU, whatever nvcc has.
+        }
+        assert!(!knows_clusters(OLD, 86) && !knows_clusters(OLD, 90) && !knows_clusters(OLD, 120));
+        assert!(!knows_clusters(NEW, 89) && knows_clusters(NEW, 90) && knows_clusters(NEW, 120));
+        assert!(!knows_clusters(&[], 89) && knows_clusters(&[], 90));
     }
 
     #[test]

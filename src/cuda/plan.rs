@@ -30,9 +30,9 @@ pub struct Plan {
 /// What a GPU can hold on the chip.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Most dynamic shared memory of a block: `MAX_SHARED_MEMORY_PER_BLOCK_OPTIN` less 3 KiB that the kernels declare.
+    /// Most dynamic shared memory of a block: `MAX_SHARED_MEMORY_PER_BLOCK_OPTIN` less 4 KiB that the kernels declare.
     pub shared: u32,
-    /// Most blocks of a cluster: 8 from compute capability 9.0 on (that is portable), 1 before.
+    /// Most blocks of a cluster: 8 of kernels compiled for compute capability 9.0 or later (that is portable), 1 of others.
     pub cluster: u32,
 }
 

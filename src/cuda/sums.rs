@@ -8,7 +8,10 @@ use super::request::Dtype;
 /// The name of the kernel, `fl_combined_0_1_general_f32` of the kinds 0 and 1 (see `TERM_MSE`), and without `general` for calls that carry
 /// nothing more. That of its file is the same without `fl_`.
 pub(super) fn name(kinds: &[u32], general: bool, dtype: Dtype) -> Name {
-    const KINDS: [&str; 14] = ["_0", "_1", "_2", "_3", "_4", "_5", "_6", "_7", "_8", "_9", "_10", "_11", "_12", "_13"];
+    const KINDS: [&str; 19] = [
+        "_0", "_1", "_2", "_3", "_4", "_5", "_6", "_7", "_8", "_9", "_10", "_11", "_12", "_13", "_14", "_15", "_16",
+        "_17", "_18",
+    ];
     let mut parts = [""; 2 + params::MAX_TERMS as usize];
     parts[0] = START;
     for (part, &kind) in parts[1..].iter_mut().zip(kinds) {
@@ -46,7 +49,7 @@ pub(crate) fn source(file: &str) -> Option<String> {
 fn blocks(kinds: &[u32], general: bool, f32: bool) -> u32 {
     let heavy = |kind: &u32| match *kind {
         params::TERM_MSE | params::TERM_MAE | params::TERM_HUBER | params::TERM_SMOOTH_L1 => 1,
-        params::TERM_HINGE | params::TERM_SQUARED_HINGE => 1,
+        params::TERM_HINGE | params::TERM_SQUARED_HINGE | params::TERM_QUANTILE => 1,
         params::TERM_BCE_WITH_LOGITS | params::TERM_BCE_PLAIN | params::TERM_SIGMOID_FOCAL => 2,
         params::TERM_SIGMOID_FOCAL_ANY => 4,
         _ => 3, // logarithms

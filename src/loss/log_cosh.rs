@@ -3,6 +3,7 @@ use core::f32::consts::LN_2;
 use crate::call::elementwise_methods;
 use crate::cpu::elementwise::{Point, Pointwise};
 use crate::cpu::simd::{F32s, Simd};
+use crate::loss::combine::term;
 use crate::loss::elementwise_loss;
 
 /// The logarithm of the hyperbolic cosine of the error: Huber without a corner in its second derivative.
@@ -63,3 +64,4 @@ elementwise_loss!(LogCosh);
 elementwise_methods!(LogCosh);
 
 crate::cuda::kernel::kernel!(LogCosh, |_l| Kernel::elements::<LogCosh>("log_cosh", "log_cosh", NO_PARAMS));
+term!(LogCosh, |l| LogCosh(l));

@@ -4,6 +4,7 @@ use crate::call::{AnyRequest, Loss, Run, elementwise_methods, for_request};
 use crate::cpu::elementwise::{self, Point, Pointwise};
 use crate::cpu::simd::{F32s, Simd};
 use crate::error::{Result, check_option};
+use crate::loss::combine::term;
 use crate::params::PoissonNllParams;
 
 /// Negative log-likelihood of counts under a Poisson distribution, whose rate, or its logarithm, is the input.
@@ -95,8 +96,8 @@ fn of_target<S: Simd>(p: PoissonNllParams, t: F32s<S>) -> F32s<S> {
     t.gt(1.0).pick((t * ln - t) + 0.5 * (ln + (2.0 * PI).ln()), 0.0)
 }
 
-#[derive(Clone, Copy)]
-struct LogRate(PoissonNllParams);
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct LogRate(PoissonNllParams);
 
 impl Pointwise for LogRate {
     const NAME: &'static str = PoissonNll::NAME;
@@ -110,8 +111,8 @@ impl Pointwise for LogRate {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Rate(PoissonNllParams);
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Rate(PoissonNllParams);
 
 impl Pointwise for Rate {
     const NAME: &'static str = PoissonNll::NAME;
@@ -130,3 +131,4 @@ crate::cuda::kernel::kernel!(PoissonNll, |l| if l.log_input {
 } else {
     Kernel::elements::<Rate>("poisson_nll", "poisson_nll_rate", l.params)
 });
+term!(PoissonNll, |l| if l.log_input { PoissonNll(LogRate(l.params)) } else { PoissonNllRate(Rate(l.params)) });

@@ -2,6 +2,7 @@ use crate::call::elementwise_methods;
 use crate::cpu::elementwise::{Point, Pointwise};
 use crate::cpu::simd::{F32s, Simd};
 use crate::error::{Result, check_option};
+use crate::loss::combine::term;
 use crate::loss::elementwise_loss;
 use crate::params::QuantileParams;
 
@@ -15,7 +16,7 @@ use crate::params::QuantileParams;
 /// | default | `q = 0.5`, which is half of [`Mae`](crate::Mae) |
 /// | PyTorch | none; scikit-learn's `mean_pinball_loss(alpha=q)` |
 ///
-/// Source: Koenker and Bassett 1978. A network that predicts several quantiles has one loss for each: they are terms of one sum.
+/// Source: Koenker and Bassett 1978. A network that predicts several quantiles has an output and a call of its own for each.
 /// Edge cases: the gradient where input and target are equal is the subgradient 0. NaN stays NaN in value and gradient.
 ///
 /// ```
@@ -67,3 +68,4 @@ elementwise_loss!(Quantile);
 elementwise_methods!(Quantile);
 
 crate::cuda::kernel::kernel!(Quantile, |l| Kernel::elements::<Quantile>("quantile", "quantile", l.0));
+term!(Quantile, |l| Quantile(l));

@@ -1,6 +1,7 @@
 use crate::call::elementwise_methods;
 use crate::cpu::elementwise::{Point, Pointwise};
 use crate::cpu::simd::{F32s, Simd};
+use crate::loss::combine::term;
 use crate::loss::elementwise_loss;
 
 /// Soft margin: logistic regression with labels -1 and 1.
@@ -50,3 +51,4 @@ elementwise_loss!(SoftMargin);
 elementwise_methods!(SoftMargin);
 
 crate::cuda::kernel::kernel!(SoftMargin, |_l| Kernel::elements::<SoftMargin>("soft_margin", "soft_margin", NO_PARAMS));
+term!(SoftMargin, |l| SoftMargin(l));

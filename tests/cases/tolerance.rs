@@ -54,6 +54,8 @@ exceptions! { EXCEPTIONS:
         "as distillation and cross-entropy";
     "combined" with "kl": value 0.25, gradient 0.25,
         "as KL divergence";
+    "combined" with "poisson": value 8.0, gradient 8.0,
+        "as the Poisson likelihood";
     "combined" with "four distances": value 1.0, gradient 1.0,
         "a difference of terms that may be almost equal";
     "custom" with "logistic": value 1e-6, gradient 0.25,

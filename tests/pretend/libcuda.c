@@ -19,7 +19,7 @@ typedef int R;
 enum { OK = 0, INVALID = 1, NO_MEMORY = 2, NOT_FOUND = 500, UNSUPPORTED_PTX = 222, CAPTURING = 900, ISOLATION = 905 };
 
 // What is declared in kernels and what is asked for at launch have 48 KiB together, unless more is allowed.
-enum { SHARED = 45 << 10 };
+enum { SHARED = 44 << 10 };
 typedef struct { char name[64]; uint32_t shared; } Function;
 typedef struct {
     Function* f;

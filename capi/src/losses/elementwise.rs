@@ -414,6 +414,12 @@ pub struct fl_quantile_options {
 }
 options!(fl_quantile_options { quantile: 0.5 });
 
+impl fl_quantile_options {
+    pub(crate) fn loss(&self) -> Outcome<Quantile> {
+        Ok(Quantile::new(self.quantile)?)
+    }
+}
+
 /// Fills in the defaults.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fl_quantile_options_init(options: *mut fl_quantile_options) {
@@ -430,10 +436,7 @@ pub unsafe extern "C" fn fl_quantile(
     call: *const fl_call,
 ) -> fl_status {
     // SAFETY: the caller's promise.
-    guarded(|| unsafe {
-        let o = read_or_default(options)?;
-        run(handle, &Quantile::new(o.quantile)?, call)
-    })
+    guarded(|| unsafe { run(handle, &read_or_default(options)?.loss()?, call) })
 }
 
 /// Soft margin, `ln(1 + exp(-y x))` of labels y = -1 or 1: PyTorch's `soft_margin_loss`.

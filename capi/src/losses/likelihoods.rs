@@ -5,7 +5,7 @@ use fl::{GaussianNll, PoissonNll};
 use crate::call::{fl_call, flag, run};
 use crate::handle::fl_handle;
 use crate::losses::options;
-use crate::status::{fl_status, guarded};
+use crate::status::{Outcome, fl_status, guarded};
 use crate::structs::{init, read_or_default};
 
 /// Options of `fl_poisson_nll`.
@@ -23,6 +23,13 @@ pub struct fl_poisson_nll_options {
 }
 options!(fl_poisson_nll_options { log_input: 1, full: 0, eps: 1e-8 });
 
+impl fl_poisson_nll_options {
+    pub(crate) fn loss(&self) -> Outcome<PoissonNll> {
+        let loss = PoissonNll::new().log_input(flag("log_input", self.log_input)?).full(flag("full", self.full)?);
+        Ok(loss.eps(self.eps)?)
+    }
+}
+
 /// Fills in the defaults.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fl_poisson_nll_options_init(options: *mut fl_poisson_nll_options) {
@@ -38,11 +45,7 @@ pub unsafe extern "C" fn fl_poisson_nll(
     call: *const fl_call,
 ) -> fl_status {
     // SAFETY: the caller's promise.
-    guarded(|| unsafe {
-        let o = read_or_default(options)?;
-        let loss = PoissonNll::new().log_input(flag("log_input", o.log_input)?).full(flag("full", o.full)?);
-        run(handle, &loss.eps(o.eps)?, call)
-    })
+    guarded(|| unsafe { run(handle, &read_or_default(options)?.loss()?, call) })
 }
 
 /// Options of `fl_gaussian_nll`.

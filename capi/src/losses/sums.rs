@@ -2,10 +2,11 @@
 
 use std::ffi::c_void;
 
-use fl::{Combined, CrossEntropy, DiceLoss, Distillation, Mae, SoftmaxFocal, TverskyLoss};
+use fl::{Combined, CrossEntropy, DiceLoss, Distillation, LogCosh, Mae, SoftMargin, SoftmaxFocal, TverskyLoss};
 
 use super::classes::{fl_cross_entropy_options, fl_distillation_options, fl_softmax_focal_options};
 use super::elementwise::*;
+use super::likelihoods::fl_poisson_nll_options;
 use super::regions::{fl_dice_options, fl_tversky_options};
 use crate::call::{fl_call, option, run};
 use crate::handle::{behind, fl_handle};
@@ -33,6 +34,12 @@ pub enum fl_term_loss {
     FL_TERM_CROSS_ENTROPY = 13,
     FL_TERM_DISTILLATION = 14,
     FL_TERM_SOFTMAX_FOCAL = 15,
+    /// Has no options.
+    FL_TERM_LOG_COSH = 16,
+    FL_TERM_QUANTILE = 17,
+    FL_TERM_POISSON_NLL = 18,
+    /// Has no options.
+    FL_TERM_SOFT_MARGIN = 19,
 }
 
 /// A term of `fl_sum`.
@@ -104,6 +111,10 @@ impl Terms {
             FL_TERM_CROSS_ENTROPY => single!(cross_entropy, options!(fl_cross_entropy_options)),
             FL_TERM_DISTILLATION => single!(distillation, options!(fl_distillation_options)),
             FL_TERM_SOFTMAX_FOCAL => single!(softmax_focal, options!(fl_softmax_focal_options)),
+            FL_TERM_LOG_COSH => element!(LogCosh::new()),
+            FL_TERM_QUANTILE => element!(options!(fl_quantile_options)),
+            FL_TERM_POISSON_NLL => element!(options!(fl_poisson_nll_options)),
+            FL_TERM_SOFT_MARGIN => element!(SoftMargin::new()),
         })?
     }
 }

@@ -58,6 +58,20 @@ fn every_sum_is_the_one_it_says() {
         [term(FL_TERM_BCE, 1.0, &()), term(FL_TERM_KL_DIV, 0.5, &()), term(FL_TERM_KL_DIV_PROBS, 0.25, &())];
     let own = Bce::new() + 0.5 * KlDiv::new() + 0.25 * KlDivProbs::new();
     sum!(of_probabilities, own, (&p, masks), None, N);
+    let of_counts = [
+        term(FL_TERM_POISSON_NLL, 1.0, &options!(fl_poisson_nll_options { full: 1 })),
+        term(FL_TERM_LOG_COSH, 0.5, &()),
+        term(FL_TERM_QUANTILE, 0.25, &options!(fl_quantile_options { quantile: 0.9 })),
+        term(FL_TERM_SOFT_MARGIN, -0.125, &()),
+    ];
+    let own = PoissonNll::new().full(true) + 0.5 * LogCosh::new() + 0.25 * Quantile::new(0.9).unwrap();
+    sum!(of_counts, own - 0.125 * SoftMargin::new(), (&x, real), None, N);
+    let of_rates = [
+        term(FL_TERM_POISSON_NLL, 1.0, &options!(fl_poisson_nll_options { log_input: 0, eps: 0.125 })),
+        term(FL_TERM_MSE, 0.5, &()),
+    ];
+    let own = PoissonNll::new().log_input(false).eps(0.125).unwrap() + 0.5 * Mse::new();
+    sum!(of_rates, own, (&p, masks), None, N);
 }
 
 #[test]

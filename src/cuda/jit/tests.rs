@@ -115,6 +115,9 @@ fn sums_have_kernels_of_their_own() {
         (&[4, 5, 6, 7], false, f32, 90),
         (&[8, 9, 10, 11], false, bf16, 90),
         (&[12, 5], true, f32, 90),
+        (&[14, 15, 16, 18], false, bf16, 90),
+        (&[0, 17], false, f32, 90),
+        (&[18, 14], true, bf16, 90),
     ] {
         let own = sums::name(kinds, general, dtype);
         let (ptx, _) = build(own.file(), Target::Ptx(capability), nvrtc, &Cache::of_user()).unwrap();

@@ -5,7 +5,7 @@ use crate::cpu::simd::{F32s, Machine, Simd};
 use crate::cuda::kernel::{self, HasKernel, Kernel};
 use crate::device::Buffer;
 use crate::error::Result;
-use crate::loss::{Logistic, bce, focal, hinge, kl};
+use crate::loss::{Logistic, bce, focal, hinge, kl, poisson_nll};
 use crate::on::{Also, On};
 use crate::params::{self, TermsParams};
 use crate::reduction::Reduction;
@@ -71,6 +71,11 @@ elements! {
     KlDivProbs(crate::KlDivProbs) = TERM_KL_DIV_PROBS,
     SigmoidFocal(focal::Square) = TERM_SIGMOID_FOCAL,
     SigmoidFocalAny(focal::AnyGamma) = TERM_SIGMOID_FOCAL_ANY,
+    LogCosh(crate::LogCosh) = TERM_LOG_COSH,
+    Quantile(crate::Quantile) = TERM_QUANTILE,
+    PoissonNll(poisson_nll::LogRate) = TERM_POISSON_NLL,
+    PoissonNllRate(poisson_nll::Rate) = TERM_POISSON_NLL_RATE,
+    SoftMargin(crate::SoftMargin) = TERM_SOFT_MARGIN,
 }
 
 /// Makes an element-wise loss a term: the [`Element`] of its options.
@@ -115,7 +120,7 @@ pub(crate) use term;
 /// | value | `sum_j w_j l_j` |
 /// | gradient | `sum_j w_j dl_j/dx`; `sum_j w_j dl_j/dt` where every term has a gradient for the target |
 /// | [`Call::terms`](crate::Call::terms) | the values `l_j`, each reduced as the sum is, without `w_j` |
-/// | terms | at most 4, each of `Mse`, `Mae`, `Huber`, `SmoothL1`, `Bce`, `BceWithLogits`, `Hinge`, `SquaredHinge`, `KlDiv`, `KlDivProbs`, `SigmoidFocal` |
+/// | terms | at most 4, each of `Mse`, `Mae`, `Huber`, `SmoothL1`, `LogCosh`, `Quantile`, `Bce`, `BceWithLogits`, `SigmoidFocal`, `Hinge`, `SquaredHinge`, `SoftMargin`, `KlDiv`, `KlDivProbs`, `PoissonNll` |
 /// | weights | any finite number, zero and below too |
 /// | shapes | input and target of equal length; [`Call::class_weight`](crate::Call::class_weight) where a term takes it, for those terms alone |
 /// | PyTorch | `0.7 * F.mse_loss(x, t) + 0.3 * F.l1_loss(x, t)`: one more pass over input, target and gradient for every term, and one to add the gradients |
@@ -124,6 +129,9 @@ pub(crate) use term;
 /// (see [`Custom`](crate::Custom)), a sum has a kernel of its own, compiled when it is first called, in about a second, and kept on the disk;
 /// elsewhere, with `FUSED_LOSS_NVRTC=0`, and where a graph is captured before that, a kernel of all sums, which takes longer and gives the same
 /// bits.
+///
+/// No terms, and refused when it is compiled: losses of three tensors, those of a [`GanLoss`](crate::GanLoss), which have no target, and
+/// [`Custom`](crate::Custom), whose function may be of the whole sum.
 ///
 /// Errors: operators cannot fail, so that what they cannot do is an error of the calls: more than four terms, a weight that is not
 /// finite, and labels by [`HingeLabels::Keras`](crate::HingeLabels::Keras), which take a pass of their own.
