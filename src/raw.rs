@@ -102,7 +102,7 @@ unsafe fn typed<L: Loss, T: Element>(loss: &L, request: &Request) -> Result<()> 
                     input: request.third.map(|m| slice(m)),
                     grad: request.grad_third.map(|m| Dst::of(m)),
                 },
-                report: Default::default(),
+                report: request.report.of(|m| Ok(Dst::of(m)), |m| Ok(slice_mut::<i64>(m).into()))?,
             },
             grad_input: request.grad_input.map(|m| Dst::of(m)),
             in_place: request.in_place,
@@ -185,7 +185,11 @@ pub unsafe fn on_cuda<L: Loss>(cuda: &crate::Cuda, loss: &L, request: &Request) 
         Output::Reduced(_, value) | Output::Over(_, value) => [value, None],
         Output::Unreduced { losses, grad_output } => [losses, grad_output],
     };
-    let written = [request.grad_input, request.grad_target, request.grad_third, request.terms];
+    let crate::Report { log_prob, entropy, lse, hit, argmax } = request.report;
+    let written = [request.grad_input, request.grad_target, request.grad_third, request.terms]
+        .into_iter()
+        .chain([log_prob, entropy, lse, hit, argmax])
+        .collect::<Vec<_>>();
     let others = [Some(request.targets.memory()), weight, request.class_weight, request.third];
     cuda.check_addresses([Some(request.input)].iter().chain(&others).chain(&written).chain(&outputs).flatten())?;
     // SAFETY: the caller's promise.

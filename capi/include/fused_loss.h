@@ -286,6 +286,17 @@ typedef struct {
   fl_out grad_third;
   // f32: null if it is not wanted; else the value of each term of a sum of losses, without its weight. Not with `FL_NONE`.
   fl_out terms;
+  // Of `fl_cross_entropy`, null if it is not wanted; else one a row, as are those that follow. f32: the log-probability of the target,
+  // that of the softmax without smoothing and weights. For class indices. 0 for a row that is ignored.
+  fl_out log_prob;
+  // f32: the entropy of the softmax, in nats. 0 for a row that is ignored.
+  fl_out entropy;
+  // f32: the log-sum-exp. 0 for a row that is ignored.
+  fl_out lse;
+  // f32: 1 where the target is `argmax`, else 0. For class indices.
+  fl_out hit;
+  // `int64_t`: the class of the largest logit, the first of several. -1 for a row that is ignored, or whose softmax is NaN.
+  fl_out argmax;
 } fl_call;
 
 // Options of `fl_cross_entropy`.

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 
 use fl::raw::{self, Dtype, Memory, Output, Request, Scalar, Targets, Weight};
-use fl::{Loss, Reduction, Shape};
+use fl::{Loss, Reduction, Report, Shape};
 use half::{bf16, f16};
 
 use crate::handle::{Place, behind, fl_handle};
@@ -134,6 +134,17 @@ pub struct fl_call {
     pub grad_third: fl_out,
     /// f32: null if it is not wanted; else the value of each term of a sum of losses, without its weight. Not with `FL_NONE`.
     pub terms: fl_out,
+    /// Of `fl_cross_entropy`, null if it is not wanted; else one a row, as are those that follow. f32: the log-probability of the target,
+    /// that of the softmax without smoothing and weights. For class indices. 0 for a row that is ignored.
+    pub log_prob: fl_out,
+    /// f32: the entropy of the softmax, in nats. 0 for a row that is ignored.
+    pub entropy: fl_out,
+    /// f32: the log-sum-exp. 0 for a row that is ignored.
+    pub lse: fl_out,
+    /// f32: 1 where the target is `argmax`, else 0. For class indices.
+    pub hit: fl_out,
+    /// `int64_t`: the class of the largest logit, the first of several. -1 for a row that is ignored, or whose softmax is NaN.
+    pub argmax: fl_out,
 }
 
 const NO_IN: fl_in = fl_in { data: std::ptr::null(), len: 0 };
@@ -170,6 +181,11 @@ unsafe impl Versioned for fl_call {
             third: NO_IN,
             grad_third: NO_OUT,
             terms: NO_OUT,
+            log_prob: NO_OUT,
+            entropy: NO_OUT,
+            lse: NO_OUT,
+            hit: NO_OUT,
+            argmax: NO_OUT,
         }
     }
 }
@@ -219,6 +235,13 @@ fn request(call: &fl_call) -> Outcome<Request> {
     request.third = some_input("third", call.third, dtype.bytes)?;
     request.grad_third = some_output("grad_third", call.grad_third, dtype.bytes)?;
     request.terms = some_output("terms", call.terms, 4)?;
+    request.report = Report {
+        log_prob: some_output("log_prob", call.log_prob, 4)?,
+        entropy: some_output("entropy", call.entropy, 4)?,
+        lse: some_output("lse", call.lse, 4)?,
+        hit: some_output("hit", call.hit, 4)?,
+        argmax: some_output("argmax", call.argmax, 8)?,
+    };
     request.in_place = request.grad_input.is_some_and(|grad| grad.len != 0 && grad == request.input);
     let value = some_output("value", call.value, 4)?;
     let grad_outputs = some_input("grad_outputs", call.grad_outputs, 4)?;
@@ -339,6 +362,11 @@ fn no_overlap(call: &fl_call, request: &Request) -> Outcome {
         ("grad_target", call.grad_target.data, call.grad_target.len, wide),
         ("grad_third", call.grad_third.data, call.grad_third.len, wide),
         ("terms", call.terms.data, call.terms.len, 4),
+        ("log_prob", call.log_prob.data, call.log_prob.len, 4),
+        ("entropy", call.entropy.data, call.entropy.len, 4),
+        ("lse", call.lse.data, call.lse.len, 4),
+        ("hit", call.hit.data, call.hit.len, 4),
+        ("argmax", call.argmax.data, call.argmax.len, 8),
     ];
     let read = [
         ("input", call.input.data, call.input.len, wide),
@@ -400,6 +428,10 @@ pub(crate) unsafe fn run_average(handle: *const fl_handle, generator: bool, call
     }
     if request.third.is_some() || request.grad_third.is_some() || request.terms.is_some() {
         return unsupported("a third tensor, or terms,");
+    }
+    let Report { log_prob, entropy, lse, hit, argmax } = request.report;
+    if [log_prob, entropy, lse, hit, argmax].iter().any(Option::is_some) {
+        return unsupported("a report of its rows");
     }
     if request.in_place {
         return unsupported("a gradient in place");

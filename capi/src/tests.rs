@@ -495,6 +495,47 @@ fn a_third_tensor_its_gradient_and_terms() {
 }
 
 #[test]
+fn what_a_cross_entropy_reports_of_its_rows() {
+    let (cpu, x) = (Cpu::new(), numbers(N, 1));
+    let rows = N / 3;
+    let classes: Vec<i64> = (0..rows).map(|i| if i == 1 { -100 } else { i as i64 % 3 }).collect();
+    let (mut value, mut grad) = ([f32::NAN], vec![f32::NAN; N]);
+    let mut floats = [(); 4].map(|()| vec![f32::NAN; rows]);
+    let mut argmax = vec![7i64; rows];
+    let mut call = new_call();
+    (call.input, call.target, call.target_kind) = (read(&x), read(&classes), fl_target::FL_TARGET_I64 as i32);
+    (call.outer, call.classes) = (rows, 3);
+    (call.value, call.grad_input) = (write(&mut value), write(&mut grad));
+    let [log_prob, entropy, lse, hit] = &mut floats;
+    (call.log_prob, call.entropy, call.lse, call.hit) = (write(log_prob), write(entropy), write(lse), write(hit));
+    call.argmax = write(&mut argmax);
+    let run = |call: &fl_call| unsafe { fl_cross_entropy(cpu.0, std::ptr::null(), call) };
+    assert_eq!(run(&call), FL_OK, "{}", message());
+    let mut slopes = vec![f32::NAN; N];
+    let mut own = [(); 4].map(|()| vec![f32::NAN; rows]);
+    let mut own_argmax = vec![7i64; rows];
+    let [log_prob, entropy, lse, hit] = &mut own;
+    let of_loss = CrossEntropy::new()
+        .call(&x, &classes, (rows, 3))
+        .log_prob(log_prob)
+        .entropy(entropy)
+        .lse(lse)
+        .hit(hit)
+        .argmax(&mut own_argmax)
+        .forward_backward(Reduction::Mean, &mut slopes);
+    assert_eq!((value[0], &grad, &floats, &argmax), (of_loss.unwrap(), &slopes, &own, &own_argmax));
+    // Too short, over something else, of a loss that has none, of targets that are no classes.
+    let part = |out: fl_out, len| fl_out { len, ..out };
+    assert_eq!(run(&fl_call { lse: part(call.lse, rows - 1), ..call }), FL_ERROR_LENGTH);
+    assert_eq!(run(&fl_call { argmax: part(call.grad_input, rows), ..call }), FL_ERROR_MEMORY);
+    assert_eq!(run(&fl_call { entropy: call.hit, ..call }), FL_ERROR_MEMORY);
+    assert_eq!(message(), "entropy overlaps hit");
+    assert_eq!(unsafe { fl_nll(cpu.0, std::ptr::null(), &raw const call) }, FL_ERROR_UNSUPPORTED);
+    let dense = fl_call { target: read(&slopes), target_kind: fl_target::FL_TARGET_DENSE as i32, ..call };
+    assert_eq!(run(&dense), FL_ERROR_UNSUPPORTED);
+}
+
+#[test]
 fn the_relativistic_average_is_the_one_it_says() {
     let (cpu, real, fake) = (Cpu::new(), numbers(7, 3), numbers(4, 4));
     for generator in [0, 1] {

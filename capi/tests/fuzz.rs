@@ -352,6 +352,13 @@ fn draft(seed: u64) -> Draft {
         let count = 1 + rng.below(4);
         write!(terms, count, 4);
     }
+    if loss.name == "fl_cross_entropy" && rng.once_in(2) || rng.once_in(60) {
+        write!(log_prob, losses, 4);
+        write!(entropy, losses, 4);
+        write!(lse, losses, 4);
+        write!(hit, losses, 4);
+        write!(argmax, losses, 8);
+    }
     // Indices that are classes, or nearly all of them.
     if call.target_kind >= 2 && !call.target.data.is_null() && call.target.len < 1 << 20 {
         let bytes_of = memory.as_mut_ptr().cast::<u8>();

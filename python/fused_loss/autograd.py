@@ -28,9 +28,9 @@ OFFSETS = {name: ffi.offsetof("fl_call", name) for name, field in ffi.typeof("fl
 class Spec:
     """A call without its tensors: the loss, its options, and how it is reduced. Weights have no gradient, so they are here."""
 
-    __slots__ = ("batch", "between", "both", "dims", "kept", "losses", "reduction", "run", "terms", "weights")
+    __slots__ = ("batch", "beside", "between", "both", "dims", "kept", "losses", "reduction", "run", "weights")
 
-    def __init__(self, name, options, reduction, losses, dims=None, batch=0, both=False, terms=None, **weights):
+    def __init__(self, name, options, reduction, losses, dims=None, batch=0, both=False, beside=None, **weights):
         self.run = getattr(lib, f"fl_{name}")
         # What a function takes between the handle and the call. Those that have no options do not take null either.
         if name == "sum":
@@ -40,8 +40,8 @@ class Spec:
             self.between = (ffi.new("fl_term[]", terms_of), len(terms_of))
         else:
             self.between = () if options is None else (new_options(name, options),)
-        # Where the values of the terms of a sum go.
-        self.terms = terms
+        # Where what is computed beside the value goes, by the names of the call's fields.
+        self.beside = beside or {}
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction: expected one of {', '.join(REDUCTIONS)}, got {reduction!r}")
         self.reduction = REDUCTIONS[reduction]
@@ -77,8 +77,9 @@ class Spec:
             fill(memory, "grad_outputs", upstream)
         elif upstream is not None:
             call.grad_output_at = ffi.cast("float*", upstream.data_ptr())
-        if value is not None and self.terms is not None:
-            fill(memory, "terms", self.terms)
+        if value is not None:
+            for name, tensor in self.beside.items():
+                fill(memory, name, tensor)
         raise_for(self.run(handles.of(input.device), *self.between, call))
 
 

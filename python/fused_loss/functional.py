@@ -249,8 +249,10 @@ def dpo_loss(chosen, rejected, reference, *, beta=0.1, label_smoothing=0.0, vari
 
 def _with_terms(names, input, return_terms):
     """Where the values of the terms of a sum go, and what gives them to whoever asked."""
-    terms = torch.empty(len(names), dtype=torch.float32, device=input.device) if return_terms else None
-    return terms, lambda value: (value, dict(zip(names, terms.unbind()))) if return_terms else value
+    if not return_terms:
+        return {}, lambda value: value
+    terms = torch.empty(len(names), dtype=torch.float32, device=input.device)
+    return {"terms": terms}, lambda value: (value, dict(zip(names, terms.unbind())))
 
 
 def combined_loss(input, target, terms, *, reduction="mean", weight=None, pos_weight=None, return_terms=False):
@@ -270,11 +272,11 @@ def combined_loss(input, target, terms, *, reduction="mean", weight=None, pos_we
     if pos_weight is not None:
         pos_weight = _weight("pos_weight", pos_weight, input.shape[-1:] or (1,), input)
     values, result = _with_terms(list(terms), input, return_terms)
-    of_sum = {"class_weight": pos_weight, "terms": values}
+    of_sum = {"class_weight": pos_weight, "beside": values}
     return result(_elementwise("sum", sum_of, input, target, reduction, weight, **of_sum))
 
 
-def _classes(name, options, input, target, reduction, weight=None, index_only=False, third=None, terms=None):
+def _classes(name, options, input, target, reduction, weight=None, index_only=False, third=None, beside=None):
     """A loss of rows: classes on axis 1, or on the only one."""
     _tensor("input", input)
     _tensor("target", target, input)
@@ -297,7 +299,7 @@ def _classes(name, options, input, target, reduction, weight=None, index_only=Fa
     weight = _weight("weight", weight, (classes,), input)
     dims = (math.prod(input.shape[:axis]), classes, math.prod(input.shape[axis + 1 :]))
     batch = input.shape[0] if axis else 1
-    spec = Spec(name, options, reduction, rows, dims=dims, batch=batch, terms=terms, class_weight=weight)
+    spec = Spec(name, options, reduction, rows, dims=dims, batch=batch, beside=beside, class_weight=weight)
     return Loss.apply(spec, input, target, third)
 
 
@@ -305,17 +307,39 @@ def _ignore(index):
     return {"ignore_index": -100 if index is None else index, "has_ignore_index": int(index is not None)}
 
 
+REPORTS = ("log_prob", "entropy", "lse", "hit", "argmax")
+
+
 def cross_entropy(
-    input, target, weight=None, *, ignore_index=-100, reduction="mean", label_smoothing=0.0, z_loss=0.0, softcap=None
+    input,
+    target,
+    weight=None,
+    *,
+    ignore_index=-100,
+    reduction="mean",
+    label_smoothing=0.0,
+    z_loss=0.0,
+    softcap=None,
+    report=(),
 ):
     """Cross-entropy of logits and class indices, or probabilities of the input's shape.
 
     `z_loss` adds `z_loss * logsumexp(input)^2`; `softcap` bends logits to `softcap * tanh(input / softcap)` first.
+
+    `report` names what else is wanted of each row from the same pass: any of log_prob (of the target), entropy, lse, hit (1 where the
+    target is argmax) and argmax. They come as a dict beside the loss, without a gradient, 0 (argmax: -1) where a row is ignored.
     """
     options = {"label_smoothing": label_smoothing, "z_loss": z_loss, "softcap": softcap or 0.0}
     if target.dtype not in INDICES and ignore_index is not None and ignore_index >= 0:
         raise ValueError("ignore_index: not with probabilities as targets")
-    return _classes("cross_entropy", options | _ignore(ignore_index), input, target, reduction, weight)
+    for name in report:
+        if name not in REPORTS:
+            raise ValueError(f"report: expected some of {', '.join(REPORTS)}, got {name!r}")
+    rows = _tensor("input", input).shape[:1] + input.shape[2:] if input.dim() > 1 else ()
+    dtypes = {name: torch.int64 if name == "argmax" else torch.float32 for name in report}
+    report = {name: torch.empty(rows, dtype=dtype, device=input.device) for name, dtype in dtypes.items()}
+    loss = _classes("cross_entropy", options | _ignore(ignore_index), input, target, reduction, weight, beside=report)
+    return (loss, report) if report else loss
 
 
 def cross_entropy_probs(
@@ -379,7 +403,7 @@ def cross_entropy_distillation(
     soft = {"temperature": temperature, "scale_by_t2": int(scale_by_t2)}
     sum_of = [(weights[0], "cross_entropy", hard), (weights[1], "distillation", soft)]
     values, result = _with_terms(["cross_entropy", "z_loss", "distillation"], input, return_terms)
-    return result(_classes("sum", sum_of, input, target, reduction, index_only=True, third=teacher, terms=values))
+    return result(_classes("sum", sum_of, input, target, reduction, index_only=True, third=teacher, beside=values))
 
 
 def jsd_loss(input, target, *, beta=0.5, temperature=1.0, reduction="mean"):
@@ -495,7 +519,7 @@ def _dice_and(other, options, input, target, factors, dice, regions, reduction, 
     weight = _weight("weight", weight, (dims[1],), input)
     values, result = _with_terms(["dice", other], input, return_terms)
     sum_of = [(factors[0], "dice", dice | common), (factors[1], other, options)]
-    spec = Spec("sum", sum_of, reduction, (), dims=dims, terms=values, class_weight=weight)
+    spec = Spec("sum", sum_of, reduction, (), dims=dims, beside=values, class_weight=weight)
     return result(Loss.apply(spec, input, target))
 
 

@@ -403,6 +403,32 @@ class Sums(Compare):
         ours = lambda x, t: F.combined_loss(x, t, terms, weight=weight, pos_weight=positive)
         self.same(ours, theirs, self.x, self.q, both=False)
 
+    def test_report(self):
+        x, index = rand(4, 6, 5, seed=50), classes(6, 4, 5, seed=51)
+        index[0, 1] = -100
+        for x in (x.requires_grad_(), x.detach().bfloat16()):
+            names = ("log_prob", "entropy", "lse", "hit", "argmax")
+            loss, got = F.cross_entropy(x, index, report=names)
+            self.assertEqual(tuple(got), names)
+            torch.testing.assert_close(loss, F.cross_entropy(x, index))
+            rows = x.detach().float().movedim(1, -1)
+            of = torch.distributions.Categorical(logits=rows)
+            there = index != -100
+            want = {
+                "log_prob": of.log_prob(index.clamp(min=0)),
+                "entropy": of.entropy(),
+                "lse": rows.logsumexp(-1),
+                "hit": (rows.argmax(-1) == index).float(),
+            }
+            for name, want in want.items():
+                torch.testing.assert_close(got[name], torch.where(there, want, 0.0))
+                self.assertFalse(got[name].requires_grad)
+            self.assertTrue(torch.equal(got["argmax"], torch.where(there, rows.argmax(-1), -1)))
+        with self.assertRaisesRegex(ValueError, "report"):
+            F.cross_entropy(x, index, report=("entrpy",))
+        with self.assertRaisesRegex(Exception, "log-probability"):
+            F.cross_entropy(x, torch.softmax(x.float(), 1).to(x.dtype), report=("log_prob",))
+
     def test_counts(self):
         counts = self.q.mul(4).round()
         terms = {"poisson_nll": (1.0, {"full": 1}), "quantile": (0.5, {"quantile": 0.9}), "log_cosh": 0.25, "soft_margin": 0.125}
