@@ -188,11 +188,7 @@ impl<S: Machine> LaneSoftmax<S> {
     /// The log-sum-exp less the maximum, which is small where one class leads, and exact.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn ln_sum(&self) -> F32s<S> {
-        // Nearly always, where there are sixteen largest logits.
-        if !self.ones.ne(1.0).any() {
-            return self.rest.ln_1p();
-        }
-        self.ones.ln() + (self.rest / self.ones).ln_1p()
+        (self.ones - 1.0 + self.rest).ln_1p()
     }
 
     /// How much larger the log-sum-exp is than another's, both less their maxima: exact where they are nearly alike.
@@ -283,7 +279,7 @@ impl Softmax {
     /// `ln(sum)`: the log-sum-exp less the maximum, never negative. Of a row of a thousand classes it takes a thirtieth of the time.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn ln_sum(&self) -> f64 {
-        if self.ones == 1.0 { self.rest.ln_1p() } else { self.ones.ln() + (self.rest / self.ones).ln_1p() }
+        (self.ones - 1.0 + self.rest).ln_1p()
     }
 
     /// The log-sum-exp.
