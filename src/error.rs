@@ -146,6 +146,12 @@ pub enum Error {
         /// What it brought.
         got: usize,
     },
+    /// Ranks came to one call with as many rows, but with something else that must be the same: hidden numbers, options, the reduction,
+    /// which weights there are, a gradient that is asked for, or, for a head on GPUs, the budget.
+    RanksDiffer {
+        /// The first that differs from rank 0.
+        rank: usize,
+    },
     /// NCCL waited for other ranks, and none of what it waited for came.
     RanksLate {
         /// How long.
@@ -237,6 +243,10 @@ impl fmt::Display for Error {
             Error::RanksDisagree { rank, expected, got } => write!(
                 f,
                 "rank {rank} came with {got} numbers or with another operation, rank 0 with {expected}: do the shapes agree?"
+            ),
+            Error::RanksDiffer { rank } => write!(
+                f,
+                "rank {rank} calls for something else than rank 0: hidden numbers, options, reduction, weights, outputs and budget must agree"
             ),
             Error::RanksLate { seconds } => write!(
                 f,

@@ -8,12 +8,14 @@ use super::buffers::{DeviceMut, DeviceRef, DeviceScalar, DeviceTarget};
 use super::call::{CudaCall, Input, OnCuda, Outputs};
 use super::driver::failed;
 use super::handle::Cuda;
+use super::marshal::Launch;
 use super::vocab;
 use crate::call::Loss;
+use crate::cpu::rowwise::Rowwise;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
 use crate::loss::CrossEntropy;
-use crate::parallel::{Vocab, VocabCrossEntropy};
+use crate::parallel::{Same, Vocab, VocabCrossEntropy};
 use crate::reduction::Reduction;
 
 /// What a communicator does that knows nothing of GPUs.
@@ -145,15 +147,20 @@ impl<'a, T: Element, I> CudaVocabCall<'a, T, I> {
             check_len("logits", rows.checked_mul(vocab.here()).ok_or(Error::ShapeOverflow)?, request.input.len)?;
             request.shape = Some((rows, vocab.here()).into());
             let sizes = vocab::check(&request, rows)?;
-            vocab.agree([rows, 0, 0], || cuda.may_wait("the first call of ranks with so many rows"))?;
+            let options = (loss.params(), Rowwise::ignore_index(loss));
+            let has = [request.grad_input.is_some(), request.weight.is_some(), request.class_weight.is_some()];
+            let same = Same::new(rows, options, request.output.reduction(), has);
             let reduce = |address, len, op| {
                 // SAFETY: it is scratch memory of the handle, and no other call comes between.
                 unsafe { vocab.ranks.all_reduce_on(&cuda.stream, address, len, op) }
             };
             // SAFETY: as in `CudaCall::enqueue`; lengths have been checked.
             unsafe {
-                let classes = [vocab.first(), vocab.classes()];
-                vocab::run(loss, &request, &sizes, classes, &mut cuda.launcher(), &reduce)
+                let (mut on, classes) = (cuda.launcher(), [vocab.first(), vocab.classes()]);
+                let scratch = on.scratch(vocab::scratch(rows).max(vocab.scratch_to_agree()))?;
+                vocab.agree_on(same, cuda, scratch)?;
+                vocab::run(loss, &request, &sizes, classes, &mut on, &reduce)
+                    .inspect_err(|error| vocab.ranks.leave(error))
             }
         })
     }

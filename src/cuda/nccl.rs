@@ -6,7 +6,7 @@ use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use cudarc::driver::{CudaStream, DevicePtrMut, DriverError, sys};
+use cudarc::driver::{CudaStream, DevicePtrMut, DriverError, result, sys};
 use libloading::Library;
 
 use super::driver::{self, failed};
@@ -166,15 +166,18 @@ impl Nccl {
     /// Waits until the GPU has done what its stream has been given, as `synchronize` does; but where another rank does not come, or NCCL
     /// has lost it, this ends the group, and is an error.
     pub fn wait(&self) -> Result<()> {
-        self.with(|ranks, comm| {
-            ranks.until(comm, || {
-                // SAFETY: the stream is there as long as this is.
-                match unsafe { sys::cuStreamQuery(ranks.stream.cu_stream()) } {
-                    sys::CUresult::CUDA_SUCCESS => Ok(true),
-                    sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
-                    code => Err(failed("waiting for ranks", DriverError(code))),
-                }
-            })
+        self.with(|ranks, comm| ranks.until_done(comm, &ranks.stream))
+    }
+
+    /// Waits for a stream.
+    fn until_done(&self, comm: Comm, stream: &CudaStream) -> Result<()> {
+        self.until(comm, || {
+            // SAFETY: the stream is there as long as this is.
+            match unsafe { sys::cuStreamQuery(stream.cu_stream()) } {
+                sys::CUresult::CUDA_SUCCESS => Ok(true),
+                sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+                code => Err(failed("waiting for ranks", DriverError(code))),
+            }
         })
     }
 
@@ -238,6 +241,11 @@ impl Communicator for Nccl {
         self.stream.memcpy_dtoh(&there, data).and_then(|()| self.stream.synchronize()).map_err(copied)
     }
 
+    fn leave(&self, why: &Error) {
+        // If it has ended already that was why.
+        let _ = self.with(|_, _| Err(why.clone()));
+    }
+
     unsafe fn all_reduce_on(&self, stream: &Arc<CudaStream>, address: u64, len: usize, op: ReduceOp) -> Result<()> {
         if len == 0 {
             return Ok(());
@@ -253,6 +261,40 @@ impl Communicator for Nccl {
             begun("an all-reduce", status)?;
             // The first ones take their time to connect; later ones are enqueued at once.
             ranks.until(comm, || Ok(true))
+        })
+    }
+
+    unsafe fn agree_on(
+        &self,
+        stream: &Arc<CudaStream>,
+        address: u64,
+        own: [f32; 4],
+        known: bool,
+        look: &dyn Fn(&[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let (on, mut all) = (stream.cu_stream(), vec![0f32; 4 * self.size]);
+        let refused = |e| failed("saying what a call is of", e);
+        stream.context().bind_to_thread().map_err(refused)?;
+        // Numbers that a captured graph has in itself.
+        let put = |at: usize, x: f32, n| {
+            // SAFETY: the caller's promise.
+            unsafe { sys::cuMemsetD32Async(address + 4 * at as u64, x.to_bits(), n, on) }.result().map_err(refused)
+        };
+        put(0, 0.0, all.len())?;
+        for (i, x) in own.into_iter().enumerate().filter(|(_, x)| *x != 0.0) {
+            put(4 * self.rank + i, x, 1)?;
+        }
+        // SAFETY: as above.
+        unsafe { self.all_reduce_on(stream, address, all.len(), ReduceOp::Sum)? };
+        if known {
+            return Ok(());
+        }
+        self.with(|ranks, comm| {
+            ranks.until_done(comm, stream)?;
+            // SAFETY: as above; the stream has done with the host's memory when this returns.
+            unsafe { result::memcpy_dtoh_async(&mut all, address, on) }.map_err(refused)?;
+            stream.synchronize().map_err(refused)?;
+            look(&all)
         })
     }
 }

@@ -79,9 +79,13 @@ pub(crate) use cross_entropy::{Rows, run as run_rows};
 pub use cross_entropy::{VocabCall, VocabCrossEntropy};
 pub use local::Local;
 
+use std::hash::{Hash, Hasher};
+#[cfg(feature = "cuda")]
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
+use crate::params::CrossEntropyParams;
+use crate::reduction::Reduction;
 
 /// What is done to the numbers of all ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +111,13 @@ pub trait Communicator: std::fmt::Debug + Sync {
     /// come must become an error, such as [`RankLost`](crate::Error::RankLost), and after an error the numbers may be anything.
     fn all_reduce(&self, data: &mut [f32], op: ReduceOp) -> Result<()>;
 
-    /// The same of `len` numbers at a device address, enqueued on a stream. Unless an implementation knows better, it copies them to the
+    /// Says that this rank will not come to the collectives of a call that it has begun, because of this error. An implementation that can
+    /// lets all others know, and gives an error to every later collective of this rank, which would meet them in the wrong one.
+    fn leave(&self, why: &Error) {
+        let _ = why;
+    }
+
+    /// The same as `all_reduce`, of `len` numbers at a device address, enqueued on a stream. Unless an implementation knows better, it copies them to the
     /// host, waits, has them reduced there, and copies them back.
     ///
     /// # Safety
@@ -124,20 +134,110 @@ pub trait Communicator: std::fmt::Debug + Sync {
         // SAFETY: the caller's promise.
         unsafe { crate::cuda::reduce_on_host(|data| self.all_reduce(data, op), stream, address, len) }
     }
+
+    /// How each call on a GPU begins, before ranks reduce what is as long as their calls say: a rank brings four numbers that say what
+    /// its call is of, and `look` is given those of all ranks, in their order, and is an error where they differ.
+    ///
+    /// Unless an implementation knows better, the numbers are reduced on the host. One that reduces on the GPU need not wait if this rank
+    /// brings the same as the last time (`known`), but reduces all the same, for others may bring something else; where `look` is an
+    /// error it has to end the group, for others may not have looked.
+    ///
+    /// # Safety
+    /// Until the stream is done with it, the address is of four `f32` for each rank, of the stream's context, which nobody else uses.
+    #[cfg(feature = "cuda")]
+    #[allow(unsafe_code)]
+    unsafe fn agree_on(
+        &self,
+        stream: &std::sync::Arc<cudarc::driver::CudaStream>,
+        address: u64,
+        own: [f32; 4],
+        known: bool,
+        look: &dyn Fn(&[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let _ = (stream, address, known);
+        let mut all = vec![0.0; 4 * self.size()];
+        all[4 * self.rank()..][..4].copy_from_slice(&own);
+        self.all_reduce(&mut all, ReduceOp::Sum)?;
+        look(&all)
+    }
 }
 
-/// The numbers that all ranks bring, in their order; exact for numbers of 48 bits.
-fn gather(ranks: &dyn Communicator, number: f64) -> Result<Vec<f64>> {
-    let mut slots = vec![0.0; 2 * ranks.size()];
+/// A number as ranks bring it: two f32, exact for numbers of 48 bits.
+fn halves(number: f64) -> [f32; 2] {
     let high = number as f32;
-    (slots[2 * ranks.rank()], slots[2 * ranks.rank() + 1]) = (high, (number - f64::from(high)) as f32);
-    ranks.all_reduce(&mut slots, ReduceOp::Sum)?;
-    Ok(slots.chunks_exact(2).map(|of| f64::from(of[0]) + f64::from(of[1])).collect())
+    [high, (number - f64::from(high)) as f32]
 }
 
-/// The sum of a number of each rank, such as of the tokens that count. A collective.
+/// The numbers in what has been added up.
+fn numbers<const N: usize>(slots: &[f32]) -> Vec<[f64; N]> {
+    let of_rank = |slots: &[f32]| std::array::from_fn(|i| f64::from(slots[2 * i]) + f64::from(slots[2 * i + 1]));
+    slots.chunks_exact(2 * N).map(of_rank).collect()
+}
+
+/// The numbers that all ranks bring, in their order.
+fn gather<const N: usize>(ranks: &dyn Communicator, own: [f64; N]) -> Result<Vec<[f64; N]>> {
+    let mut slots = vec![0.0; 2 * N * ranks.size()];
+    let here = slots[2 * N * ranks.rank()..].iter_mut();
+    here.zip(own.into_iter().flat_map(halves)).for_each(|(slot, half)| *slot = half);
+    ranks.all_reduce(&mut slots, ReduceOp::Sum)?;
+    Ok(numbers(&slots))
+}
+
+/// The sum of a number of each rank, such as of the tokens that count. A collective that waits, over [`Nccl`] for the GPU too.
 pub fn sum_over_ranks(ranks: &dyn Communicator, number: f64) -> Result<f64> {
-    Ok(gather(ranks, number)?.iter().sum())
+    Ok(gather(ranks, [number])?.iter().map(|[number]| number).sum())
+}
+
+/// What must be the same in a call of all ranks: its rows, and a hash of all else that decides what ranks reduce and what comes of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Same {
+    rows: f64,
+    rest: f64,
+}
+
+impl Same {
+    /// Of a loss with these options; `rest` is what there is beside them and the reduction.
+    pub(crate) fn new(
+        rows: usize,
+        (options, ignore): (CrossEntropyParams, Option<i64>),
+        reduction: Option<Reduction>,
+        rest: impl Hash,
+    ) -> Self {
+        let CrossEntropyParams { smoothing, z_loss, softcap } = options;
+        let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
+        // What a sum is divided by changes with every call, and is not known on the host if it is a number on the device.
+        let reduction = reduction.as_ref().map(std::mem::discriminant);
+        ([smoothing, z_loss, softcap].map(f32::to_bits), ignore, reduction, rest).hash(&mut hasher);
+        Same { rows: rows as f64, rest: (hasher.finish() >> 16) as f64 }
+    }
+
+    /// An error unless all are the same.
+    fn check(all: impl IntoIterator<Item = Same>) -> Result<()> {
+        let mut all = all.into_iter().enumerate();
+        let first = all.next().map(|(_, first)| first);
+        match all.find(|(_, other)| Some(*other) != first).zip(first) {
+            Some(((rank, Same { rows, .. }), first)) if rows != first.rows => {
+                Err(Error::RanksDisagree { rank, expected: first.rows as usize, got: rows as usize })
+            }
+            Some(((rank, _), _)) => Err(Error::RanksDiffer { rank }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// FNV-1a: the same in all processes.
+struct Fnv(u64);
+
+impl Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// Which classes a rank has: those of the ranks follow one another.
@@ -150,18 +250,27 @@ pub struct Vocab<'c> {
     /// The fewest and the most that a rank has.
     #[cfg_attr(not(all(feature = "cuda", feature = "head")), allow(dead_code))]
     pub(crate) least_and_most: (usize, usize),
-    /// What ranks have been asked for, and all said the same.
-    agreed: Mutex<Vec<[usize; 3]>>,
+    /// What the last call on a GPU was of, if all said the same.
+    #[cfg(feature = "cuda")]
+    last: Mutex<Option<Same>>,
 }
 
 impl<'c> Vocab<'c> {
     /// Of so many classes on this rank, perhaps none. A collective: all ranks say how many they have.
     pub fn new(ranks: &'c dyn Communicator, here: usize) -> Result<Self> {
-        let all: Vec<usize> = gather(ranks, here as f64)?.iter().map(|&n| n as usize).collect();
+        let all: Vec<usize> = gather(ranks, [here as f64])?.iter().map(|&[n]| n as usize).collect();
         let first = all[..ranks.rank()].iter().sum();
         let most = all.iter().fold(0, |a, &n| a.max(n));
         let least_and_most = (all.iter().fold(most, |a, &n| a.min(n)), most);
-        Ok(Vocab { ranks, first, here, classes: all.iter().sum(), least_and_most, agreed: Mutex::default() })
+        Ok(Vocab {
+            ranks,
+            first,
+            here,
+            classes: all.iter().sum(),
+            least_and_most,
+            #[cfg(feature = "cuda")]
+            last: Mutex::default(),
+        })
     }
 
     /// The first class of this rank.
@@ -179,33 +288,45 @@ impl<'c> Vocab<'c> {
         self.classes
     }
 
-    /// An error unless all ranks have the same number. A collective.
-    fn same(&self, number: usize) -> Result<()> {
-        let all = gather(self.ranks, number as f64)?;
-        match all.iter().position(|&n| n != all[0]) {
-            Some(rank) => Err(Error::RanksDisagree { rank, expected: all[0] as usize, got: all[rank] as usize }),
-            None => Ok(()),
-        }
+    /// An error unless all ranks call the same; the smallest of a number of each, of tokens at once. A collective, and the first of a call.
+    pub(crate) fn agree(&self, call: Same, at_once: usize) -> Result<usize> {
+        let all = gather(self.ranks, [call.rows, call.rest, at_once as f64])?;
+        Same::check(all.iter().map(|&[rows, rest, _]| Same { rows, rest }))?;
+        Ok(all.iter().fold(f64::INFINITY, |least, &[.., of]| least.min(of)) as usize)
     }
 
-    /// An error unless all ranks have the same three numbers; a collective where they are new.
-    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
-    pub(crate) fn agree(&self, numbers: [usize; 3], may_wait: impl FnOnce() -> Result<()>) -> Result<()> {
+    /// The same on a GPU.
+    ///
+    /// Nothing that is of another length on another rank may ever be reduced: NCCL would hang, or worse. And to look at what the others
+    /// say is to wait for the GPU. So each call begins with a small collective, always the same one; and a rank waits for it where the
+    /// call is not what the last one was, on which all had agreed. If any rank calls something else than another, then at least one of
+    /// them is such a rank: it finds out, and comes to no further collective, so that those that did not wait are left alone with
+    /// what they have enqueued, which ends like any wait for a rank that has gone.
+    ///
+    /// # Safety
+    /// `scratch` is the address of [`scratch_to_agree`](Self::scratch_to_agree) bytes of the handle, which nobody else uses until its stream
+    /// is done with them.
+    #[cfg(feature = "cuda")]
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn agree_on(&self, call: Same, cuda: &crate::Cuda, scratch: u64) -> Result<()> {
         // Nothing panics while it is held.
-        let mut agreed = self.agreed.lock().unwrap_or_else(PoisonError::into_inner);
-        if !agreed.contains(&numbers) {
-            may_wait()?;
-            numbers.into_iter().try_for_each(|number| self.same(number))?;
-            agreed.push(numbers);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = *last == Some(call);
+        if !known {
+            cuda.may_wait("the first call of ranks, or one of other rows, options or outputs than the call before")?;
         }
+        *last = None;
+        let ([a, b], [c, d]) = (halves(call.rows), halves(call.rest));
+        let look = |all: &[f32]| Same::check(numbers(all).into_iter().map(|[rows, rest]| Same { rows, rest }));
+        // SAFETY: the caller's promise.
+        unsafe { self.ranks.agree_on(cuda.stream(), scratch, [a, b, c, d], known, &look)? };
+        *last = Some(call);
         Ok(())
     }
 
-    /// The smallest of a number of each rank, of tokens at once; all must have the same number of tokens.
-    #[cfg(feature = "head")]
-    pub(crate) fn smallest(&self, at_once: usize, tokens: usize) -> Result<usize> {
-        self.same(tokens)?;
-        let all = gather(self.ranks, at_once as f64)?;
-        Ok(all.into_iter().fold(f64::INFINITY, f64::min) as usize)
+    /// Bytes of scratch memory for that.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn scratch_to_agree(&self) -> u64 {
+        16 * self.ranks.size() as u64
     }
 }
