@@ -40,9 +40,22 @@
 //! processes that have an `NcclId` from one of them; with any other communicator, such as [`Local`], numbers go by way of the host, and
 //! every verb waits. `cargo run --release --features head --example ranks -- --gpus` trains on all GPUs of a node.
 //!
-//! Calls only enqueue, but for the first of each number of rows, in which ranks tell one another how many they have: a CUDA graph can be
-//! captured after it. A GPU waits for ranks that do not come, for ever, if nobody looks: `Nccl::wait` is the way to wait for results, and
-//! ends such a wait with an error.
+//! Calls only enqueue, but for those that are not what the call before was, with the same [`Vocab`]: the first, and those of other rows,
+//! options, weights or outputs. These wait for what the other ranks say of theirs (see below); a CUDA graph can be captured after such a
+//! call. Where calls of two kinds take turns, a `Vocab` for each spares them that. A GPU waits for ranks that do not come, for ever, if
+//! nobody looks: `Nccl::wait` is the way to wait for results, and ends such a wait with an error.
+//!
+//! **Ranks that disagree.** Each call begins with a collective in which all ranks say what they have been called for: 16 bytes from each
+//! rank on GPUs, which take what the smallest all-reduce takes, some tens of microseconds. What has to agree: rows; the options of the
+//! loss, the kind of reduction, and which weights there are; whether there is a gradient of the logits; of a head, its hidden numbers,
+//! whether the gradient of its input is asked for, how many tokens count, or are said to at most, and on GPUs how many the budget lets it do at
+//! once. (What a sum is divided by, the gradient from above, storage types and gradients that a rank has for itself may differ.) If anything does
+//! not, all ranks get [`RanksDisagree`](crate::Error::RanksDisagree) or [`RanksDiffer`](crate::Error::RanksDiffer) and may go on with
+//! other calls. Over `Nccl` this is so for ranks whose call is not what the one before was, at least one among any that disagree: the group
+//! has ended for it. A rank that did what it had done before has gone ahead, waits for what nobody brings, and gets
+//! [`RanksLate`](crate::Error::RanksLate) from whatever waits. Two collectives of unequal length never meet. Not noticed: calls that are
+//! alike and are not meant for each other, graphs of unlike calls that are replayed at the same time, and vocabularies that are taken in
+//! another order on another rank.
 //!
 //! **Data-parallel.** Ranks that have different tokens divide by the number that all of them count, which [`sum_over_ranks`] finds:
 //! `Reduction::SumOver(sum_over_ranks(&rank, counted)?)` makes the sum of the ranks' values, and of their gradients, those of one
@@ -50,7 +63,7 @@
 //!
 //! # Traffic and time, on paper
 //!
-//! Of `n` tokens and `h` hidden numbers, ranks reduce `20 n` bytes for the loss (`24 n` on GPUs), whatever the vocabulary, and with the head `4 n h` bytes
+//! Of `n` tokens and `h` hidden numbers, ranks reduce `20 n` bytes for the loss (`24 n` on GPUs) and some to agree, whatever the vocabulary, and with the head `4 n h` bytes
 //! for the gradient of the input; a ring of `P` ranks moves `2 (P - 1) / P` times that through each. What a rank computes falls with the
 //! number of ranks, what it sends does not. For 8192 tokens, 4096 hidden numbers and 262144 classes in bf16, were each GPU to multiply at
 //! 600 TFLOP/s, to move 3 TB/s in its memory (6 bytes a logit for the loss, 10 where it is looked at twice), 400 GB/s within its node of
