@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaStream, result, sys};
 
-use super::buffers::{DeviceMut, DeviceRef, DeviceScalar, DeviceTarget};
+use super::buffers::{DeviceMut, DeviceRef, DeviceScalar, DeviceTarget, Lender};
 use super::call::{CudaCall, Input, OnCuda, Outputs};
 use super::driver::failed;
 use super::handle::Cuda;
@@ -15,7 +15,7 @@ use crate::cpu::rowwise::Rowwise;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
 use crate::loss::CrossEntropy;
-use crate::parallel::{Same, Vocab, VocabCrossEntropy};
+use crate::parallel::{Communicator, ReduceOp, Same, Vocab, VocabCrossEntropy};
 use crate::reduction::Reduction;
 
 /// What a communicator does that knows nothing of GPUs.
@@ -41,6 +41,22 @@ pub(crate) unsafe fn reduce_on_host(
     reduce(&mut data)?;
     unsafe { result::memcpy_htod_async(address, &data, stream.cu_stream()) }.map_err(refused)?;
     stream.synchronize().map_err(refused)
+}
+
+/// The same as [`sum_over_ranks`](crate::parallel::sum_over_ranks) of one f32 on the device, in place: what a sum is divided by (`denominator` of
+/// the calls on GPUs), such as the number of tokens that count, with which the batch came from the host. A collective; over
+/// [`Nccl`](super::Nccl) it is enqueued, and nothing waits. Whole numbers are exact up to 2^24, and to one part in 2^24 beyond.
+pub fn sum_over_ranks_on<'a>(
+    ranks: &dyn Communicator,
+    cuda: &Cuda,
+    number: impl Into<DeviceMut<'a, f32>>,
+) -> Result<()> {
+    let mut number = number.into();
+    check_len("number", 1, number.len())?;
+    let mut lender = Lender::new(cuda)?;
+    let address = lender.write(&mut number)?.address;
+    // SAFETY: it is one f32 of the handle's GPU, and lent to its stream.
+    unsafe { ranks.all_reduce_on(&cuda.stream, address, 1, ReduceOp::Sum) }
 }
 
 impl<'v> VocabCrossEntropy<'v> {

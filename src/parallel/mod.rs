@@ -59,7 +59,8 @@
 //!
 //! **Data-parallel.** Ranks that have different tokens divide by the number that all of them count, which [`sum_over_ranks`] finds:
 //! `Reduction::SumOver(sum_over_ranks(&rank, counted)?)` makes the sum of the ranks' values, and of their gradients, those of one
-//! device. Where gradients are averaged over ranks, as PyTorch's DDP does, multiply `grad_output` by the number of ranks.
+//! device. It waits; on GPUs `sum_over_ranks_on` does not, which sums a number on the device for `Reduction::Sum` with `denominator`. Where
+//! gradients are averaged over ranks, as PyTorch's DDP does, multiply `grad_output` by the number of ranks.
 //!
 //! # Traffic and time, on paper
 //!
@@ -85,7 +86,7 @@ mod cross_entropy;
 mod local;
 
 #[cfg(feature = "cuda")]
-pub use crate::cuda::{CudaVocabCall, Nccl, NcclId};
+pub use crate::cuda::{CudaVocabCall, Nccl, NcclId, sum_over_ranks_on};
 
 #[cfg(feature = "head")]
 pub(crate) use cross_entropy::{Rows, run as run_rows};

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fused_loss::cudarc::driver::{CudaContext, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits, sys};
-use fused_loss::parallel::{Communicator, CudaVocabCall, Local, Nccl, NcclId, ReduceOp, Vocab, VocabCrossEntropy};
+use fused_loss::parallel::{
+    Communicator, CudaVocabCall, Local, Nccl, NcclId, ReduceOp, Vocab, VocabCrossEntropy, sum_over_ranks,
+    sum_over_ranks_on,
+};
 use fused_loss::{CrossEntropy, Cuda, Element, Error, OnCuda, Reduction, Target};
 use half::{bf16, f16};
 
@@ -196,6 +199,48 @@ fn bf16_is_that_of_one_device() {
 fn through_nccl_it_is_the_same() {
     check::<f32>(Through::Nccl);
     check::<bf16>(Through::Nccl);
+}
+
+/// Ranks with tokens of their own: the sum of their values, and their gradients, are those of one device; whether the host knows how many
+/// tokens count or only the GPUs do.
+#[test]
+fn a_mean_over_the_tokens_of_all_ranks_is_that_of_one_device() {
+    let problem = Problem::<f32>::new(20, 9, false);
+    let (value, _, grad) = problem.whole(Reduction::Mean);
+    for through in [Through::Host, Through::Nccl] {
+        for on_device in [false, true] {
+            let results = on_gpus(3, through, |rank, cuda| {
+                let rows = [0..4, 4..15, 15..20][rank.rank()].clone();
+                let target = &problem.target[rows.clone()];
+                let counted = target.iter().filter(|&&t| t != -100).count();
+                let logits = Copied::new(cuda, &problem.logits[9 * rows.start..9 * rows.end]);
+                let target = Copied::new(cuda, target);
+                let (mut sum, mut apart) =
+                    (Copied::new(cuda, &[f32::NAN]), Copied::new(cuda, &vec![9.0; 9 * rows.len()]));
+                let on = CrossEntropy::new().on(cuda);
+                let call = on.call(logits.get(), target.get(), (rows.len(), 9)).grad_output(2.0);
+                if on_device {
+                    let mut over = Copied::new(cuda, &[counted as f32]);
+                    sum_over_ranks_on(rank, cuda, over.get_mut()).unwrap();
+                    let call = call.denominator(over.get());
+                    call.forward_backward(Reduction::Sum, sum.get_mut(), apart.get_mut()).unwrap();
+                } else {
+                    let over = Reduction::SumOver(sum_over_ranks(rank, counted as f64).unwrap());
+                    call.forward_backward(over, sum.get_mut(), apart.get_mut()).unwrap();
+                }
+                sum_over_ranks_on(rank, cuda, sum.get_mut()).unwrap();
+                let (mut got, mut grad) = ([0.0], vec![0.0; 9 * rows.len()]);
+                sum.back(cuda, &mut got);
+                apart.back(cuda, &mut grad);
+                let two = sum_over_ranks_on(rank, cuda, Copied::new(cuda, &[1.0; 2]).get_mut());
+                assert_eq!(two, Err(Error::Length { what: "number", expected: 1, got: 2 }));
+                (got[0], grad)
+            });
+            let Some(results) = results else { return };
+            assert!(results.iter().all(|(got, _)| (got - value).abs() <= 1e-6 * value), "{results:?}, of one {value}");
+            close(&grad, &results.into_iter().flat_map(|(_, grad)| grad).collect::<Vec<_>>(), 9, 0.0);
+        }
+    }
 }
 
 /// What is not a number, or not finite, does what it does on one device, and so does a class that is none.
