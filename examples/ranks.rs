@@ -48,7 +48,7 @@ fn main() -> Result<()> {
     }
     println!("after {STEPS} steps, on {ranks} ranks: {:.4}", losses[STEPS - 1]);
     if words.iter().any(|word| word == "--check") {
-        let alone = train(1, shared)?;
+        let alone = train(1, Shared::Classes)?;
         assert!(
             losses.iter().zip(&alone).all(|(a, b)| (a - b).abs() <= 1e-4 * b),
             "one rank ends with {}",
