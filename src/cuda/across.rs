@@ -165,7 +165,8 @@ impl<'a, T: Element, I> CudaVocabCall<'a, T, I> {
             let sizes = vocab::check(&request, rows)?;
             let options = (loss.params(), Rowwise::ignore_index(loss));
             let has = [request.grad_input.is_some(), request.weight.is_some(), request.class_weight.is_some()];
-            let same = Same::new(rows, options, request.output.reduction(), has);
+            // Kernels of another type may not be loaded yet, and a captured call must not find that out when it has begun.
+            let same = Same::new(rows, options, request.output.reduction(), (has, request.dtype.name));
             let reduce = |address, len, op| {
                 // SAFETY: it is scratch memory of the handle, and no other call comes between.
                 unsafe { vocab.ranks.all_reduce_on(&cuda.stream, address, len, op) }

@@ -97,7 +97,7 @@ pub(super) unsafe fn run(loss: &Kernel, call: &HeadRequest<'_>, cuda: &Cuda) -> 
 /// What all ranks must call alike.
 fn same(call: &HeadRequest<'_>, layout: &Layout, options: (CrossEntropyParams, Option<i64>)) -> Same {
     let has = [call.class_weight.is_some(), call.token_weight.is_some(), call.grad_input.is_some()];
-    let rest = (call.shape.hidden, [layout.room, layout.block, layout.chunk], has);
+    let rest = (call.shape.hidden, [layout.room, layout.block, layout.chunk], has, call.dtype.name);
     Same::new(call.shape.tokens, options, call.output.reduction(), rest)
 }
 

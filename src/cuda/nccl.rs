@@ -100,12 +100,19 @@ impl NcclId {
 /// own would wait for ever.
 pub struct Nccl {
     functions: &'static Functions,
-    /// Or why there is none any more.
-    comm: Mutex<Result<Comm>>,
+    group: Mutex<Group>,
     stream: Arc<CudaStream>,
     rank: usize,
     size: usize,
     timeout: Duration,
+}
+
+/// What is left of a group.
+struct Group {
+    /// None once it has been aborted.
+    comm: Option<Comm>,
+    /// Why this rank comes to no further collective.
+    ended: Option<Error>,
 }
 
 // SAFETY: any thread may use a communicator, if no other does meanwhile; whoever has one locks it.
@@ -136,7 +143,14 @@ impl Nccl {
         // SAFETY: a context is current; it writes the communicator, and reads as much of the configuration as that says.
         let status = unsafe { (functions.init)(&raw mut comm, size as c_int, id, rank as c_int, &raw const CONFIG) };
         begun("making a communicator", status)?;
-        let ranks = Nccl { functions, comm: Mutex::new(Ok(comm)), stream: stream.clone(), rank, size, timeout };
+        let ranks = Nccl {
+            functions,
+            group: Mutex::new(Group { comm: Some(comm), ended: None }),
+            stream: stream.clone(),
+            rank,
+            size,
+            timeout,
+        };
         ranks.with(|ranks, comm| ranks.until(comm, || Ok(true)))?;
         Ok(ranks)
     }
@@ -181,20 +195,23 @@ impl Nccl {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Result<Comm>> {
+    fn lock(&self) -> MutexGuard<'_, Group> {
         // Nothing panics while it is held.
-        self.comm.lock().unwrap_or_else(PoisonError::into_inner)
+        self.group.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does something with the communicator; after an error there is none.
     fn with(&self, something: impl FnOnce(&Self, Comm) -> Result<()>) -> Result<()> {
-        let mut comm = self.lock();
-        let there = comm.clone()?;
+        let mut group = self.lock();
+        let comm = match (&group.ended, group.comm) {
+            (Some(why), _) => return Err(why.clone()),
+            (None, comm) => comm.expect("what has been aborted has ended"),
+        };
         self.stream.context().bind_to_thread().map_err(|e| failed("using the context", e))?;
-        something(self, there).inspect_err(|error| {
+        something(self, comm).inspect_err(|error| {
             // SAFETY: nobody else has it, and nobody will. What it has enqueued ends.
-            unsafe { (self.functions.abort)(there) };
-            *comm = Err(error.clone());
+            unsafe { (self.functions.abort)(comm) };
+            *group = Group { comm: None, ended: Some(error.clone()) };
         })
     }
 
@@ -242,8 +259,8 @@ impl Communicator for Nccl {
     }
 
     fn leave(&self, why: &Error) {
-        // If it has ended already that was why.
-        let _ = self.with(|_, _| Err(why.clone()));
+        // Not aborted yet: others may still need what this rank has enqueued for them.
+        self.lock().ended.get_or_insert_with(|| why.clone());
     }
 
     unsafe fn all_reduce_on(&self, stream: &Arc<CudaStream>, address: u64, len: usize, op: ReduceOp) -> Result<()> {
@@ -293,9 +310,9 @@ impl Communicator for Nccl {
             ranks.until_done(comm, stream)?;
             // SAFETY: as above; the stream has done with the host's memory when this returns.
             unsafe { result::memcpy_dtoh_async(&mut all, address, on) }.map_err(refused)?;
-            stream.synchronize().map_err(refused)?;
-            look(&all)
-        })
+            stream.synchronize().map_err(refused)
+        })?;
+        look(&all).inspect_err(|why| self.leave(why))
     }
 }
 
@@ -307,10 +324,11 @@ impl std::fmt::Debug for Nccl {
 
 impl Drop for Nccl {
     fn drop(&mut self) {
-        // Others may still need what this rank has enqueued for them.
-        if self.wait().is_ok()
-            && let Ok(comm) = *self.lock()
+        if let Some(comm) = self.lock().comm.take()
+            && self.stream.context().bind_to_thread().is_ok()
         {
+            // Others may still need what this rank has enqueued for them.
+            let _ = self.until_done(comm, &self.stream);
             // SAFETY: nobody else has it. Destroying it would wait for the others.
             unsafe { (self.functions.abort)(comm) };
         }

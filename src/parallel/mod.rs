@@ -45,17 +45,19 @@
 //! call. Where calls of two kinds take turns, a `Vocab` for each spares them that. A GPU waits for ranks that do not come, for ever, if
 //! nobody looks: `Nccl::wait` is the way to wait for results, and ends such a wait with an error.
 //!
-//! **Ranks that disagree.** Each call begins with a collective in which all ranks say what they have been called for: 16 bytes from each
+//! **Ranks that disagree.** Each call begins with a collective in which all ranks say what they have been called for: 16 bytes for each
 //! rank on GPUs, which take what the smallest all-reduce takes, some tens of microseconds. What has to agree: rows; the options of the
 //! loss, the kind of reduction, and which weights there are; whether there is a gradient of the logits; of a head, its hidden numbers,
-//! whether the gradient of its input is asked for, how many tokens count, or are said to at most, and on GPUs how many the budget lets it do at
-//! once. (What a sum is divided by, the gradient from above, storage types and gradients that a rank has for itself may differ.) If anything does
-//! not, all ranks get [`RanksDisagree`](crate::Error::RanksDisagree) or [`RanksDiffer`](crate::Error::RanksDiffer) and may go on with
-//! other calls. Over `Nccl` this is so for ranks whose call is not what the one before was, at least one among any that disagree: the group
-//! has ended for it. A rank that did what it had done before has gone ahead, waits for what nobody brings, and gets
-//! [`RanksLate`](crate::Error::RanksLate) from whatever waits. Two collectives of unequal length never meet. Not noticed: calls that are
-//! alike and are not meant for each other, graphs of unlike calls that are replayed at the same time, and vocabularies that are taken in
-//! another order on another rank.
+//! whether the gradient of its input is asked for, and how many tokens count; on GPUs the storage type too, and of a head how many tokens
+//! it does at once. (What a sum is divided by, the gradient from above and gradients that a rank has for itself may differ.)
+//!
+//! If anything does not agree, all ranks get [`RanksDisagree`](crate::Error::RanksDisagree) or
+//! [`RanksDiffer`](crate::Error::RanksDiffer), and may go on with other calls. Over `Nccl` those ranks get it whose call is not what
+//! their last one was, of which there is at least one where ranks disagree, and the group has ended for them. A rank that calls what it
+//! had called before has not waited: it has gone ahead to collectives that the others do not come to, and gets
+//! [`RanksLate`](crate::Error::RanksLate) from whatever waits. Collectives of unequal length never meet. Nobody notices calls that are
+//! alike and not meant for each other; and nothing keeps graphs of unlike calls from being replayed at the same time, or vocabularies
+//! from being taken in another order on another rank.
 //!
 //! **Data-parallel.** Ranks that have different tokens divide by the number that all of them count, which [`sum_over_ranks`] finds:
 //! `Reduction::SumOver(sum_over_ranks(&rank, counted)?)` makes the sum of the ranks' values, and of their gradients, those of one
@@ -218,7 +220,7 @@ impl Same {
         rest: impl Hash,
     ) -> Self {
         let CrossEntropyParams { smoothing, z_loss, softcap } = options;
-        let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
+        let mut hasher = Fnv::new();
         // What a sum is divided by changes with every call, and is not known on the host if it is a number on the device.
         let reduction = reduction.as_ref().map(std::mem::discriminant);
         ([smoothing, z_loss, softcap].map(f32::to_bits), ignore, reduction, rest).hash(&mut hasher);
@@ -239,8 +241,14 @@ impl Same {
     }
 }
 
-/// FNV-1a: the same in all processes.
+/// FNV-1a: the same in all processes of a program, as std's need not be.
 struct Fnv(u64);
+
+impl Fnv {
+    fn new() -> Self {
+        Fnv(0xcbf2_9ce4_8422_2325)
+    }
+}
 
 impl Hasher for Fnv {
     fn write(&mut self, bytes: &[u8]) {
@@ -342,5 +350,30 @@ impl<'c> Vocab<'c> {
     #[cfg(feature = "cuda")]
     pub(crate) fn scratch_to_agree(&self) -> u64 {
         16 * self.ranks.size() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_48_bits_are_brought_as_they_are() {
+        for number in [0u64, 1, (1 << 24) + 1, 0xabcd_ef98_7654, (1 << 48) - 1] {
+            let number = number as f64;
+            assert_eq!(numbers(&halves(number)), [[number]]);
+        }
+    }
+
+    /// By its published values.
+    #[test]
+    fn the_hash_is_fnv_1a() {
+        for (text, want) in
+            [("", 0xcbf2_9ce4_8422_2325), ("a", 0xaf63_dc4c_8601_ec8c), ("foobar", 0x8594_4171_f739_67e8)]
+        {
+            let mut hasher = Fnv::new();
+            hasher.write(text.as_bytes());
+            assert_eq!(hasher.finish(), want, "{text}");
+        }
     }
 }
