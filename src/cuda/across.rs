@@ -93,7 +93,8 @@ impl<'d> OnCuda<'d, VocabCrossEntropy<'d>> {
 }
 
 /// A call of [`VocabCrossEntropy`] on a GPU, to which weights and so on are added before one of the verbs enqueues it. Every verb is a
-/// collective, and waits if it is not what the last one with this [`Vocab`] was (see [`parallel`](crate::parallel)); every buffer is device memory of the handle's GPU, and the verbs write the value to one f32 there.
+/// collective, and waits if it is not what the last one with this [`Vocab`] was (see [`parallel`](crate::parallel)); every buffer is device
+/// memory of the handle's GPU, and the verbs write the value to one f32 there.
 ///
 /// ```no_run
 /// use fused_loss::parallel::{Nccl, Vocab};

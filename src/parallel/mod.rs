@@ -66,19 +66,19 @@
 //!
 //! # Traffic and time, on paper
 //!
-//! Of `n` tokens and `h` hidden numbers, ranks reduce `20 n` bytes for the loss (`24 n` on GPUs) and some to agree, whatever the vocabulary, and with the head `4 n h` bytes
-//! for the gradient of the input; a ring of `P` ranks moves `2 (P - 1) / P` times that through each. What a rank computes falls with the
-//! number of ranks, what it sends does not. For 8192 tokens, 4096 hidden numbers and 262144 classes in bf16, were each GPU to multiply at
+//! Of `n` tokens and `h` hidden numbers, ranks reduce `20 n` bytes for the loss (`24 n` on GPUs) and some to agree, whatever the
+//! vocabulary, and with the head `4 n h` bytes for the gradient of the input; a ring of `P` ranks moves `2 (P - 1) / P` times that through
+//! each. What a rank computes falls with the number of ranks, what it sends does not. For 8192 tokens, 4096 hidden numbers and 262144 classes in bf16, were each GPU to multiply at
 //! 600 TFLOP/s, to move 3 TB/s in its memory (6 bytes a logit for the loss, 10 where it is looked at twice), 400 GB/s within its node of
 //! 8 and 40 GB/s to other nodes, and a collective to start in 20 us and 20 us more for every doubling of nodes:
 //!
-//! | GPUs | classes of each | products | loss | reducing the loss | and the input's gradient | sum |
+//! | GPUs | classes of each | products | loss | agreeing, reducing the loss | and the input's gradient | sum |
 //! |---|---|---|---|---|---|---|
 //! | 1 | 262144 | 88 ms | 4.3 ms | - | - | 92 ms |
-//! | 8 | 32768 | 11 ms | 0.9 ms | 0.04 ms | 0.6 ms | 12.5 ms |
-//! | 16 | 16384 | 5.5 ms | 0.4 ms | 0.09 ms | 6.3 ms | 12.3 ms |
-//! | 64 | 4096 | 1.4 ms | 0.1 ms | 0.2 ms | 6.7 ms | 8.4 ms |
-//! | 1024 | 256 | 0.1 ms | 0.01 ms | 0.3 ms | 6.9 ms | 7.3 ms |
+//! | 8 | 32768 | 11 ms | 0.9 ms | 0.06 ms | 0.6 ms | 12.6 ms |
+//! | 16 | 16384 | 5.5 ms | 0.4 ms | 0.13 ms | 6.3 ms | 12.4 ms |
+//! | 64 | 4096 | 1.4 ms | 0.1 ms | 0.25 ms | 6.7 ms | 8.4 ms |
+//! | 1024 | 256 | 0.1 ms | 0.01 ms | 0.5 ms | 6.9 ms | 7.4 ms |
 //!
 //! So: split the vocabulary within a node, where 8 GPUs are 7 times as fast as one, and the tokens between nodes (data-parallel, which
 //! sends one number, and what training reduces anyway). Beyond a node the input's gradient takes longer than the products that it
@@ -133,8 +133,8 @@ pub trait Communicator: std::fmt::Debug + Sync {
         let _ = why;
     }
 
-    /// The same as `all_reduce`, of `len` numbers at a device address, enqueued on a stream. Unless an implementation knows better, it copies them to the
-    /// host, waits, has them reduced there, and copies them back.
+    /// The same as `all_reduce`, of `len` numbers at a device address, enqueued on a stream. Unless an implementation knows better, it
+    /// copies them to the host, waits, has them reduced there, and copies them back.
     ///
     /// # Safety
     /// Until the stream is done with it, the address is of so many `f32` of the stream's context, which nobody else uses.

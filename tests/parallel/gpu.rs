@@ -473,7 +473,7 @@ fn an_nccl_rank_that_does_not_come_is_an_error_and_the_group_has_ended() {
     cuda.check().unwrap();
 }
 
-/// The first call of so many rows waits for what ranks say of theirs; after it there is nothing that a capture forbids, but for a
+/// The first call waits for what the other ranks say of theirs; after it there is nothing that a capture forbids, but for a
 /// communicator that goes by way of the host.
 #[test]
 fn calls_are_captured_in_a_graph_and_replayed() {
