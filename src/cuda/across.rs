@@ -29,10 +29,7 @@ pub(crate) unsafe fn reduce_on_host(
     len: usize,
 ) -> Result<()> {
     let refused = |e| failed("copying what ranks reduce", e);
-    let idle = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
-    if stream.capture_status().is_ok_and(|status| status != idle) {
-        return Err(Error::Capturing { what: "ranks that reduce on the host" });
-    }
+    not_captured(stream)?;
     stream.context().bind_to_thread().map_err(refused)?;
     let mut data = vec![0f32; len];
     // SAFETY: the caller's promise; and the stream has done with the host's memory when this returns.
@@ -43,9 +40,18 @@ pub(crate) unsafe fn reduce_on_host(
     stream.synchronize().map_err(refused)
 }
 
-/// The same as [`sum_over_ranks`](crate::parallel::sum_over_ranks) of one f32 on the device, in place: what a sum is divided by (`denominator` of
-/// the calls on GPUs), such as the number of tokens that count, with which the batch came from the host. A collective; over
-/// [`Nccl`](super::Nccl) it is enqueued, and nothing waits. Whole numbers are exact up to 2^24, and to one part in 2^24 beyond.
+/// An error if the stream is captured, for what goes by way of the host.
+pub(crate) fn not_captured(stream: &CudaStream) -> Result<()> {
+    let idle = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+    match stream.capture_status() {
+        Ok(status) if status != idle => Err(Error::Capturing { what: "ranks that reduce on the host" }),
+        _ => Ok(()),
+    }
+}
+
+/// The same as [`sum_over_ranks`](crate::parallel::sum_over_ranks) of one f32 on the device, in place: what a sum is divided by
+/// (`denominator` of the calls on GPUs), such as the number of tokens that count, with which the batch came from the host. A collective;
+/// over [`Nccl`](super::Nccl) it is enqueued, and nothing waits. Whole numbers are exact up to 2^24, and to one part in 2^24 beyond.
 pub fn sum_over_ranks_on<'a>(
     ranks: &dyn Communicator,
     cuda: &Cuda,

@@ -68,8 +68,8 @@
 //!
 //! Of `n` tokens and `h` hidden numbers, ranks reduce `20 n` bytes for the loss (`24 n` on GPUs) and some to agree, whatever the
 //! vocabulary, and with the head `4 n h` bytes for the gradient of the input; a ring of `P` ranks moves `2 (P - 1) / P` times that through
-//! each. What a rank computes falls with the number of ranks, what it sends does not. For 8192 tokens, 4096 hidden numbers and 262144 classes in bf16, were each GPU to multiply at
-//! 600 TFLOP/s, to move 3 TB/s in its memory (6 bytes a logit for the loss, 10 where it is looked at twice), 400 GB/s within its node of
+//! each. What a rank computes falls with the number of ranks, what it sends does not. For 8192 tokens, 4096 hidden numbers and 262144
+//! classes in bf16, were each GPU to multiply at 600 TFLOP/s, to move 3 TB/s in its memory (6 bytes a logit for the loss, 10 where it is looked at twice), 400 GB/s within its node of
 //! 8 and 40 GB/s to other nodes, and a collective to start in 20 us and 20 us more for every doubling of nodes:
 //!
 //! | GPUs | classes of each | products | loss | agreeing, reducing the loss | and the input's gradient | sum |
@@ -154,7 +154,7 @@ pub trait Communicator: std::fmt::Debug + Sync {
     /// How each call on a GPU begins, before ranks reduce what is as long as their calls say: a rank brings four numbers that say what
     /// its call is of, and `look` is given those of all ranks, in their order, and is an error where they differ.
     ///
-    /// Unless an implementation knows better, the numbers are reduced on the host. One that reduces on the GPU need not wait if this rank
+    /// Unless an implementation knows better, the numbers are reduced on the host, and a stream that is captured is refused. One that reduces on the GPU need not wait if this rank
     /// brings the same as the last time (`known`), but reduces all the same, for others may bring something else; where `look` is an
     /// error it has to end the group, for others may not have looked.
     ///
@@ -170,7 +170,9 @@ pub trait Communicator: std::fmt::Debug + Sync {
         known: bool,
         look: &dyn Fn(&[f32]) -> Result<()>,
     ) -> Result<()> {
-        let _ = (stream, address, known);
+        let _ = (address, known);
+        // Before anybody comes, so that the group goes on.
+        crate::cuda::not_captured(stream)?;
         let mut all = vec![0.0; 4 * self.size()];
         all[4 * self.rank()..][..4].copy_from_slice(&own);
         self.all_reduce(&mut all, ReduceOp::Sum)?;
