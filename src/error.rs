@@ -137,7 +137,7 @@ pub enum Error {
         /// The first that did not.
         rank: usize,
     },
-    /// Ranks came to one collective with different lengths or operations: they were called with different shapes.
+    /// Ranks came to one call with different numbers of rows, or to one collective with different lengths or operations.
     RanksDisagree {
         /// The first that differs from rank 0.
         rank: usize,
@@ -242,7 +242,7 @@ impl fmt::Display for Error {
             Error::RankLost { rank } => write!(f, "rank {rank} did not come: it has ended, or is late"),
             Error::RanksDisagree { rank, expected, got } => write!(
                 f,
-                "rank {rank} came with {got} numbers or with another operation, rank 0 with {expected}: do the shapes agree?"
+                "rank {rank} came with {got} rows or numbers, or with another operation, rank 0 with {expected}: do the shapes agree?"
             ),
             Error::RanksDiffer { rank } => write!(
                 f,
