@@ -137,7 +137,7 @@ pub enum Error {
         /// The first that did not.
         rank: usize,
     },
-    /// Ranks came to one collective with different lengths or operations: they were called with different shapes.
+    /// Ranks came to one call with different numbers of rows, or to one collective with different lengths or operations.
     RanksDisagree {
         /// The first that differs from rank 0.
         rank: usize,
@@ -145,6 +145,12 @@ pub enum Error {
         expected: usize,
         /// What it brought.
         got: usize,
+    },
+    /// Ranks came to one call with as many rows, but with something else that must be the same: hidden numbers, options, the reduction,
+    /// which weights there are, a gradient that is asked for, or, for a head on GPUs, the budget.
+    RanksDiffer {
+        /// The first that differs from rank 0.
+        rank: usize,
     },
     /// NCCL waited for other ranks, and none of what it waited for came.
     RanksLate {
@@ -236,7 +242,11 @@ impl fmt::Display for Error {
             Error::RankLost { rank } => write!(f, "rank {rank} did not come: it has ended, or is late"),
             Error::RanksDisagree { rank, expected, got } => write!(
                 f,
-                "rank {rank} came with {got} numbers or with another operation, rank 0 with {expected}: do the shapes agree?"
+                "rank {rank} came with {got} rows or numbers, or with another operation, rank 0 with {expected}: do the shapes agree?"
+            ),
+            Error::RanksDiffer { rank } => write!(
+                f,
+                "rank {rank} calls for something else than rank 0: hidden numbers, options, reduction, weights, outputs and budget must agree"
             ),
             Error::RanksLate { seconds } => write!(
                 f,

@@ -1,5 +1,7 @@
 //! Classes and tokens shared by ranks, which are threads here: the same as on one device, and no rank that hangs.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use fused_loss::parallel::{Communicator, Local, ReduceOp, Vocab, VocabCall, sum_over_ranks};
@@ -28,6 +30,79 @@ fn on_ranks<R: Send>(size: usize, run: impl Fn(&Local) -> R + Sync) -> Vec<R> {
         let threads: Vec<_> = Local::group(size).into_iter().map(|rank| scope.spawn(move || run(&rank))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     })
+}
+
+/// A rank that dies instead of coming to a collective, once it has come to so many; or just counts them.
+#[derive(Debug)]
+struct Dies<'r> {
+    rank: &'r dyn Communicator,
+    after: usize,
+    come: AtomicUsize,
+}
+
+impl<'r> Dies<'r> {
+    fn new(rank: &'r dyn Communicator, after: usize) -> Self {
+        Dies { rank, after, come: AtomicUsize::new(0) }
+    }
+
+    fn comes(&self) {
+        if self.come.fetch_add(1, Ordering::Relaxed) == self.after {
+            // Without a message on the terminal.
+            resume_unwind(Box::new("the test wants it"));
+        }
+    }
+
+    /// What comes of it, none if it dies, and to how many collectives it came.
+    fn runs<R>(self, run: impl FnOnce(&Self) -> R) -> (Option<R>, usize) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| run(&self))).ok();
+        (outcome, self.come.into_inner())
+    }
+}
+
+impl Communicator for Dies<'_> {
+    fn rank(&self) -> usize {
+        self.rank.rank()
+    }
+
+    fn size(&self) -> usize {
+        self.rank.size()
+    }
+
+    fn all_reduce(&self, data: &mut [f32], op: ReduceOp) -> Result<()> {
+        self.comes();
+        self.rank.all_reduce(data, op)
+    }
+
+    fn leave(&self, why: &Error) {
+        self.rank.leave(why);
+    }
+
+    #[cfg(feature = "cuda")]
+    unsafe fn all_reduce_on(
+        &self,
+        stream: &std::sync::Arc<fused_loss::cudarc::driver::CudaStream>,
+        address: u64,
+        len: usize,
+        op: ReduceOp,
+    ) -> Result<()> {
+        self.comes();
+        // SAFETY: the caller's promise.
+        unsafe { self.rank.all_reduce_on(stream, address, len, op) }
+    }
+
+    #[cfg(feature = "cuda")]
+    unsafe fn agree_on(
+        &self,
+        stream: &std::sync::Arc<fused_loss::cudarc::driver::CudaStream>,
+        address: u64,
+        own: [f32; 4],
+        known: bool,
+        look: &dyn Fn(&[f32]) -> Result<()>,
+    ) -> Result<()> {
+        self.comes();
+        // SAFETY: as above.
+        unsafe { self.rank.agree_on(stream, address, own, known, look) }
+    }
 }
 
 /// Where the classes of each rank begin, and where the last ends: unequal parts, and where there are many, some of nothing.
@@ -306,6 +381,42 @@ fn a_rank_that_ends_is_an_error_of_all_others_and_nobody_hangs() {
     assert_eq!(late.all_reduce(&mut [1.0], ReduceOp::Sum), Err(Error::RankLost { rank: 1 }), "the group has ended");
 }
 
+/// Whichever collective of a call it is to which a rank does not come.
+#[test]
+fn a_rank_that_dies_within_a_call_is_an_error_of_all_others() {
+    let problem = Problem::<f32>::new(8, 6, true);
+    // Saying what is called, the weights of the targets, maxima, sums.
+    for after in 0..=4 {
+        let results = on_ranks(3, |rank| {
+            let logits = problem.columns(&problem.logits, 2 * rank.rank(), 2 * rank.rank() + 2);
+            // Behind the one in which ranks say how many classes they have.
+            let dies = Dies::new(rank, if rank.rank() == 1 { 1 + after } else { usize::MAX });
+            dies.runs(|rank| {
+                let vocab = Vocab::new(rank, 2).unwrap();
+                problem.call(&vocab, &logits).forward_backward(Reduction::Mean, &mut [0.0; 16])
+            })
+        });
+        for (rank, (outcome, come)) in results.into_iter().enumerate() {
+            assert_eq!(come, 1 + if after == 4 { 4 } else { after + 1 });
+            match outcome {
+                None => assert!(rank == 1 && after < 4),
+                Some(outcome) if after < 4 => assert_eq!(outcome, Err(Error::RankLost { rank: 1 })),
+                Some(outcome) => assert!(outcome.is_ok(), "{outcome:?}"),
+            }
+        }
+    }
+}
+
+/// A rank that cannot go on with a call says so, and does not come to the collectives of others in the wrong one.
+#[test]
+fn a_rank_that_leaves_a_call_is_lost_to_all() {
+    let ranks = Local::group(2);
+    ranks[1].leave(&Error::OutOfMemory { bytes: 1 });
+    for rank in &ranks {
+        assert_eq!(rank.all_reduce(&mut [1.0], ReduceOp::Sum), Err(Error::RankLost { rank: 1 }));
+    }
+}
+
 #[test]
 fn ranks_that_disagree_are_told_so() {
     let results = on_ranks(3, |rank| {
@@ -315,6 +426,36 @@ fn ranks_that_disagree_are_told_so() {
         CrossEntropy::new().across(&vocab).call(&[0.0f32; 6][..2 * rows], &targets[..rows]).forward(Reduction::Sum)
     });
     assert!(results.iter().all(|r| *r == Err(Error::RanksDisagree { rank: 2, expected: 2, got: 3 })), "{results:?}");
+    // With as many rows, but options, weights, outputs or a reduction of its own.
+    let results = on_ranks(3, |rank| {
+        let (vocab, odd) = (Vocab::new(rank, 2).unwrap(), rank.rank() == 1);
+        let (logits, targets, mut grad) = ([0.0f32; 4], [0i64; 2], [0.0; 4]);
+        let smooth = CrossEntropy::new().label_smoothing(if odd { 0.1 } else { 0.2 }).unwrap();
+        let plain = CrossEntropy::new().across(&vocab);
+        let call = || plain.call(&logits, &targets);
+        let mut results = [
+            smooth.across(&vocab).call(&logits, &targets).forward(Reduction::Mean),
+            CrossEntropy::new()
+                .ignore_index(odd.then_some(7))
+                .across(&vocab)
+                .call(&logits, &targets)
+                .forward(Reduction::Mean),
+            call().forward(if odd { Reduction::Sum } else { Reduction::Mean }),
+            if odd { call().class_weight(&[1.0; 2]) } else { call() }.forward(Reduction::Mean),
+            if odd { call().weight(&[1.0; 2]) } else { call() }.forward(Reduction::Mean),
+            if odd { call().forward(Reduction::Mean) } else { call().forward_backward(Reduction::Mean, &mut grad) },
+            if odd { call().forward_unreduced(&mut [0.0; 2]).map(|()| 0.0) } else { call().forward(Reduction::Mean) },
+        ]
+        .to_vec();
+        // What may differ: what a sum is divided by, and the gradient from above.
+        results.push(call().grad_output(rank.rank() as f32).forward(Reduction::SumOver(1.0 + rank.rank() as f64)));
+        results
+    });
+    for results in &results {
+        let (last, others) = results.split_last().unwrap();
+        assert!(others.iter().all(|r| *r == Err(Error::RanksDiffer { rank: 1 })), "{results:?}");
+        assert!(last.is_ok(), "the group goes on: {last:?}");
+    }
     let results = on_ranks(2, |rank| {
         let op = if rank.rank() == 0 { ReduceOp::Sum } else { ReduceOp::Max };
         let first = rank.all_reduce(&mut [1.0], op);

@@ -164,7 +164,11 @@ pub fn accuracy(model: &mut Mlp, test: &Set<u8>) -> Metric {
 
 /// The same as a number.
 pub fn share_read(model: &mut Mlp, test: &Set<u8>) -> f32 {
-    let outputs = model.forward(test.x.view());
+    share_right(&model.forward(test.x.view()), test)
+}
+
+/// The same of outputs.
+pub fn share_right(outputs: &[f32], test: &Set<u8>) -> f32 {
     let right = outputs.chunks_exact(CLASSES).zip(&test.y).filter(|(outputs, digit)| {
         (0..CLASSES).max_by(|&a, &b| outputs[a].total_cmp(&outputs[b])) == Some(usize::from(**digit))
     });

@@ -29,6 +29,7 @@ mod regions;
 #[path = "../train/report.rs"]
 mod report;
 mod robust;
+mod tasks;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -108,6 +109,7 @@ fn run(context: &Context) -> Result<Vec<String>> {
     outcomes.push(contrast::run(context)?);
     outcomes.extend(regions::run(context)?);
     outcomes.extend(boxes::run(context)?);
+    outcomes.push(tasks::run(context)?);
     outcomes.push(gan::run(context)?);
     let seconds = started.elapsed().as_secs_f32();
 

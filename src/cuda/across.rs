@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaStream, result, sys};
 
-use super::buffers::{DeviceMut, DeviceRef, DeviceScalar, DeviceTarget};
+use super::buffers::{DeviceMut, DeviceRef, DeviceScalar, DeviceTarget, Lender};
 use super::call::{CudaCall, Input, OnCuda, Outputs};
 use super::driver::failed;
 use super::handle::Cuda;
+use super::marshal::Launch;
 use super::vocab;
 use crate::call::Loss;
+use crate::cpu::rowwise::Rowwise;
 use crate::element::Element;
 use crate::error::{Error, Result, check_len};
 use crate::loss::CrossEntropy;
-use crate::parallel::{Vocab, VocabCrossEntropy};
+use crate::parallel::{Communicator, ReduceOp, Same, Vocab, VocabCrossEntropy};
 use crate::reduction::Reduction;
 
 /// What a communicator does that knows nothing of GPUs.
@@ -27,10 +29,7 @@ pub(crate) unsafe fn reduce_on_host(
     len: usize,
 ) -> Result<()> {
     let refused = |e| failed("copying what ranks reduce", e);
-    let idle = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
-    if stream.capture_status().is_ok_and(|status| status != idle) {
-        return Err(Error::Capturing { what: "ranks that reduce on the host" });
-    }
+    not_captured(stream)?;
     stream.context().bind_to_thread().map_err(refused)?;
     let mut data = vec![0f32; len];
     // SAFETY: the caller's promise; and the stream has done with the host's memory when this returns.
@@ -39,6 +38,31 @@ pub(crate) unsafe fn reduce_on_host(
     reduce(&mut data)?;
     unsafe { result::memcpy_htod_async(address, &data, stream.cu_stream()) }.map_err(refused)?;
     stream.synchronize().map_err(refused)
+}
+
+/// An error if the stream is captured, for what goes by way of the host.
+pub(crate) fn not_captured(stream: &CudaStream) -> Result<()> {
+    let idle = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+    match stream.capture_status() {
+        Ok(status) if status != idle => Err(Error::Capturing { what: "ranks that reduce on the host" }),
+        _ => Ok(()),
+    }
+}
+
+/// The same as [`sum_over_ranks`](crate::parallel::sum_over_ranks) of one f32 on the device, in place: what a sum is divided by
+/// (`denominator` of the calls on GPUs), such as the number of tokens that count, with which the batch came from the host. A collective;
+/// over [`Nccl`](super::Nccl) it is enqueued, and nothing waits. Whole numbers are exact up to 2^24, and to one part in 2^24 beyond.
+pub fn sum_over_ranks_on<'a>(
+    ranks: &dyn Communicator,
+    cuda: &Cuda,
+    number: impl Into<DeviceMut<'a, f32>>,
+) -> Result<()> {
+    let mut number = number.into();
+    check_len("number", 1, number.len())?;
+    let mut lender = Lender::new(cuda)?;
+    let address = lender.write(&mut number)?.address;
+    // SAFETY: it is one f32 of the handle's GPU, and lent to its stream.
+    unsafe { ranks.all_reduce_on(&cuda.stream, address, 1, ReduceOp::Sum) }
 }
 
 impl<'v> VocabCrossEntropy<'v> {
@@ -75,7 +99,8 @@ impl<'d> OnCuda<'d, VocabCrossEntropy<'d>> {
 }
 
 /// A call of [`VocabCrossEntropy`] on a GPU, to which weights and so on are added before one of the verbs enqueues it. Every verb is a
-/// collective; every buffer is device memory of the handle's GPU, and the verbs write the value to one f32 there.
+/// collective, and waits if it is not what the last one with this [`Vocab`] was (see [`parallel`](crate::parallel)); every buffer is device
+/// memory of the handle's GPU, and the verbs write the value to one f32 there.
 ///
 /// ```no_run
 /// use fused_loss::parallel::{Nccl, Vocab};
@@ -145,15 +170,21 @@ impl<'a, T: Element, I> CudaVocabCall<'a, T, I> {
             check_len("logits", rows.checked_mul(vocab.here()).ok_or(Error::ShapeOverflow)?, request.input.len)?;
             request.shape = Some((rows, vocab.here()).into());
             let sizes = vocab::check(&request, rows)?;
-            vocab.agree([rows, 0, 0], || cuda.may_wait("the first call of ranks with so many rows"))?;
+            let options = (loss.params(), Rowwise::ignore_index(loss));
+            let has = [request.grad_input.is_some(), request.weight.is_some(), request.class_weight.is_some()];
+            // Kernels of another type may not be loaded yet, and a captured call must not find that out when it has begun.
+            let same = Same::new(rows, options, request.output.reduction(), (has, request.dtype.name));
             let reduce = |address, len, op| {
                 // SAFETY: it is scratch memory of the handle, and no other call comes between.
                 unsafe { vocab.ranks.all_reduce_on(&cuda.stream, address, len, op) }
             };
             // SAFETY: as in `CudaCall::enqueue`; lengths have been checked.
             unsafe {
-                let classes = [vocab.first(), vocab.classes()];
-                vocab::run(loss, &request, &sizes, classes, &mut cuda.launcher(), &reduce)
+                let (mut on, classes) = (cuda.launcher(), [vocab.first(), vocab.classes()]);
+                let scratch = on.scratch(vocab::scratch(rows).max(vocab.scratch_to_agree()))?;
+                vocab.agree_on(same, cuda, scratch)?;
+                vocab::run(loss, &request, &sizes, classes, &mut on, &reduce)
+                    .inspect_err(|error| vocab.ranks.leave(error))
             }
         })
     }

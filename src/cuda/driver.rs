@@ -5,7 +5,7 @@ use cudarc::driver::{CudaContext, DriverError, sys};
 use crate::error::{Error, Result};
 
 /// What this crate calls of the driver, by itself or through cudarc.
-const FUNCTIONS: [&str; 35] = [
+const FUNCTIONS: [&str; 36] = [
     "cuInit",
     "cuDriverGetVersion",
     "cuDeviceGetCount",
@@ -21,6 +21,7 @@ const FUNCTIONS: [&str; 35] = [
     "cuMemFree_v2",
     "cuMemsetD8_v2",
     "cuMemsetD8Async",
+    "cuMemsetD32Async",
     "cuMemcpyHtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyDtoH_v2",

@@ -176,7 +176,7 @@ impl Cuda {
     }
 
     /// An error while the stream is captured.
-    pub(super) fn may_wait(&self, what: &'static str) -> Result<()> {
+    pub(crate) fn may_wait(&self, what: &'static str) -> Result<()> {
         if self.is_capturing()? { Err(Error::Capturing { what }) } else { Ok(()) }
     }
 

@@ -16,7 +16,7 @@ use super::request::{Dtype, Memory, Output, Request, Scalar, Sizes, Targets, Wei
 use super::vocab::{Looks, OF_ROW};
 use crate::error::{Error, Result};
 use crate::head::LinearShape;
-use crate::parallel::{ReduceOp, Vocab};
+use crate::parallel::{ReduceOp, Same, Vocab};
 
 /// A call whose lengths have been checked.
 #[derive(Clone, Copy)]
@@ -77,19 +77,28 @@ pub(super) unsafe fn run(loss: &Kernel, call: &HeadRequest<'_>, cuda: &Cuda) -> 
     }
     let (shape, of_rank) = (LinearShape { classes: most, ..call.shape }, if call.looks.is_some() { OF_ROW } else { 0 });
     let layout = Layout::new(call.dtype, shape, call.counted, call.budget, of_rank)?;
-    if let Some((vocab, _)) = call.looks {
-        let wait = || cuda.may_wait("the first call of ranks with so many tokens");
-        vocab.agree([tokens, layout.room, layout.chunk], wait)?;
-    }
     let mut stream = cuda.launcher();
     let (blas, memory) = stream.head(layout.bytes)?;
     // SAFETY: the handle has the memory as long as the stream does; the workspace is a part of it.
     unsafe { blas.bind(cuda.stream.cu_stream().cast(), memory + layout.workspace as u64, layout.cublas as u64)? };
+    if let Some((vocab, looks)) = call.looks {
+        let scratch = stream.scratch(vocab.scratch_to_agree())?;
+        // SAFETY: it is the handle's, and this call has the handle.
+        unsafe { vocab.agree_on(same(call, &layout, (looks.params.of, loss.ignore_index)), cuda, scratch)? };
+    }
     // SAFETY: the caller's promise.
     unsafe {
         Pass { loss, call, layout, memory, blas: &blas, args: args(loss, call, memory, stream.workspace()) }
             .run(&mut stream)
+            .inspect_err(|error| call.looks.iter().for_each(|(vocab, _)| vocab.ranks.leave(error)))
     }
+}
+
+/// What all ranks must call alike.
+fn same(call: &HeadRequest<'_>, layout: &Layout, options: (CrossEntropyParams, Option<i64>)) -> Same {
+    let has = [call.class_weight.is_some(), call.token_weight.is_some(), call.grad_input.is_some()];
+    let rest = (call.shape.hidden, [layout.room, layout.block, layout.chunk], has, call.dtype.name);
+    Same::new(call.shape.tokens, options, call.output.reduction(), rest)
 }
 
 /// A product alone, for benches.

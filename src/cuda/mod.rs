@@ -54,9 +54,9 @@ pub(crate) mod sums;
 pub(crate) mod vocab;
 
 #[cfg(feature = "cuda")]
-pub use across::CudaVocabCall;
+pub use across::{CudaVocabCall, sum_over_ranks_on};
 #[cfg(feature = "cuda")]
-pub(crate) use across::reduce_on_host;
+pub(crate) use across::{not_captured, reduce_on_host};
 #[cfg(feature = "cuda")]
 pub use buffers::{DeviceMut, DeviceRef, DeviceScalar, DeviceTarget};
 #[cfg(feature = "cuda")]

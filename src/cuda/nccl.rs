@@ -6,7 +6,7 @@ use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use cudarc::driver::{CudaStream, DevicePtrMut, DriverError, sys};
+use cudarc::driver::{CudaStream, DevicePtrMut, DriverError, result, sys};
 use libloading::Library;
 
 use super::driver::{self, failed};
@@ -100,12 +100,19 @@ impl NcclId {
 /// own would wait for ever.
 pub struct Nccl {
     functions: &'static Functions,
-    /// Or why there is none any more.
-    comm: Mutex<Result<Comm>>,
+    group: Mutex<Group>,
     stream: Arc<CudaStream>,
     rank: usize,
     size: usize,
     timeout: Duration,
+}
+
+/// What is left of a group.
+struct Group {
+    /// None once it has been aborted.
+    comm: Option<Comm>,
+    /// Why this rank comes to no further collective.
+    ended: Option<Error>,
 }
 
 // SAFETY: any thread may use a communicator, if no other does meanwhile; whoever has one locks it.
@@ -136,7 +143,14 @@ impl Nccl {
         // SAFETY: a context is current; it writes the communicator, and reads as much of the configuration as that says.
         let status = unsafe { (functions.init)(&raw mut comm, size as c_int, id, rank as c_int, &raw const CONFIG) };
         begun("making a communicator", status)?;
-        let ranks = Nccl { functions, comm: Mutex::new(Ok(comm)), stream: stream.clone(), rank, size, timeout };
+        let ranks = Nccl {
+            functions,
+            group: Mutex::new(Group { comm: Some(comm), ended: None }),
+            stream: stream.clone(),
+            rank,
+            size,
+            timeout,
+        };
         ranks.with(|ranks, comm| ranks.until(comm, || Ok(true)))?;
         Ok(ranks)
     }
@@ -166,32 +180,38 @@ impl Nccl {
     /// Waits until the GPU has done what its stream has been given, as `synchronize` does; but where another rank does not come, or NCCL
     /// has lost it, this ends the group, and is an error.
     pub fn wait(&self) -> Result<()> {
-        self.with(|ranks, comm| {
-            ranks.until(comm, || {
-                // SAFETY: the stream is there as long as this is.
-                match unsafe { sys::cuStreamQuery(ranks.stream.cu_stream()) } {
-                    sys::CUresult::CUDA_SUCCESS => Ok(true),
-                    sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
-                    code => Err(failed("waiting for ranks", DriverError(code))),
-                }
-            })
+        self.with(|ranks, comm| ranks.until_done(comm, &ranks.stream))
+    }
+
+    /// Waits for a stream.
+    fn until_done(&self, comm: Comm, stream: &CudaStream) -> Result<()> {
+        self.until(comm, || {
+            // SAFETY: the stream is there as long as this is.
+            match unsafe { sys::cuStreamQuery(stream.cu_stream()) } {
+                sys::CUresult::CUDA_SUCCESS => Ok(true),
+                sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+                code => Err(failed("waiting for ranks", DriverError(code))),
+            }
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Result<Comm>> {
+    fn lock(&self) -> MutexGuard<'_, Group> {
         // Nothing panics while it is held.
-        self.comm.lock().unwrap_or_else(PoisonError::into_inner)
+        self.group.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does something with the communicator; after an error there is none.
     fn with(&self, something: impl FnOnce(&Self, Comm) -> Result<()>) -> Result<()> {
-        let mut comm = self.lock();
-        let there = comm.clone()?;
+        let mut group = self.lock();
+        let comm = match (&group.ended, group.comm) {
+            (Some(why), _) => return Err(why.clone()),
+            (None, comm) => comm.expect("what has been aborted has ended"),
+        };
         self.stream.context().bind_to_thread().map_err(|e| failed("using the context", e))?;
-        something(self, there).inspect_err(|error| {
+        something(self, comm).inspect_err(|error| {
             // SAFETY: nobody else has it, and nobody will. What it has enqueued ends.
-            unsafe { (self.functions.abort)(there) };
-            *comm = Err(error.clone());
+            unsafe { (self.functions.abort)(comm) };
+            *group = Group { comm: None, ended: Some(error.clone()) };
         })
     }
 
@@ -238,6 +258,11 @@ impl Communicator for Nccl {
         self.stream.memcpy_dtoh(&there, data).and_then(|()| self.stream.synchronize()).map_err(copied)
     }
 
+    fn leave(&self, why: &Error) {
+        // Not aborted yet: others may still need what this rank has enqueued for them.
+        self.lock().ended.get_or_insert_with(|| why.clone());
+    }
+
     unsafe fn all_reduce_on(&self, stream: &Arc<CudaStream>, address: u64, len: usize, op: ReduceOp) -> Result<()> {
         if len == 0 {
             return Ok(());
@@ -255,6 +280,40 @@ impl Communicator for Nccl {
             ranks.until(comm, || Ok(true))
         })
     }
+
+    unsafe fn agree_on(
+        &self,
+        stream: &Arc<CudaStream>,
+        address: u64,
+        own: [f32; 4],
+        known: bool,
+        look: &dyn Fn(&[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let (on, mut all) = (stream.cu_stream(), vec![0f32; 4 * self.size]);
+        let refused = |e| failed("saying what a call is of", e);
+        stream.context().bind_to_thread().map_err(refused)?;
+        // Numbers that a captured graph has in itself.
+        let put = |at: usize, x: f32, n| {
+            // SAFETY: the caller's promise.
+            unsafe { sys::cuMemsetD32Async(address + 4 * at as u64, x.to_bits(), n, on) }.result().map_err(refused)
+        };
+        put(0, 0.0, all.len())?;
+        for (i, x) in own.into_iter().enumerate().filter(|(_, x)| *x != 0.0) {
+            put(4 * self.rank + i, x, 1)?;
+        }
+        // SAFETY: as above.
+        unsafe { self.all_reduce_on(stream, address, all.len(), ReduceOp::Sum)? };
+        if known {
+            return Ok(());
+        }
+        self.with(|ranks, comm| {
+            ranks.until_done(comm, stream)?;
+            // SAFETY: as above; the stream has done with the host's memory when this returns.
+            unsafe { result::memcpy_dtoh_async(&mut all, address, on) }.map_err(refused)?;
+            stream.synchronize().map_err(refused)
+        })?;
+        look(&all).inspect_err(|why| self.leave(why))
+    }
 }
 
 impl std::fmt::Debug for Nccl {
@@ -265,10 +324,11 @@ impl std::fmt::Debug for Nccl {
 
 impl Drop for Nccl {
     fn drop(&mut self) {
-        // Others may still need what this rank has enqueued for them.
-        if self.wait().is_ok()
-            && let Ok(comm) = *self.lock()
+        if let Some(comm) = self.lock().comm.take()
+            && self.stream.context().bind_to_thread().is_ok()
         {
+            // Others may still need what this rank has enqueued for them.
+            let _ = self.until_done(comm, &self.stream);
             // SAFETY: nobody else has it. Destroying it would wait for the others.
             unsafe { (self.functions.abort)(comm) };
         }

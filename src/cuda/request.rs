@@ -111,6 +111,16 @@ pub enum Output {
 }
 
 impl Output {
+    /// How losses are reduced: those that are divided by a number on the device are summed.
+    #[cfg(feature = "cuda")]
+    pub(super) fn reduction(&self) -> Option<Reduction> {
+        match *self {
+            Output::Reduced(reduction, _) => Some(reduction),
+            Output::Over(..) => Some(Reduction::Sum),
+            Output::Unreduced { .. } => None,
+        }
+    }
+
     /// Where the value goes, where the values and their upstream gradients are, and the address of the divisor, 0 if there is none.
     pub(super) fn parts(self) -> ([Option<Memory>; 3], u64) {
         match self {

@@ -129,6 +129,16 @@ pub(crate) fn check(request: &Request, rows: usize) -> Result<Sizes> {
     Ok(Sizes { losses: rows, dims: [rows, here, 1], weight, each })
 }
 
+/// Bytes of so many numbers of each of so many rows.
+fn of_rows(numbers: usize, rows: usize) -> u64 {
+    4 * (numbers * rows) as u64
+}
+
+/// Bytes of scratch memory of a call.
+pub(crate) fn scratch(rows: usize) -> u64 {
+    (of_rows(OF_ROW + 2, rows) + 4).next_multiple_of(8)
+}
+
 /// Launches a call of rows of this rank's classes, whose targets are indices among the classes of all: of `total`, from `first` on.
 ///
 /// # Safety
@@ -145,8 +155,7 @@ pub(crate) unsafe fn run(
     let (rows, here) = (sizes.losses, sizes.dims[1]);
     let looks = Looks::new(loss, classes, request.class_weight.is_some(), ("vocab", request.dtype), reduce)?;
     // Behind what is of each row: its place and its weight; and what a mean is divided by.
-    let of_rows = |numbers: usize| 4 * (numbers * rows) as u64;
-    let scratch = on.scratch((of_rows(OF_ROW + 2) + 4).next_multiple_of(8))?;
+    let scratch = on.scratch(self::scratch(rows))?;
     let (divide_by, denominator) = marshal::denominator(&loss.kernel(), request, sizes);
     let ([value, values, _], divisor) = request.output.parts();
     let (grad_output, grad_scale) = request.grad_output.parts();
@@ -169,14 +178,14 @@ pub(crate) unsafe fn run(
     };
     let args = LaunchArgs {
         input: request.input.address,
-        target: scratch + of_rows(OF_ROW),
+        target: scratch + of_rows(OF_ROW, rows),
         class_weight: of(request.class_weight),
-        weight: scratch + of_rows(OF_ROW + 1),
+        weight: scratch + of_rows(OF_ROW + 1, rows),
         grad_input: of(request.grad_input),
         values: of(values),
         value: of(value),
         grad_scale,
-        divisor: if found { scratch + of_rows(OF_ROW + 2) } else { divisor },
+        divisor: if found { scratch + of_rows(OF_ROW + 2, rows) } else { divisor },
         elements: request.input.len as u64,
         denominator,
         scale: marshal::scale(grad_output, divide_by, denominator),

@@ -205,8 +205,9 @@ pub struct LinearCall<'a, T> {
 impl<'a, T: Element> LinearCall<'a, T> {
     /// Shares the classes among ranks: weight, bias and class weights are those of the classes that are here, `classes` of the shape is
     /// their number, and target classes are those of all ranks. Every rank has the whole input, and gets the whole gradient of it, which
-    /// the ranks add up. Verbs are collectives then, and options, reductions and what gradients are asked for must be the same on all
-    /// ranks.
+    /// the ranks add up. Verbs are collectives then, and options, reductions, which weights there are and whether the input's gradient
+    /// is asked for must be the same on all ranks, which say so first of all: [`RanksDisagree`](Error::RanksDisagree) where their
+    /// tokens differ, [`RanksDiffer`](Error::RanksDiffer) where anything else does.
     pub fn across(mut self, vocab: &'a Vocab<'a>) -> Self {
         self.vocab = Some(vocab);
         self
@@ -289,26 +290,29 @@ impl<'a, T: Element> LinearCall<'a, T> {
         let loss = self.head.loss;
         let ignore = Rowwise::ignore_index(&loss);
         let scan = Scan { indices, classes: self.vocab.map_or(classes, Vocab::classes), ignore };
-        let counted = scan.check()?;
         let rows = |vocab| Rows { loss, vocab, indices, weight: self.token_weight, class_weight: self.class_weight };
-        let denominator = match self.vocab {
+        let chunks = |counted| Chunks::new::<T>(self.head.budget_here(), self.shape, counted);
+        let end = |error: &Error| self.vocab.iter().for_each(|vocab| vocab.ranks.leave(error));
+        let (chunks, denominator) = match self.vocab {
             Some(vocab) => {
                 check_len("weight", product(vocab.here(), hidden)?, self.weight.len())?;
-                rows(vocab).denominator(reduction)?
+                let counted = rows(vocab).check(reduction)?;
+                let mut chunks = chunks(counted)?;
+                let call = rows(vocab).same(reduction, (hidden, counted, grads.input.is_some()));
+                chunks.tokens = vocab.agree(call, chunks.tokens)?;
+                (chunks, rows(vocab).denominator(reduction, counted).inspect_err(end)?)
             }
             None => {
+                let counted = scan.check()?;
                 let weight = self.token_weight.map(|w| (w, 1));
                 let rows = Counted { scan: Some(&scan), counted, class_weight: self.class_weight, weight };
-                reduction.map_or(1.0, |r| rows.denominator(r, CrossEntropy::MEAN_BY_CLASS_WEIGHT))
+                let of_all = |r: Reduction| rows.denominator(r, CrossEntropy::MEAN_BY_CLASS_WEIGHT);
+                (chunks(counted)?, reduction.map_or(1.0, of_all))
             }
         };
-        let mut chunks = Chunks::new::<T>(self.head.budget_here(), self.shape, counted)?;
-        if let Some(vocab) = self.vocab {
-            chunks.tokens = vocab.smallest(chunks.tokens, tokens)?;
-        }
         let scale = (f64::from(self.grad_output) / denominator) as f32;
         let pass = Pass { call: &self, indices, ignore, scale, chunks, rows: self.vocab.map(rows) };
-        let total = shared(|| pass.run(losses, grads, logit_scale))?;
+        let total = shared(|| pass.run(losses, grads, logit_scale)).inspect_err(end)?;
         Ok((total / denominator) as f32)
     }
 }

@@ -43,6 +43,11 @@ use crate::error::{Result, check_option};
 /// # Ok(()) }
 /// ```
 ///
+/// **On GPUs** the same numbers of the host serve. A weight does not depend on the loss, so the calls of all tasks, and the backward pass of
+/// the model, are enqueued without waiting; but `value` and `grad` want the losses on the host: read them back together when all of the step
+/// has been enqueued, which is one wait a step, or learn `s` from the losses of the step before, which have long been there. (Verbs on a
+/// [`Device`](crate::Device) return their value and wait, each.) There is no form that keeps `s` on the GPU.
+///
 /// Errors: an `s` that is NaN, or beyond -80 or 80, where `e^-s` soon leaves f32. A loss that is infinite or NaN has a value and a gradient
 /// that are.
 #[derive(Clone, Copy, Debug, PartialEq)]

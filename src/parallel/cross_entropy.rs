@@ -1,6 +1,8 @@
 //! Cross-entropy of logits that ranks share.
 
-use super::{ReduceOp, Vocab, sum_over_ranks};
+use std::hash::Hash;
+
+use super::{ReduceOp, Same, Vocab, sum_over_ranks};
 use crate::call::Loss;
 use crate::cpu::mem::{Dst, Src};
 use crate::cpu::rowwise::Rowwise;
@@ -18,7 +20,9 @@ use crate::target::{Indices, Target};
 /// value of the whole, and the gradient of its logits. Everything else is as for [`CrossEntropy`], of shape `(rows, classes)`: options,
 /// ignored rows, NaN, infinities, reductions. Options, reductions, weights and verbs must be the same on all ranks.
 ///
-/// Logits are read twice and their gradient is written once; ranks reduce `4 rows` bytes (maxima) and then `16 rows` (sums).
+/// Logits are read twice and their gradient is written once; ranks reduce some numbers that say what is called (and are all told where
+/// they disagree: [`RanksDisagree`](Error::RanksDisagree), [`RanksDiffer`](Error::RanksDiffer)), `4 rows` bytes (maxima) and then
+/// `16 rows` (sums).
 #[derive(Clone, Copy, Debug)]
 pub struct VocabCrossEntropy<'v> {
     pub(crate) loss: CrossEntropy,
@@ -107,12 +111,15 @@ impl<'a, T: Element, I> VocabCall<'a, T, I> {
         check_len("logits", n.checked_mul(vocab.here).ok_or(Error::ShapeOverflow)?, logits.len())?;
         grad.map_or(Ok(()), |grad| check_len("grad_input", logits.len(), grad.len()))?;
         losses.as_ref().map_or(Ok(()), |losses| check_len("losses", n, losses.len()))?;
-        let denominator = rows.denominator(reduction)?;
+        let counted = rows.check(reduction)?;
+        vocab.agree(rows.same(reduction, grad.is_some()), 0)?;
+        let end = |error: &Error| vocab.ranks.leave(error);
+        let denominator = rows.denominator(reduction, counted).inspect_err(end)?;
         let scale = (f64::from(self.grad_output) / denominator) as f32;
         let classes = rows.classes(0..n);
         let shard = rows.shard(&classes, weight);
         let grad = grad.map(|grad| (grad, in_place, self.accumulate, scale));
-        Ok((run(&shard, vocab, logits, grad, losses)? / denominator) as f32)
+        Ok((run(&shard, vocab, logits, grad, losses).inspect_err(end)? / denominator) as f32)
     }
 }
 
@@ -161,15 +168,30 @@ pub(crate) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// What the sum of the losses is divided by, once all that can be checked here has been. A collective where classes have weights.
-    pub(crate) fn denominator(&self, reduction: Option<Reduction>) -> Result<f64> {
+    /// All that can be checked here; how many rows count.
+    pub(crate) fn check(&self, reduction: Option<Reduction>) -> Result<usize> {
         let Rows { vocab, indices, weight, class_weight, .. } = *self;
         let n = indices.len();
         class_weight.map_or(Ok(()), |w| check_len("class_weight", vocab.here, w.len()))?;
         weight.map_or(Ok(()), |w| check_len("weight", n, w.len()))?;
         reduction.map_or(Ok(()), |reduction| reduction.check(n))?;
-        let scan = Scan { indices, classes: vocab.classes, ignore: Rowwise::ignore_index(&self.loss) };
-        let counted = scan.check()? as f64;
+        self.scan().check()
+    }
+
+    /// What all ranks must call alike; `rest`, beside what is known here.
+    pub(crate) fn same(&self, reduction: Option<Reduction>, rest: impl Hash) -> Same {
+        let options = (self.loss.params(), Rowwise::ignore_index(&self.loss));
+        Same::new(self.indices.len(), options, reduction, (self.weight.is_some(), self.class_weight.is_some(), rest))
+    }
+
+    fn scan(&self) -> Scan<'a> {
+        Scan { indices: self.indices, classes: self.vocab.classes, ignore: Rowwise::ignore_index(&self.loss) }
+    }
+
+    /// What the sum of the losses is divided by. A collective where classes have weights.
+    pub(crate) fn denominator(&self, reduction: Option<Reduction>, counted: usize) -> Result<f64> {
+        let Rows { vocab, weight, class_weight, .. } = *self;
+        let (scan, counted) = (self.scan(), counted as f64);
         let row_weight = |row: usize| weight.map_or(1.0, |w| f64::from(w[row]));
         let by_class = |of_row: &(dyn Fn(usize) -> f64 + Sync)| match class_weight {
             Some(w) => {

@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 
 /// A rank among threads of this process: for the CPU, and for tests. Collectives are deterministic: ranks are combined in their order.
 ///
-/// A rank that is dropped, as it is when its thread panics, and one that does not come in time end the group: all others get
+/// A rank that is dropped, as it is when its thread panics, one whose call ends with an error of its own while others are at it, and one
+/// that does not come in time end the group: all others get
 /// [`Error::RankLost`], from the collective that they are in and from every later one. Ranks that come with different lengths or
 /// operations all get [`Error::RanksDisagree`].
 ///
@@ -67,6 +68,13 @@ impl Local {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held.
         self.group.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There will be no further collective, for this rank does not come.
+    fn end(&self) {
+        let mut state = self.lock();
+        state.lost.get_or_insert(Error::RankLost { rank: self.rank });
+        self.group.changed.notify_all();
     }
 
     /// Waits until `ready`, or until the group ends.
@@ -148,12 +156,14 @@ impl Communicator for Local {
         data.copy_from_slice(&result?);
         Ok(())
     }
+
+    fn leave(&self, _: &Error) {
+        self.end();
+    }
 }
 
 impl Drop for Local {
     fn drop(&mut self) {
-        let mut state = self.lock();
-        state.lost.get_or_insert(Error::RankLost { rank: self.rank });
-        self.group.changed.notify_all();
+        self.end();
     }
 }

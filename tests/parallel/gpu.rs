@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fused_loss::cudarc::driver::{CudaContext, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits, sys};
-use fused_loss::parallel::{Communicator, CudaVocabCall, Local, Nccl, NcclId, ReduceOp, Vocab, VocabCrossEntropy};
+use fused_loss::parallel::{
+    Communicator, CudaVocabCall, Local, Nccl, NcclId, ReduceOp, Vocab, VocabCrossEntropy, sum_over_ranks,
+    sum_over_ranks_on,
+};
 use fused_loss::{CrossEntropy, Cuda, Element, Error, OnCuda, Reduction, Target};
 use half::{bf16, f16};
 
 use super::cases::gpu::{Copied, Targets, cuda};
 use super::cases::tolerance::half_ulp;
-use super::{Problem, borders, close, edges};
+use super::{Dies, Problem, borders, close, edges};
 
 pub trait Number: Element + DeviceRepr + ValidAsZeroBits + Default {}
 impl<T: Element + DeviceRepr + ValidAsZeroBits + Default> Number for T {}
@@ -56,6 +59,25 @@ pub fn on_gpus<R: Send>(
             .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     }))
+}
+
+/// The same of ranks that talk through NCCL and wait for one another no longer than `LATE`.
+pub fn through_nccl<R: Send>(size: usize, run: impl Fn(&Nccl, &Cuda) -> R + Sync) -> Option<Vec<R>> {
+    let streams = streams(size, Through::Nccl)?;
+    let (ranks, run) = (Nccl::group_with_timeout(&streams, LATE).unwrap(), &run);
+    Some(std::thread::scope(|scope| {
+        let of_rank = |(rank, stream)| scope.spawn(move || run(&rank, &Cuda::new(&stream).unwrap()));
+        let threads: Vec<_> = ranks.into_iter().zip(streams).map(of_rank).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    }))
+}
+
+/// Long enough for the calls of these tests.
+const LATE: Duration = Duration::from_secs(3);
+
+/// The error of a rank that waited for others in vain.
+pub fn late() -> Error {
+    Error::RanksLate { seconds: LATE.as_secs_f64() }
 }
 
 /// The buffers of a rank.
@@ -179,6 +201,48 @@ fn through_nccl_it_is_the_same() {
     check::<bf16>(Through::Nccl);
 }
 
+/// Ranks with tokens of their own: the sum of their values, and their gradients, are those of one device; whether the host knows how many
+/// tokens count or only the GPUs do.
+#[test]
+fn a_mean_over_the_tokens_of_all_ranks_is_that_of_one_device() {
+    let problem = Problem::<f32>::new(20, 9, false);
+    let (value, _, grad) = problem.whole(Reduction::Mean);
+    for through in [Through::Host, Through::Nccl] {
+        for on_device in [false, true] {
+            let results = on_gpus(3, through, |rank, cuda| {
+                let rows = [0..4, 4..15, 15..20][rank.rank()].clone();
+                let target = &problem.target[rows.clone()];
+                let counted = target.iter().filter(|&&t| t != -100).count();
+                let logits = Copied::new(cuda, &problem.logits[9 * rows.start..9 * rows.end]);
+                let target = Copied::new(cuda, target);
+                let (mut sum, mut apart) =
+                    (Copied::new(cuda, &[f32::NAN]), Copied::new(cuda, &vec![9.0; 9 * rows.len()]));
+                let on = CrossEntropy::new().on(cuda);
+                let call = on.call(logits.get(), target.get(), (rows.len(), 9)).grad_output(2.0);
+                if on_device {
+                    let mut over = Copied::new(cuda, &[counted as f32]);
+                    sum_over_ranks_on(rank, cuda, over.get_mut()).unwrap();
+                    let call = call.denominator(over.get());
+                    call.forward_backward(Reduction::Sum, sum.get_mut(), apart.get_mut()).unwrap();
+                } else {
+                    let over = Reduction::SumOver(sum_over_ranks(rank, counted as f64).unwrap());
+                    call.forward_backward(over, sum.get_mut(), apart.get_mut()).unwrap();
+                }
+                sum_over_ranks_on(rank, cuda, sum.get_mut()).unwrap();
+                let (mut got, mut grad) = ([0.0], vec![0.0; 9 * rows.len()]);
+                sum.back(cuda, &mut got);
+                apart.back(cuda, &mut grad);
+                let two = sum_over_ranks_on(rank, cuda, Copied::new(cuda, &[1.0; 2]).get_mut());
+                assert_eq!(two, Err(Error::Length { what: "number", expected: 1, got: 2 }));
+                (got[0], grad)
+            });
+            let Some(results) = results else { return };
+            assert!(results.iter().all(|(got, _)| (got - value).abs() <= 1e-6 * value), "{results:?}, of one {value}");
+            close(&grad, &results.into_iter().flat_map(|(_, grad)| grad).collect::<Vec<_>>(), 9, 0.0);
+        }
+    }
+}
+
 /// What is not a number, or not finite, does what it does on one device, and so does a class that is none.
 #[test]
 fn numbers_at_the_edge_are_those_of_one_device() {
@@ -265,6 +329,108 @@ fn ranks_that_disagree_are_told_so() {
     }
 }
 
+/// A rank that has had calls of 8 and of 16 rows calls with 8, and another with 16. What is through the host is looked at there, always. On
+/// GPUs the rank for which that is nothing new has not looked: it waits for the other, which has left.
+#[test]
+fn ranks_that_disagree_on_what_they_have_agreed_on_before_are_told_so() {
+    let steps = |rank: &dyn Communicator, cuda: &Cuda, wait: &dyn Fn() -> Result<(), Error>| {
+        let vocab = Vocab::new(rank, 2).unwrap();
+        let (logits, targets) = ([0.5f32; 32], [1i64; 16]);
+        let mut value = Copied::new(cuda, &[0.0]);
+        let mut call = |rows: usize| {
+            let (logits, target) = (Copied::new(cuda, &logits[..2 * rows]), Copied::new(cuda, &targets[..rows]));
+            let call = CrossEntropy::new().across(&vocab).on(cuda).call(logits.get(), target.get());
+            call.forward(Reduction::Sum, value.get_mut()).and_then(|()| wait())
+        };
+        for rows in [8, 8, 16, 8, 16, 16] {
+            call(rows).unwrap();
+        }
+        let outcome = call(if rank.rank() == 0 { 8 } else { 16 });
+        (outcome, call(16))
+    };
+    let told = Err(Error::RanksDisagree { rank: 1, expected: 8, got: 16 });
+    let results = on_gpus(3, Through::Host, |rank, cuda| steps(rank, cuda, &|| Ok(())));
+    for (outcome, next) in results.iter().flatten() {
+        assert_eq!((outcome, next), (&told, &Ok(())), "and the group goes on");
+    }
+    let in_vain = Err(late());
+    let results = through_nccl(3, |rank, cuda| steps(rank, cuda, &|| rank.wait()));
+    for (rank, (outcome, next)) in results.iter().flatten().enumerate() {
+        assert_eq!((outcome == next, outcome), (true, if rank == 0 { &told } else { &in_vain }), "rank {rank}");
+    }
+}
+
+/// The same, of something else than rows.
+#[test]
+fn ranks_that_differ_in_options_weights_or_outputs_are_told_so() {
+    let results = on_gpus(3, Through::Host, |rank, cuda| {
+        let (vocab, odd) = (Vocab::new(rank, 2).unwrap(), rank.rank() == 2);
+        let (logits, target) = (Copied::new(cuda, &[0.5f32; 4]), Copied::new(cuda, &[1i64; 2]));
+        let (one, ones, mut value, mut grad) = (
+            Copied::new(cuda, &[1.0f32]),
+            Copied::new(cuda, &[1.0f32; 2]),
+            Copied::new(cuda, &[0.0]),
+            Copied::new(cuda, &[0.0f32; 4]),
+        );
+        let smooth = CrossEntropy::new().label_smoothing(if odd { 0.1 } else { 0.2 }).unwrap();
+        let of = |loss: CrossEntropy| loss.across(&vocab).on(cuda);
+        let (smooth, plain) = (of(smooth), of(CrossEntropy::new()));
+        let call = || plain.call(logits.get(), target.get());
+        let results = [
+            smooth.call(logits.get(), target.get()).forward(Reduction::Mean, value.get_mut()),
+            call().forward(if odd { Reduction::Sum } else { Reduction::Mean }, value.get_mut()),
+            if odd { call().class_weight(ones.get()) } else { call() }.forward(Reduction::Mean, value.get_mut()),
+            if odd { call().weight(ones.get()) } else { call() }.forward(Reduction::Mean, value.get_mut()),
+            match odd {
+                true => call().forward(Reduction::Mean, value.get_mut()),
+                false => call().forward_backward(Reduction::Mean, value.get_mut(), grad.get_mut()),
+            },
+        ];
+        // What a sum is divided by may differ, and be on the device.
+        let over = match odd {
+            true => call().denominator(one.get()).forward(Reduction::Sum, value.get_mut()),
+            false => call().forward(Reduction::Sum, value.get_mut()),
+        };
+        over.unwrap();
+        results
+    });
+    assert!(results.iter().flatten().flatten().all(|r| *r == Err(Error::RanksDiffer { rank: 2 })), "{results:?}");
+}
+
+/// Whichever collective of a call it is to which a rank does not come: the others do not wait for ever.
+#[test]
+fn a_rank_that_dies_within_a_call_is_an_error_of_all_others_on_gpus() {
+    let problem = Problem::<f32>::new(8, 6, true);
+    let call = |rank: &dyn Communicator, cuda: &Cuda, wait: &dyn Fn() -> Result<(), Error>| {
+        let vocab = Vocab::new(rank, 2)?;
+        let Buffers { logits, target, weight, class_weight, mut value } = Buffers::new(cuda, &problem, &vocab);
+        let mut grad = Copied::new(cuda, &[0.0f32; 16]);
+        let call = problem.loss().across(&vocab).on(cuda).call(logits.get(), target.get());
+        let call = extended(call, &weight, &class_weight);
+        call.forward_backward(Reduction::Mean, value.get_mut(), grad.get_mut())?;
+        wait()
+    };
+    for through in [Through::Host, Through::Nccl] {
+        // Saying how many classes there are, saying what is called, maxima, sums.
+        for after in 0..=4 {
+            let when = |rank: &dyn Communicator| if rank.rank() == 1 { after } else { usize::MAX };
+            let results = match through {
+                Through::Host => on_gpus(3, through, |rank, cuda| {
+                    Dies::new(rank, when(rank)).runs(|rank| call(rank, cuda, &|| Ok(()))).0
+                }),
+                Through::Nccl => through_nccl(3, |own, cuda| {
+                    Dies::new(own, when(own)).runs(|rank| call(rank, cuda, &|| own.wait())).0
+                }),
+            };
+            let lost = if through == Through::Host { Error::RankLost { rank: 1 } } else { late() };
+            for (rank, outcome) in results.into_iter().flatten().enumerate() {
+                let want = if after == 4 { Some(Ok(())) } else { (rank != 1).then(|| Err(lost.clone())) };
+                assert_eq!(outcome, want, "{through:?}, rank {rank}, after {after}");
+            }
+        }
+    }
+}
+
 #[test]
 fn an_nccl_rank_that_does_not_come_is_an_error_and_the_group_has_ended() {
     let Some(streams) = streams(2, Through::Nccl) else { return };
@@ -307,7 +473,7 @@ fn an_nccl_rank_that_does_not_come_is_an_error_and_the_group_has_ended() {
     cuda.check().unwrap();
 }
 
-/// The first call of so many rows waits for what ranks say of theirs; after it there is nothing that a capture forbids, but for a
+/// The first call waits for what the other ranks say of theirs; after it there is nothing that a capture forbids, but for a
 /// communicator that goes by way of the host.
 #[test]
 fn calls_are_captured_in_a_graph_and_replayed() {
@@ -336,6 +502,7 @@ fn calls_are_captured_in_a_graph_and_replayed() {
             let graph = stream.end_capture(flags).unwrap();
             if through == Through::Host {
                 assert_eq!(captured, Err(Error::Capturing { what: "ranks that reduce on the host" }));
+                call(&logits).expect("the group goes on");
                 return;
             }
             captured.unwrap();

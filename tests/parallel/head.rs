@@ -5,7 +5,7 @@ use fused_loss::parallel::{Communicator, Vocab};
 use fused_loss::{CrossEntropy, Element, Error, Reduction};
 use half::bf16;
 
-use super::{borders, on_ranks};
+use super::{Dies, borders, on_ranks};
 use crate::cases::draw::Rng;
 
 pub const SHAPE: (usize, usize, usize) = (50, 12, 70);
@@ -113,6 +113,68 @@ fn f32_is_that_of_one_device() {
 #[test]
 fn bf16_is_that_of_one_device() {
     check::<bf16>(f32::powi(2.0, -7));
+}
+
+#[test]
+fn a_rank_with_other_hidden_numbers_or_gradients_is_told_so() {
+    let results = on_ranks(2, |rank| {
+        let vocab = Vocab::new(rank, 2).unwrap();
+        let (input, weight, target) = ([0.5f32; 8], [0.25f32; 8], [0i64; 2]);
+        let call = |hidden: usize| {
+            let (input, weight) = (&input[..2 * hidden], &weight[..2 * hidden]);
+            LinearCrossEntropy::default().call(input, weight, &target, (2, hidden, 2)).across(&vocab)
+        };
+        fn of_input(input: Option<&mut [f32]>) -> LinearGrads<'_, f32> {
+            LinearGrads { input, weight: None, bias: None }
+        }
+        let mut grad = vec![0.0; 2 * (3 + rank.rank())];
+        let hidden = call(3 + rank.rank()).forward_backward(Reduction::Mean, of_input(Some(&mut grad)));
+        let asked = Some(&mut grad[..6]).filter(|_| rank.rank() == 1);
+        let gradient = call(3).forward_backward(Reduction::Mean, of_input(asked));
+        // The group goes on; a gradient that ranks do not share may be asked for by one of them.
+        let (mut own, mut grad) = (vec![0.0; 6], vec![0.0; 6]);
+        let own = Some(&mut own[..]).filter(|_| rank.rank() == 1);
+        let grads = LinearGrads { input: Some(&mut grad[..]), weight: own, bias: None };
+        call(3).forward_backward(Reduction::Mean, grads).unwrap();
+        [hidden, gradient]
+    });
+    assert!(results.iter().flatten().all(|r| *r == Err(Error::RanksDiffer { rank: 1 })), "{results:?}");
+}
+
+/// Whichever collective of a call it is to which a rank does not come.
+#[test]
+fn a_rank_that_dies_within_a_head_is_an_error_of_all_others() {
+    let head = Head::<f32>::new();
+    let (borders, mut come) = (borders(SHAPE.2, 3), usize::MAX);
+    for after in 0.. {
+        let results = on_ranks(3, |rank| {
+            let (from, to) = (borders[rank.rank()], borders[rank.rank() + 1]);
+            let dies = Dies::new(rank, if rank.rank() == 1 { after } else { usize::MAX });
+            // Its own unwrap is not what this is about.
+            dies.runs(|rank| {
+                let vocab = Vocab::new(rank, to - from)?;
+                let ((tokens, hidden, _), here) = (SHAPE, to - from);
+                let mut grad = vec![0.0; tokens * hidden];
+                let grads = LinearGrads { input: Some(&mut grad[..]), weight: None, bias: None };
+                LinearCrossEntropy::new(head.loss)
+                    .budget(1 << 13)
+                    .call(&head.input, &head.weight[from * hidden..to * hidden], &head.target, (tokens, hidden, here))
+                    .class_weight(&head.of_classes[from..to])
+                    .across(&vocab)
+                    .forward_backward(Reduction::Mean, grads)
+            })
+        });
+        come = results[0].1;
+        if results[1].0.is_some() {
+            assert!(results.iter().all(|(outcome, _)| matches!(outcome, Some(Ok(_)))));
+            break;
+        }
+        for rank in [0, 2] {
+            assert_eq!(results[rank].0, Some(Err(Error::RankLost { rank: 1 })), "after {after} collectives");
+        }
+    }
+    // What is called, and the weights of the targets, and of some chunks the maxima, the sums and the gradient.
+    assert!(come > 8, "{come}");
 }
 
 #[test]

@@ -1,16 +1,23 @@
 //! The head with its classes shared by ranks on GPUs.
 
 use fused_loss::head::{CudaLinearGrads, LinearCrossEntropy};
-use fused_loss::parallel::Vocab;
+use fused_loss::parallel::{Communicator, Vocab};
 use fused_loss::{Cuda, Error, Reduction, Target};
 use half::{bf16, f16};
 
+use super::Dies;
 use super::cases::gpu::{Copied, Targets};
-use super::gpu::{Number, Through, on_gpus};
+use super::gpu::{Number, Through, late, on_gpus, through_nccl};
 use super::head::{Got, Head, SHAPE, same};
 
-/// The classes of a rank.
-fn run<T: Number>(head: &Head<T>, cuda: &Cuda, vocab: &Vocab<'_>, budget: usize) -> Result<Got<T>, Error> {
+/// The classes of a rank; `wait`: for what the GPU has been given.
+fn run<T: Number>(
+    head: &Head<T>,
+    cuda: &Cuda,
+    vocab: &Vocab<'_>,
+    budget: usize,
+    wait: &dyn Fn() -> Result<(), Error>,
+) -> Result<Got<T>, Error> {
     let ((tokens, hidden, _), from, here) = (SHAPE, vocab.first(), vocab.here());
     let mut got = Got {
         value: 0.0,
@@ -47,6 +54,7 @@ fn run<T: Number>(head: &Head<T>, cuda: &Cuda, vocab: &Vocab<'_>, budget: usize)
         bias: Some(grad_bias.get_mut()),
     };
     call!().forward_backward(Reduction::Mean, value.get_mut(), grads)?;
+    wait()?;
     let mut back = [0.0];
     value.back(cuda, &mut back);
     got.value = back[0];
@@ -73,7 +81,7 @@ fn check<T: Number>(through: Through, rounding: f32) {
                 let vocab = Vocab::new(rank, to - from).unwrap();
                 same(
                     &whole,
-                    &run(&head, cuda, &vocab, budget).unwrap(),
+                    &run(&head, cuda, &vocab, budget, &|| Ok(())).unwrap(),
                     (from, to),
                     [[4e-6 + rounding / 2.0, rounding]; 2],
                 );
@@ -102,12 +110,79 @@ fn through_nccl_it_is_the_same_on_gpus() {
     check::<f32>(Through::Nccl, 0.0);
 }
 
+/// Where the gradient of the input goes and how wide it is decides what ranks reduce, however many tokens they do at once.
+#[test]
+fn a_rank_with_other_hidden_numbers_gradients_or_budget_is_told_so_on_gpus() {
+    let steps = |rank: &dyn Communicator, cuda: &Cuda, odd: bool| {
+        let vocab = Vocab::new(rank, 2).unwrap();
+        let stream = cuda.stream();
+        let target = stream.clone_htod(&[1i64; 4]).unwrap();
+        let (x, w) = (stream.clone_htod(&[0.5f32; 16]).unwrap(), stream.clone_htod(&[0.25f32; 8]).unwrap());
+        let (mut value, mut grad) = (stream.alloc_zeros::<f32>(1).unwrap(), stream.alloc_zeros::<f32>(16).unwrap());
+        let mut call = |hidden: usize, asks: bool, budget: usize| {
+            let (x, w) = (x.slice(..4 * hidden), w.slice(..2 * hidden));
+            let linear = LinearCrossEntropy::default().budget(budget);
+            let input = asks.then(|| grad.slice_mut(..4 * hidden).into());
+            let grads = CudaLinearGrads { input, ..CudaLinearGrads::default() };
+            let call = linear.on(cuda).call(&x, &w, &target, (4, hidden, 2)).across(&vocab);
+            call.forward_backward(Reduction::Mean, &mut value, grads)
+        };
+        call(3, true, 1 << 20).unwrap();
+        call(4, true, 1 << 20).unwrap();
+        // The least budget is of one token at once; to be refused is no collective.
+        let Err(Error::Budget { needed, .. }) = call(4, true, 0) else { panic!("0 is enough") };
+        [
+            call(if odd { 3 } else { 4 }, true, 1 << 20),
+            call(4, !odd, 1 << 20),
+            call(4, true, if odd { needed as usize } else { 1 << 20 }),
+        ]
+    };
+    let results = on_gpus(2, Through::Host, |rank, cuda| steps(rank, cuda, rank.rank() == 1));
+    assert!(results.iter().flatten().flatten().all(|r| *r == Err(Error::RanksDiffer { rank: 1 })), "{results:?}");
+    // The first error ends the group.
+    let results =
+        through_nccl(2, |rank, cuda| steps(rank, cuda, rank.rank() == 1).map(|r| r.and_then(|()| rank.wait())));
+    if let Some(results) = results {
+        assert!(results[1].iter().all(|r| *r == Err(Error::RanksDiffer { rank: 1 })), "{results:?}");
+        assert!(results[0].iter().all(|r| *r == Err(late())), "{results:?}");
+    }
+}
+
+/// Whichever collective of a call it is to which a rank does not come.
+#[test]
+fn a_rank_that_dies_within_a_head_is_an_error_of_all_others_on_gpus() {
+    let head = Head::<f32>::new();
+    for through in [Through::Host, Through::Nccl] {
+        // What is called, the weights of the targets, and of some chunks maxima and sums.
+        for after in [0, 1, 2, 3, 4, 5] {
+            let when = |rank: &dyn Communicator| if rank.rank() == 1 { after } else { usize::MAX };
+            let half = SHAPE.2 / 2;
+            let of = |rank: &dyn Communicator, cuda: &Cuda, wait: &dyn Fn() -> Result<(), Error>| {
+                let vocab = Vocab::new(rank, half)?;
+                run(&head, cuda, &vocab, 96 << 10, wait).map(|got| got.value)
+            };
+            let results = match through {
+                Through::Host => {
+                    on_gpus(2, through, |rank, cuda| Dies::new(rank, when(rank)).runs(|r| of(r, cuda, &|| Ok(()))).0)
+                }
+                Through::Nccl => {
+                    through_nccl(2, |own, cuda| Dies::new(own, when(own)).runs(|rank| of(rank, cuda, &|| own.wait())).0)
+                }
+            };
+            let lost = if through == Through::Host { Error::RankLost { rank: 1 } } else { late() };
+            if let Some(results) = results {
+                assert_eq!(results, [Some(Err(lost)), None], "{through:?}, after {after}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_rank_without_classes_is_an_error_of_all_on_gpus() {
     let head = Head::<f32>::new();
     let results = on_gpus(2, Through::Host, |rank, cuda| {
         let vocab = Vocab::new(rank, [SHAPE.2, 0][rank.rank()]).unwrap();
-        run(&head, cuda, &vocab, 1 << 20).map(|got| got.value)
+        run(&head, cuda, &vocab, 1 << 20, &|| Ok(())).map(|got| got.value)
     });
     assert!(results.iter().flatten().all(|r| matches!(r, Err(Error::Unsupported { .. }))), "{results:?}");
 }

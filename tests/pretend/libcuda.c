@@ -254,6 +254,17 @@ R cuLaunchKernelEx(const Config* c, Function* f, void** args, void** extra) { FA
     return enqueue(launch, c->stream, args);
 }
 
+typedef struct { uint64_t address; uint32_t value; size_t n; } Filled;
+static int fill(const void* told) {
+    const Filled* f = told;
+    for (size_t i = 0; i < f->n; ++i) ((uint32_t*)f->address)[i] = f->value;
+    return 0;
+}
+R cuMemsetD32Async(uint64_t address, unsigned value, size_t n, void* stream) { FAULTY
+    if (!pretend_is_memory(address, 4 * n)) return INVALID;
+    return pretend_enqueue(fill, &(Filled){address, value, n}, sizeof(Filled), stream);
+}
+
 // Graphs.
 R cuStreamIsCapturing(void* stream, int* status) { FAULTY return *status = stream && stream == captured_stream, OK; }
 R cuStreamBeginCapture_v2(void* stream, int mode) { FAULTY

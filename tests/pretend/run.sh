@@ -4,7 +4,7 @@
 #   tests/pretend/run.sh -p throughput --test serve gpu
 #   tests/pretend/run.sh --bench losses -- ^cuda/.*/4096
 #   tests/pretend/run.sh --features head --test head --test parallel -- --test-threads 1 gpu
-#   PRETEND_DEVICES=3 tests/pretend/run.sh run --features head --example ranks -- --gpus --check
+#   PRETEND_DEVICES=3 tests/pretend/run.sh run --features head --example ranks -- --gpus --check   # and with --data-parallel
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # Absolute, for tests run in the folder of their package.
