@@ -4,6 +4,9 @@
 
 #[macro_use]
 mod support;
+#[path = "../cases/textbook.rs"]
+#[allow(dead_code)] // not all of it is needed here
+mod textbook;
 
 mod beyond;
 mod combined;
@@ -16,6 +19,7 @@ mod lovasz;
 mod pitfalls;
 mod properties;
 mod region;
+mod region_sums;
 mod report;
 mod rowwise;
 mod sizes;
