@@ -10,6 +10,7 @@ mod textbook;
 
 mod beyond;
 mod combined;
+mod combined_regions;
 mod contrastive;
 mod elementwise;
 mod gan;
@@ -19,7 +20,6 @@ mod lovasz;
 mod pitfalls;
 mod properties;
 mod region;
-mod region_sums;
 mod report;
 mod rowwise;
 mod sizes;
