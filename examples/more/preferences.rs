@@ -1,4 +1,5 @@
-//! JSD: a student learns from what a teacher says. DPO: a policy learns from which of two of its answers was preferred.
+//! JSD: a student learns from what a teacher says. DPO: a policy learns from which of two of its answers was preferred. REINFORCE: a policy
+//! learns from whether its answer was right, and the entropy keeps it trying.
 
 use fastrand::Rng;
 use fused_loss::{CrossEntropy, Dpo, Jsd, Reduction, Result};
@@ -10,7 +11,7 @@ use crate::nn::{Mlp, Trainer};
 use crate::report::{Context, Metric, Outcome, Progress};
 
 pub fn run(context: &Context) -> Result<Vec<Outcome>> {
-    Ok(vec![jsd(context)?, dpo(context)?])
+    Ok(vec![jsd(context)?, dpo(context)?, reinforce(context)?])
 }
 
 /// A teacher who has seen all images, and a small student who sees a fifth of them.
@@ -100,6 +101,62 @@ fn dpo(context: &Context) -> Result<Outcome> {
         Metric::new("the reference's", reference),
     ];
     Ok(progress.finish("digits, pairs of answers", curve, metrics))
+}
+
+/// A policy that has learnt to read from a hundred images answers for each of the others, and is told no more than whether it was right.
+fn reinforce(context: &Context) -> Result<Outcome> {
+    let progress = Progress::start("REINFORCE");
+    let digits = data::digits();
+    let mut rng = context.rng(44);
+    let mut policy = Mlp::new(&[64, 64, CLASSES], &mut rng);
+    let rows = |rows: std::ops::Range<usize>| digits.train.rows(&rows.collect::<Vec<_>>());
+    let (known, asked) = (rows(0..100), rows(100..digits.train.y.len()));
+    let trainer = Trainer { epochs: 30, batch: 20, rate: 0.003, device: &context.device, progress: &progress };
+    trainer.fit(&mut policy, (&known.x, &known.y), &mut rng, cross_entropy(&context.device))?;
+    let before = accuracy(&mut policy, &digits.test);
+
+    let trainer = Trainer { epochs: context.pick(40, 20), batch: 32, ..trainer };
+    let mut curve = vec![0.0; trainer.epochs];
+    let (mut order, mut expected, mut of_all) = ((0..asked.y.len()).collect::<Vec<usize>>(), 0.5, 0.0);
+    // Minus the entropy, but for a constant, is the divergence from a teacher that knows nothing.
+    let certainty = Jsd::new().beta(1.0)?;
+    for (epoch, mean) in curve.iter_mut().enumerate() {
+        rng.shuffle(&mut order);
+        of_all = 0.0;
+        for batch in order.chunks(trainer.batch) {
+            let (n, shape) = (batch.len() as f32, (batch.len(), CLASSES));
+            let logits = policy.forward(asked.x.select(Axis(0), batch).view());
+            let drawn: Vec<u8> = logits.chunks_exact(CLASSES).map(|logits| two_answers(logits, &mut rng)[0]).collect();
+            let right = |(&row, answer): (&usize, &u8)| if asked.y[row] == *answer { 1.0 } else { 0.0 };
+            let rewards: Vec<f32> = batch.iter().zip(&drawn).map(right).collect();
+            let advantages: Vec<f32> = rewards.iter().map(|reward| (reward - expected) / n).collect();
+
+            // Cross-entropy of what was drawn is minus its log-probability; the entropy comes with it.
+            let [mut losses, mut entropy] = [vec![0.0; drawn.len()], vec![0.0; drawn.len()]];
+            let mut grad = vec![0.0; logits.len()];
+            let call = CrossEntropy::new().call(&logits, &drawn, shape).entropy(&mut entropy);
+            call.forward_backward_unreduced(&advantages, &mut losses, &mut grad)?;
+            let nothing = vec![0.0; logits.len()];
+            certainty
+                .call(&logits, &nothing, shape)
+                .grad_output(0.01)
+                .accumulate()
+                .backward(Reduction::Mean, &mut grad)?;
+            policy.backward(&grad);
+            policy.step(trainer.rate_in(epoch));
+
+            let reward = rewards.iter().sum::<f32>();
+            expected += 0.05 * (reward / n - expected);
+            *mean += (n - reward) / order.len() as f32;
+            of_all += entropy.iter().sum::<f32>() / order.len() as f32;
+        }
+        progress.update(epoch + 1, trainer.epochs, *mean);
+    }
+    let metrics = vec![
+        accuracy(&mut policy, &digits.test).at_least(context.pick(0.9, 0.88)).versus("before", before),
+        Metric::new("entropy", of_all),
+    ];
+    Ok(progress.finish("digits, right or wrong", curve, metrics))
 }
 
 /// Images with two answers each.
