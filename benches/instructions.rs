@@ -82,7 +82,11 @@ cases! {
     case_margin_ranking: f32, |b| MarginRanking::new(0.5).expect("a margin").call(&b.logits, &b.labels, &b.probabilities).forward_backward(MEAN, &mut b.grad);
     case_cross_entropy: f32, |b| CrossEntropy::new().forward_backward(&b.logits, &b.classes[..32], ROWS, MEAN, &mut b.grad);
     case_cross_entropy_bf16: bf16, |b| CrossEntropy::new().forward_backward(&b.logits, &b.classes[..32], ROWS, MEAN, &mut b.grad);
-    case_cross_entropy_report: f32, |b| CrossEntropy::new().call(&b.logits, &b.classes[..32], ROWS).log_prob(&mut b.rows[0]).entropy(&mut b.rows[1]).lse(&mut b.rows[2]).hit(&mut b.rows[3]).argmax(&mut b.argmax).forward_backward(MEAN, &mut b.grad);
+    case_cross_entropy_report: f32, |b| {
+        let [log_prob, entropy, lse, hit] = &mut b.rows;
+        let call = CrossEntropy::new().call(&b.logits, &b.classes[..32], ROWS).log_prob(log_prob).entropy(entropy);
+        call.lse(lse).hit(hit).argmax(&mut b.argmax).forward_backward(MEAN, &mut b.grad)
+    };
     case_cross_entropy_columns: f32, |b| CrossEntropy::new().forward_backward(&b.logits, &b.classes, COLUMNS, MEAN, &mut b.grad);
     case_cross_entropy_dense: f32, |b| CrossEntropy::new().forward_backward(&b.logits, &b.probabilities, ROWS, MEAN, &mut b.grad);
     case_distillation: f32, |b| Distillation::new().forward_backward(&b.logits, &b.probabilities, ROWS, MEAN, &mut b.grad);

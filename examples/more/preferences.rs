@@ -2,7 +2,7 @@
 //! learns from whether its answer was right, and the entropy keeps it trying.
 
 use fastrand::Rng;
-use fused_loss::{CrossEntropy, Dpo, Jsd, Reduction, Result};
+use fused_loss::{CrossEntropy, Dpo, DpoVariant, Jsd, Reduction, Result};
 use ndarray::{Array2, Axis};
 
 use crate::classes::{CLASSES, accuracy, cross_entropy, share_read};
@@ -65,40 +65,16 @@ fn dpo(context: &Context) -> Result<Outcome> {
 
     // With the usual 0.1 the policy may stray further from the reference, and here it reads worse.
     let dpo = Dpo::new(0.5)?;
-    let mut curve = vec![0.0; trainer.epochs];
-    let mut order: Vec<usize> = (0..pairs.chosen.len()).collect();
-    for (epoch, mean) in curve.iter_mut().enumerate() {
-        rng.shuffle(&mut order);
-        for batch in order.chunks(trainer.batch) {
-            let (n, shape) = (batch.len(), (batch.len(), CLASSES));
-            let pick = |answers: &[u8]| batch.iter().map(|&i| answers[i]).collect::<Vec<_>>();
-            let (chosen, rejected) = (pick(&pairs.chosen), pick(&pairs.rejected));
-            let reference: Vec<f32> = batch.iter().map(|&i| pairs.reference[i]).collect();
-            let logits = policy.forward(pairs.x.select(Axis(0), batch).view());
-
-            // The log-probability of both answers, one number a pair.
-            let answer = CrossEntropy::new();
-            let [mut log_chosen, mut log_rejected] = [vec![0.0; n], vec![0.0; n]];
-            answer.log_probs(&logits, &chosen, shape, &mut log_chosen)?;
-            answer.log_probs(&logits, &rejected, shape, &mut log_rejected)?;
-            let [mut on_chosen, mut on_rejected] = [vec![0.0; n], vec![0.0; n]];
-            let call = dpo.call(&log_chosen, &log_rejected, &reference).grad_target(&mut on_rejected);
-            *mean += call.forward_backward(Reduction::Mean, &mut on_chosen)? * n as f32 / order.len() as f32;
-
-            // Cross-entropy is minus a log-probability, and so the gradients go back through it with their sign turned.
-            on_chosen.iter_mut().chain(&mut on_rejected).for_each(|g| *g = -*g);
-            let mut grad = vec![0.0; logits.len()];
-            answer.call(&logits, &chosen, shape).backward_unreduced(&on_chosen, &mut grad)?;
-            answer.call(&logits, &rejected, shape).accumulate().backward_unreduced(&on_rejected, &mut grad)?;
-            policy.backward(&grad);
-            policy.step(trainer.rate_in(epoch));
-        }
-        progress.update(epoch + 1, trainer.epochs, *mean);
-    }
+    let (mut by_hinge, mut by_ipo, mut other) = (policy.clone(), policy.clone(), rng.clone());
+    let curve = pairs.teach(&mut policy, dpo, &trainer, &mut rng)?;
+    pairs.teach(&mut by_hinge, dpo.variant(DpoVariant::Hinge), &trainer, &mut other.clone())?;
+    pairs.teach(&mut by_ipo, dpo.variant(DpoVariant::Ipo), &trainer, &mut other)?;
     let learnt = accuracy(&mut policy, &digits.test).at_least(context.pick(0.88, 0.87));
     let metrics = vec![
         learnt.versus("chosen as labels", accuracy(&mut imitator, &digits.test)),
         Metric::new("the reference's", reference),
+        Metric::new("by the hinge", share_read(&mut by_hinge, &digits.test)),
+        Metric::new("by IPO", share_read(&mut by_ipo, &digits.test)),
     ];
     Ok(progress.finish("digits, pairs of answers", curve, metrics))
 }
@@ -185,6 +161,41 @@ impl Pairs {
             }
         }
         Pairs { x: images.x.select(Axis(0), &rows), chosen, rejected, reference }
+    }
+
+    /// What is preferred, to a policy; the curve of its loss.
+    fn teach(&self, policy: &mut Mlp, dpo: Dpo, trainer: &Trainer, rng: &mut Rng) -> Result<Vec<f32>> {
+        let mut curve = vec![0.0; trainer.epochs];
+        let mut order: Vec<usize> = (0..self.chosen.len()).collect();
+        for (epoch, mean) in curve.iter_mut().enumerate() {
+            rng.shuffle(&mut order);
+            for batch in order.chunks(trainer.batch) {
+                let (n, shape) = (batch.len(), (batch.len(), CLASSES));
+                let pick = |answers: &[u8]| batch.iter().map(|&i| answers[i]).collect::<Vec<_>>();
+                let (chosen, rejected) = (pick(&self.chosen), pick(&self.rejected));
+                let reference: Vec<f32> = batch.iter().map(|&i| self.reference[i]).collect();
+                let logits = policy.forward(self.x.select(Axis(0), batch).view());
+
+                // The log-probability of both answers, one number a pair.
+                let answer = CrossEntropy::new();
+                let [mut log_chosen, mut log_rejected] = [vec![0.0; n], vec![0.0; n]];
+                answer.log_probs(&logits, &chosen, shape, &mut log_chosen)?;
+                answer.log_probs(&logits, &rejected, shape, &mut log_rejected)?;
+                let [mut on_chosen, mut on_rejected] = [vec![0.0; n], vec![0.0; n]];
+                let call = dpo.call(&log_chosen, &log_rejected, &reference).grad_target(&mut on_rejected);
+                *mean += call.forward_backward(Reduction::Mean, &mut on_chosen)? * n as f32 / order.len() as f32;
+
+                // Cross-entropy is minus a log-probability, and so the gradients go back through it with their sign turned.
+                on_chosen.iter_mut().chain(&mut on_rejected).for_each(|g| *g = -*g);
+                let mut grad = vec![0.0; logits.len()];
+                answer.call(&logits, &chosen, shape).backward_unreduced(&on_chosen, &mut grad)?;
+                answer.call(&logits, &rejected, shape).accumulate().backward_unreduced(&on_rejected, &mut grad)?;
+                policy.backward(&grad);
+                policy.step(trainer.rate_in(epoch));
+            }
+            trainer.progress.update(epoch + 1, trainer.epochs, *mean);
+        }
+        Ok(curve)
     }
 }
 
