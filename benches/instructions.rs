@@ -21,6 +21,9 @@ pub struct Buffers<T> {
     probabilities: Vec<T>,
     log_probabilities: Vec<T>,
     classes: Vec<i64>,
+    /// What is reported of `ROWS`.
+    rows: [Vec<f32>; 4],
+    argmax: Vec<i64>,
     grad: Vec<T>,
 }
 
@@ -35,6 +38,8 @@ impl<T: Element> Buffers<T> {
             probabilities: make(&|u| 0.02 + 0.96 * u),
             log_probabilities: make(&|u| -8.0 * u - 0.02),
             classes: (0..2048).map(|i| i % 16).collect(),
+            rows: std::array::from_fn(|_| vec![0.0; ROWS.0]),
+            argmax: vec![0; ROWS.0],
             grad: vec![T::default(); N],
         }
     }
@@ -77,6 +82,11 @@ cases! {
     case_margin_ranking: f32, |b| MarginRanking::new(0.5).expect("a margin").call(&b.logits, &b.labels, &b.probabilities).forward_backward(MEAN, &mut b.grad);
     case_cross_entropy: f32, |b| CrossEntropy::new().forward_backward(&b.logits, &b.classes[..32], ROWS, MEAN, &mut b.grad);
     case_cross_entropy_bf16: bf16, |b| CrossEntropy::new().forward_backward(&b.logits, &b.classes[..32], ROWS, MEAN, &mut b.grad);
+    case_cross_entropy_report: f32, |b| {
+        let [log_prob, entropy, lse, hit] = &mut b.rows;
+        let call = CrossEntropy::new().call(&b.logits, &b.classes[..32], ROWS).log_prob(log_prob).entropy(entropy);
+        call.lse(lse).hit(hit).argmax(&mut b.argmax).forward_backward(MEAN, &mut b.grad)
+    };
     case_cross_entropy_columns: f32, |b| CrossEntropy::new().forward_backward(&b.logits, &b.classes, COLUMNS, MEAN, &mut b.grad);
     case_cross_entropy_dense: f32, |b| CrossEntropy::new().forward_backward(&b.logits, &b.probabilities, ROWS, MEAN, &mut b.grad);
     case_distillation: f32, |b| Distillation::new().forward_backward(&b.logits, &b.probabilities, ROWS, MEAN, &mut b.grad);

@@ -101,7 +101,8 @@ pub fn attempt<T: Element>(loss: &AnyLoss<T>, data: &Data<T>, shape: Shape, leng
 /// Every loss with sound data, its shape, and the lengths that fit.
 fn each<T: Element>(check: impl Fn(&AnyLoss<T>, &Data<T>, Lengths)) {
     let mut random = Random(1);
-    for loss in losses::<T>() {
+    // But for boxes, whose shape is theirs.
+    for loss in losses::<T>().into_iter().filter(|loss| loss.fit(DIMS) == DIMS) {
         let data = loss.data(&mut random, DIMS);
         check(&loss, &data, Lengths::right(&loss, &data));
     }

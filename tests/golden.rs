@@ -125,6 +125,69 @@ impl Case {
         }
     }
 
+    /// What a sum says of its terms, and with its value.
+    fn terms(&self, run: impl Fn(&mut [f32], Reduction) -> Result<f32>) {
+        let Some(want) = self.numbers("terms") else { return };
+        let mut terms = vec![f32::NAN; want.len()];
+        let value = run(&mut terms, self.reduction().expect("terms are of reduced sums")).unwrap();
+        self.check("value", &self.numbers("value").unwrap(), &[value]);
+        // By itself: one may be small beside the others.
+        for (k, (want, got)) in want.iter().zip(terms).enumerate() {
+            self.check(&format!("term {k}"), &[*want], &[got]);
+        }
+    }
+
+    /// What cross-entropy reports of each row, while it does the rest and alone.
+    fn report(&self, loss: CrossEntropy) {
+        let Some(entropy) = self.numbers("entropy") else { return };
+        let (input, target, rows) = (self.floats("input").unwrap(), self.numbers("target").unwrap(), entropy.len());
+        let (dense, index): (Vec<f32>, Vec<i64>) = target.into_iter().map(|t| (t as f32, t as i64)).unzip();
+        let indexed = self.text("target_kind") == "index";
+        let target: Target<f32> = if indexed { (&index).into() } else { (&dense).into() };
+        let [mut log_prob, mut hit, mut of_entropy, mut lse] = [(); 4].map(|()| vec![f32::NAN; rows]);
+        let (mut argmax, mut grad, class_weight) = (vec![77; rows], vec![f32::NAN; input.len()], self.class_weight());
+        let upstream = self.floats("grad_output").unwrap();
+
+        let mut call = loss.call(&input, target, self.shape());
+        if let Some(w) = &class_weight {
+            call = call.class_weight(w);
+        }
+        call = call.entropy(&mut of_entropy).lse(&mut lse).argmax(&mut argmax);
+        if indexed {
+            call = call.log_prob(&mut log_prob).hit(&mut hit);
+        }
+        let value = match self.reduction() {
+            Some(reduction) => {
+                let value = call.grad_output(upstream[0]).forward_backward(reduction, &mut grad);
+                vec![value.unwrap()]
+            }
+            None => {
+                let mut losses = vec![f32::NAN; rows];
+                call.forward_backward_unreduced(&upstream, &mut losses, &mut grad).unwrap();
+                losses
+            }
+        };
+        self.check("value", &self.numbers("value").unwrap(), &value);
+        self.check("grad_input", &self.numbers("grad_input").unwrap(), &grad);
+        // Each number against its own, for a row may be sure and the next not.
+        let each = |what: &str, want: &[f64], got: &[f32]| {
+            assert_eq!(want.len(), got.len(), "{}: length of {what}", self.0["name"]);
+            want.iter().zip(got).for_each(|(want, got)| self.check(what, &[*want], &[*got]));
+        };
+        each("entropy", &entropy, &of_entropy);
+        // But for what is left of a maximum and a logarithm, which may be almost zero.
+        self.check("lse", &self.numbers("lse").unwrap(), &lse);
+        let classes: Vec<f64> = argmax.iter().map(|&k| k as f64).collect();
+        assert_eq!(self.numbers("argmax").unwrap(), classes, "{}: argmax", self.0["name"]);
+        if indexed {
+            each("log_prob", &self.numbers("log_prob").unwrap(), &log_prob);
+            assert_eq!(self.floats("hit").unwrap(), hit, "{}: hit", self.0["name"]);
+            let mut alone = vec![f32::NAN; rows];
+            loss.log_probs(&input, target, self.shape(), &mut alone).unwrap();
+            each("log_prob alone", &self.numbers("log_prob").unwrap(), &alone);
+        }
+    }
+
     fn class_weight(&self) -> Option<Vec<f32>> {
         let per_class = self.0["options"].get("pos_weight_per_class");
         let per_class = per_class.map(|w| w.as_array().unwrap().iter().map(|x| number(x) as f32).collect());
@@ -319,7 +382,9 @@ fn every_loss_agrees_with_the_framework_that_defines_it() {
             "cross_entropy" => {
                 let loss = CrossEntropy::new().label_smoothing(or("label_smoothing", 0.0)).unwrap();
                 let loss = loss.z_loss(or("z_loss", 0.0)).unwrap().softcap(c.option("softcap")).unwrap();
-                c.classes(|x, t, shape| loss.ignore_index(c.ignore_index()).call(x, t, shape));
+                let loss = loss.ignore_index(c.ignore_index());
+                c.classes(|x, t, shape| loss.call(x, t, shape));
+                c.report(loss);
             }
             "cross_entropy_probs" => {
                 let loss = CrossEntropyProbs::new().label_smoothing(or("label_smoothing", 0.0)).unwrap();
@@ -372,9 +437,24 @@ fn every_loss_agrees_with_the_framework_that_defines_it() {
                         region * c.dice() + other * SoftmaxFocal::new().gamma(or("gamma", 2.0)).unwrap()
                     }
                     ("tversky", "cross_entropy") => region * c.tversky() + other * cross_entropy,
+                    ("tversky", "sigmoid_focal") => {
+                        let focal = SigmoidFocal::new().alpha(c.option("focal_alpha")).unwrap();
+                        region * c.tversky() + other * focal.gamma(or("focal_gamma", 2.0)).unwrap()
+                    }
+                    ("tversky", "softmax_focal") => {
+                        region * c.tversky() + other * SoftmaxFocal::new().gamma(or("focal_gamma", 2.0)).unwrap()
+                    }
                     sum => panic!("no such sum: {sum:?}"),
                 };
                 c.classes(|x, t, shape| loss.call(x, t, shape));
+                let (x, w, t) = (c.floats("input").unwrap(), c.class_weight(), c.numbers("target").unwrap());
+                let (dense, index): (Vec<f32>, Vec<i64>) = t.into_iter().map(|t| (t as f32, t as i64)).unzip();
+                c.terms(|terms, reduction| {
+                    let target: Target<f32> =
+                        if c.text("target_kind") == "index" { (&index).into() } else { (&dense).into() };
+                    let call = loss.call(&x, target, c.shape()).terms(terms);
+                    if let Some(w) = &w { call.class_weight(w) } else { call }.forward(reduction)
+                });
             }
             "combined" => {
                 let [first, second] = c.weights();
@@ -396,6 +476,8 @@ fn every_loss_agrees_with_the_framework_that_defines_it() {
                     terms => panic!("no such sum: {terms:?}"),
                 };
                 c.elementwise(|x, t| sum.call(x, t));
+                let (x, t) = (c.floats("input").unwrap(), c.floats("target").unwrap());
+                c.terms(|terms, reduction| sum.call(&x, &t).terms(terms).forward(reduction));
             }
             "task_uncertainty" => c.task_uncertainty(),
             // Of a feature: tests/head/golden.rs.
@@ -432,6 +514,9 @@ fn every_loss_agrees_with_the_framework_that_defines_it() {
                 let loss =
                     hard * cross_entropy + soft * Distillation::new().temperature(or("temperature", 1.0)).unwrap();
                 c.classes(|x, t, shape| loss.call(x, t, &[], shape));
+                let (x, third) = (c.floats("input").unwrap(), c.floats("third").unwrap());
+                let t: Vec<i64> = c.numbers("target").unwrap().into_iter().map(|t| t as i64).collect();
+                c.terms(|terms, reduction| loss.call(&x, &t, &third, c.shape()).terms(terms).forward(reduction));
             }
             "dpo" => {
                 let variant = match c.word("variant") {

@@ -15,11 +15,11 @@ use fused_loss::cudarc::driver::{
 };
 use fused_loss::cudarc::nvrtc::Ptx;
 use fused_loss::launch::{self, Launch, Memory, Output, Params, Request, params::LaunchArgs, plan};
-use fused_loss::{Cuda, DeviceTarget, Element, Loss, Reduction, Result as LossResult, Shape};
+use fused_loss::{CrossEntropy, Cuda, DeviceTarget, Element, Loss, Reduction, Result as LossResult, Shape};
 
 use super::cases::Case;
 use super::cases::draw::{Dims, Labels, Problem};
-use super::cases::job::Apply;
+use super::cases::job::{AnyLoss, Apply};
 use super::problem::Repeat;
 use super::{Timed, Turn, list, memory};
 
@@ -36,6 +36,8 @@ pub struct Gpu<'a, T> {
     third: Option<CudaSlice<T>>,
     grad: CudaSlice<T>,
     value: CudaSlice<f32>,
+    /// Log-probability, entropy, log-sum-exp and hit of each row one after the other, and its class, of a call that reports.
+    reported: Option<(CudaSlice<f32>, CudaSlice<i64>)>,
     flush: CudaSlice<u8>,
     /// The two ends of each half of a turn.
     events: Vec<[CudaEvent; 4]>,
@@ -106,6 +108,13 @@ impl<'a, T: Element + DeviceRepr + ValidAsZeroBits> Gpu<'a, T> {
             third: third.map_err(failed)?,
             grad: stream.alloc_zeros(dims.elements()).map_err(failed)?,
             value: stream.alloc_zeros(1).map_err(failed)?,
+            reported: match list::reported(case) {
+                0 => None,
+                _ => {
+                    let floats = stream.alloc_zeros(4 * dims.rows()).map_err(failed)?;
+                    Some((floats, stream.alloc_zeros(dims.rows()).map_err(failed)?))
+                }
+            },
             flush: stream.alloc_zeros(flush).map_err(failed)?,
             events: events.collect::<Result<_, _>>().map_err(failed)?,
             needs: Needs::of(case, small, dims).map_err(|error| format!("{}: {error}", case.name))?,
@@ -115,7 +124,25 @@ impl<'a, T: Element + DeviceRepr + ValidAsZeroBits> Gpu<'a, T> {
     /// Enqueues a call.
     fn call(&mut self) -> Result<(), String> {
         let (case, loss) = (self.case, self.case.loss);
-        loss.apply(OneCall(self)).map(|_| ()).map_err(|error| format!("{}: {error}", case.name))
+        let called = match loss {
+            AnyLoss::CrossEntropy(loss) if self.reported.is_some() => self.reporting(loss),
+            _ => loss.apply(OneCall(self)).map(|_| ()),
+        };
+        called.map_err(|error| format!("{}: {error}", case.name))
+    }
+
+    fn reporting(&mut self, loss: CrossEntropy) -> LossResult<()> {
+        let Gpu { cuda, shape, input, targets, grad, value, reported, .. } = self;
+        let (Targets::I64(target), Some((floats, argmax))) = (&*targets, reported) else {
+            unreachable!("what reports has class indices");
+        };
+        let rows = argmax.len();
+        let (mut half, mut rest) = floats.split_at_mut(2 * rows);
+        let (mut log_prob, mut entropy) = half.split_at_mut(rows);
+        let (mut lse, mut hit) = rest.split_at_mut(rows);
+        let call = launch::call(cuda, loss, (&*input).into(), target.into(), *shape).grad_output(0.5);
+        let call = call.log_prob(&mut log_prob).entropy(&mut entropy).lse(&mut lse).hit(&mut hit);
+        call.argmax(argmax).forward_backward(Reduction::Mean, value, grad)
     }
 
     /// Value and gradient.
@@ -297,6 +324,11 @@ impl<T: Element> Apply for Counted<'_, T> {
         request.third = small.third.as_deref().map(|x| memory(x.as_ptr() as u64, of_third));
         request.grad_input = Some(input);
         request.output = Output::Reduced(Reduction::Mean, None);
+        if list::reported(case) > 0 {
+            let rows = || Some(memory(small.input.as_ptr() as u64, dims.rows()));
+            request.report =
+                launch::Report { log_prob: rows(), entropy: rows(), lse: rows(), hit: rows(), argmax: rows() };
+        }
         // SAFETY: nothing is launched.
         unsafe { launch::run(&loss, &request, needs) }.map(|()| 0.0)
     }

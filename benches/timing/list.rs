@@ -2,13 +2,13 @@
 
 use fused_loss::{LovaszHinge, LovaszSoftmax};
 
-use super::cases::draw::Dims;
+use super::cases::draw::{Dims, logit, rows};
 use super::cases::job::AnyLoss;
-use super::cases::textbook::{Activation, Overlap, RegionOptions};
+use super::cases::textbook::{self as book, Activation, CrossEntropyOptions, Overlap, RegionOptions};
 use super::cases::{self, Case, Dense, Family, Targets};
 
 /// By (the beginning of) their name: element-wise losses, at every size, ...
-pub const ELEMENTWISE: [&str; 33] = [
+pub const ELEMENTWISE: [&str; 37] = [
     "mse",
     "mae",
     "huber[delta=1]",
@@ -20,6 +20,8 @@ pub const ELEMENTWISE: [&str; 33] = [
     "soft_margin",
     "margin_ranking[margin=0]",
     "dpo[beta=0.5+smoothing=0]",
+    "dpo[hinge",
+    "dpo[ipo",
     "hinge[signed]",
     "squared_hinge[signed]",
     "bce",
@@ -42,11 +44,14 @@ pub const ELEMENTWISE: [&str; 33] = [
     "combined[bce+focal]",
     "custom[expectile+tau=0.5]",
     "custom[charbonnier]",
+    // Beside `mse` and `bce_with_logits`, whose formulas these are.
+    "custom[squared_error]",
+    "custom[logistic]",
 ];
 pub const SIZES: [usize; 4] = [1 << 12, 1 << 16, 1 << 20, 1 << 24];
 
 /// ... and those with classes, at these shapes.
-pub const SHAPED: [(&str, &[OuterClassesInner]); 25] = [
+pub const SHAPED: [(&str, &[OuterClassesInner]); 33] = [
     (
         "cross_entropy",
         &[
@@ -58,6 +63,7 @@ pub const SHAPED: [(&str, &[OuterClassesInner]); 25] = [
             (4, 21, 512 * 512), // segmentation
         ],
     ),
+    (REPORT, &[(16384, 1000, 1), (2048, 8192, 1)]),
     ("cross_entropy[dense]", &[(2048, 8192, 1)]),
     ("cross_entropy_probs", &[(16384, 1000, 1)]),
     ("nll", &[(16384, 1000, 1)]),
@@ -69,6 +75,9 @@ pub const SHAPED: [(&str, &[OuterClassesInner]); 25] = [
     ("distillation[T=4", &[(2048, 8192, 1)]),
     ("combined_rows[T=2", &[(2048, 8192, 1)]),
     ("box_iou[iou]", &[(1 << 20, 4, 1)]),
+    ("box_iou[giou]", &[(1 << 20, 4, 1)]),
+    ("box_iou[diou]", &[(1 << 20, 4, 1)]),
+    ("box_iou[ciou]", &[(1 << 20, 4, 1)]),
     ("jsd[beta=0.5", &[(2048, 8192, 1)]),
     ("cosine_embedding[margin=0]", &[(16384, 1000, 1)]),
     ("triplet_margin[margin=1", &[(16384, 1000, 1)]),
@@ -76,10 +85,14 @@ pub const SHAPED: [(&str, &[OuterClassesInner]); 25] = [
     ("dice[index+sigmoid", &[(4, 4, 1 << 20)]),
     ("dice[index+softmax", &[(4, 4, 1 << 20)]),
     ("tversky[", &[(4, 4, 1 << 20)]),
+    ("tversky[0.4, 0.6, focal 0.75][sigmoid", &[(4, 4, 1 << 20)]),
     ("generalised_dice[square][sigmoid", &[(4, 4, 1 << 20)]),
     (COMBINED[0].0, &[(4, 4, 1 << 20)]),
     (COMBINED[1].0, &[(4, 4, 1 << 20)]),
     (COMBINED[2].0, &[(4, 4, 1 << 20)]),
+    (COMBINED[3].0, &[(4, 4, 1 << 20)]),
+    (COMBINED[4].0, &[(4, 4, 1 << 20)]),
+    (COMBINED[5].0, &[(4, 4, 1 << 20)]),
     (LOVASZ[0], &[(4, 4, 1 << 16)]),
     (LOVASZ[1], &[(4, 4, 1 << 16)]),
 ];
@@ -126,11 +139,17 @@ pub type OuterClassesInner = (usize, usize, usize);
 
 const DENSE_DICE: &str = "dice[sigmoid]";
 const LOVASZ: [&str; 2] = ["lovasz_hinge", "lovasz_softmax"];
-/// Sums of Dice and another loss of the same logits, and their terms.
-const COMBINED: [(&str, [&str; 2]); 3] = [
+const REPORT: &str = "cross_entropy[report]";
+/// Of a softmax and of a sigmoid.
+const TVERSKY: [&str; 2] = ["tversky[0.5, 0.5][index+softmax", "tversky[0.3, 0.7][sigmoid"];
+/// Sums of a region loss and another of the same logits, and their terms.
+const COMBINED: [(&str, [&str; 2]); 6] = [
     ("combined_regions[dice+cross_entropy]", ["dice[index+softmax", "cross_entropy"]),
     ("combined_regions[dice+softmax_focal]", ["dice[index+softmax", "softmax_focal[gamma=2"]),
     ("combined_regions[dice+sigmoid_focal]", [DENSE_DICE, "sigmoid_focal[gamma=2"]),
+    ("combined_regions[tversky+cross_entropy]", [TVERSKY[0], "cross_entropy"]),
+    ("combined_regions[tversky+softmax_focal]", [TVERSKY[0], "softmax_focal[gamma=2"]),
+    ("combined_regions[tversky+sigmoid_focal]", [TVERSKY[1], "sigmoid_focal[gamma=2"]),
 ];
 
 /// The terms of a loss whose value is their sum, each reduced by itself, so that it has no definition of its own in the table.
@@ -138,8 +157,14 @@ pub fn terms(case: &Case) -> Option<[&'static str; 2]> {
     COMBINED.iter().find(|(name, _)| *name == case.name).map(|&(_, terms)| terms)
 }
 
+/// What else a call writes of each row, in bytes: of a call that reports, four f32 and a class.
+pub fn reported(case: &Case) -> usize {
+    if case.name == REPORT { 4 * size_of::<f32>() + size_of::<i64>() } else { 0 }
+}
+
 /// The case table; Dice with a target for every element, as it is most used: in the table the options of a case take turns; Lovász's, which
-/// the table does not have, for numerical differentiation would cross from one order of errors to another; and sums of Dice and another.
+/// the table does not have, for numerical differentiation would cross from one order of errors to another; cross-entropy that reports; and
+/// sums of a region loss and another.
 pub fn table() -> Vec<Case> {
     let mut table = cases::table();
     let dice = table.iter().find(|c| c.name.starts_with("dice[index+sigmoid")).expect("Dice is there");
@@ -160,19 +185,26 @@ pub fn table() -> Vec<Case> {
     let family = Family::Regions { draw: *draw, options: *options };
     let targets = Targets::Dense(Dense::Paired);
     let dense = Case { name: DENSE_DICE.into(), family, targets, loss: dice.loss, third: None, ..*dice };
-    table.extend([dense, hinge, softmax]);
+    let plain = find(&table, "cross_entropy").expect("cross-entropy is there");
+    let options = CrossEntropyOptions { smoothing: 0.0, z_loss: 0.0, softcap: None };
+    let value = Box::new(move |z: &[f64], q: &[f64], w: &[f64]| book::cross_entropy(z, q, w, options));
+    let family = Family::Rows { draw: rows(logit), value };
+    let report = Case { name: REPORT.into(), family, third: None, ..*plain };
+    table.extend([dense, hinge, softmax, report]);
     for (name, terms) in COMBINED {
         let [region, other] = terms.map(|name| find(&table, name).expect("terms are in the table"));
         let loss = match (region.loss, other.loss) {
             (AnyLoss::DiceLoss(dice), AnyLoss::CrossEntropy(other)) => dice + other,
             (AnyLoss::DiceLoss(dice), AnyLoss::SoftmaxFocal(other)) => dice + other,
             (AnyLoss::DiceLoss(dice), AnyLoss::SigmoidFocal(other)) => dice + other,
+            (AnyLoss::TverskyLoss(tversky), AnyLoss::CrossEntropy(other)) => tversky + other,
+            (AnyLoss::TverskyLoss(tversky), AnyLoss::SoftmaxFocal(other)) => tversky + other,
+            (AnyLoss::TverskyLoss(tversky), AnyLoss::SigmoidFocal(other)) => tversky + other,
             _ => unreachable!("those are the kinds of terms"),
         };
-        let Family::Regions { draw, options } = region.family else { panic!("Dice has regions") };
+        let Family::Regions { draw, options } = region.family else { panic!("the first of them has regions") };
         let family = Family::Regions { draw, options };
-        let targets = if name == COMBINED[2].0 { Targets::Dense(Dense::Paired) } else { Targets::Index };
-        table.push(Case { name: name.into(), loss: loss.into(), family, targets, third: None, ..*region });
+        table.push(Case { name: name.into(), loss: loss.into(), family, third: None, ..*region });
     }
     table
 }
@@ -232,8 +264,8 @@ pub fn shape(case: &Case, dims: Dims) -> Vec<usize> {
     }
 }
 
-/// The fewest bytes that value and gradient can move, with so many bytes an element: every tensor is read once, the gradient is written
-/// once. Class indices are i64, as PyTorch's are.
+/// The fewest bytes that value and gradient can move, with so many bytes an element: every tensor is read once, the gradient and what is
+/// reported are written once. Class indices are i64, as PyTorch's are.
 pub fn fewest_bytes(case: &Case, dims: Dims, each: usize) -> usize {
     let tensor = dims.elements() * each;
     let targets = match case.targets {
@@ -242,5 +274,5 @@ pub fn fewest_bytes(case: &Case, dims: Dims, each: usize) -> usize {
         Targets::Index => dims.rows() * size_of::<i64>(),
     };
     let third = case.third.as_ref().map_or(0, |third| third.len(dims) * each);
-    2 * tensor + targets + third
+    2 * tensor + targets + third + dims.rows() * reported(case)
 }

@@ -49,7 +49,11 @@ pub fn run(context: &Context) -> Result<Outcome> {
         curve.push(sum / order.len() as f32);
         progress.update(epoch + 1, epochs, curve[epoch]);
     }
-    let embedded = [0, 1].map(|i| matrix(normalise(&towers[i].forward(test[i].view()))));
+    let units = [0, 1].map(|i| normalise(&towers[i].forward(test[i].view())));
+    // Only upper halves ask, of all test images: how unlikely is the lower half that is right?
+    let one_way =
+        InfoNce::one_way().call(&units[0], &units[1], (test[0].nrows(), SIZE)).scale(log_scale.exp()).forward()?;
+    let embedded = units.map(matrix);
     let ranks = ranks(&embedded[0].dot(&embedded[1].t()));
 
     // The rival draws the lower half, and takes the one that is nearest to its drawing.
@@ -69,7 +73,8 @@ pub fn run(context: &Context) -> Result<Outcome> {
     };
     let metrics = [("top 1", 1, context.pick(0.26, 0.16)), ("top 5", 5, context.pick(0.60, 0.50))]
         .map(|(name, k, least)| within(&ranks, name, k).at_least(least).versus("MSE", within(&by_drawing, name, k)));
-    Ok(progress.finish("halves of digits", curve, metrics.into()))
+    let log_loss = Metric::new("one way", one_way).at_most(context.pick(4.0, 4.5));
+    Ok(progress.finish("halves of digits", curve, metrics.into_iter().chain([log_loss]).collect()))
 }
 
 fn matrix(rows: Vec<f32>) -> Array2<f32> {

@@ -1,7 +1,8 @@
-//! JSD: a student learns from what a teacher says. DPO: a policy learns from which of two of its answers was preferred.
+//! JSD: a student learns from what a teacher says. DPO: a policy learns from which of two of its answers was preferred. REINFORCE: a policy
+//! learns from whether its answer was right, and the entropy keeps it trying.
 
 use fastrand::Rng;
-use fused_loss::{CrossEntropy, Dpo, Jsd, Reduction, Result};
+use fused_loss::{CrossEntropy, Dpo, DpoVariant, Jsd, Reduction, Result};
 use ndarray::{Array2, Axis};
 
 use crate::classes::{CLASSES, accuracy, cross_entropy, share_read};
@@ -10,7 +11,7 @@ use crate::nn::{Mlp, Trainer};
 use crate::report::{Context, Metric, Outcome, Progress};
 
 pub fn run(context: &Context) -> Result<Vec<Outcome>> {
-    Ok(vec![jsd(context)?, dpo(context)?])
+    Ok(vec![jsd(context)?, dpo(context)?, reinforce(context)?])
 }
 
 /// A teacher who has seen all images, and a small student who sees a fifth of them.
@@ -64,42 +65,74 @@ fn dpo(context: &Context) -> Result<Outcome> {
 
     // With the usual 0.1 the policy may stray further from the reference, and here it reads worse.
     let dpo = Dpo::new(0.5)?;
-    let mut curve = vec![0.0; trainer.epochs];
-    let mut order: Vec<usize> = (0..pairs.chosen.len()).collect();
-    for (epoch, mean) in curve.iter_mut().enumerate() {
-        rng.shuffle(&mut order);
-        for batch in order.chunks(trainer.batch) {
-            let (n, shape) = (batch.len(), (batch.len(), CLASSES));
-            let pick = |answers: &[u8]| batch.iter().map(|&i| answers[i]).collect::<Vec<_>>();
-            let (chosen, rejected) = (pick(&pairs.chosen), pick(&pairs.rejected));
-            let reference: Vec<f32> = batch.iter().map(|&i| pairs.reference[i]).collect();
-            let logits = policy.forward(pairs.x.select(Axis(0), batch).view());
-
-            // The log-probability of both answers, one number a pair.
-            let answer = CrossEntropy::new();
-            let [mut log_chosen, mut log_rejected] = [vec![0.0; n], vec![0.0; n]];
-            answer.log_probs(&logits, &chosen, shape, &mut log_chosen)?;
-            answer.log_probs(&logits, &rejected, shape, &mut log_rejected)?;
-            let [mut on_chosen, mut on_rejected] = [vec![0.0; n], vec![0.0; n]];
-            let call = dpo.call(&log_chosen, &log_rejected, &reference).grad_target(&mut on_rejected);
-            *mean += call.forward_backward(Reduction::Mean, &mut on_chosen)? * n as f32 / order.len() as f32;
-
-            // Cross-entropy is minus a log-probability, and so the gradients go back through it with their sign turned.
-            on_chosen.iter_mut().chain(&mut on_rejected).for_each(|g| *g = -*g);
-            let mut grad = vec![0.0; logits.len()];
-            answer.call(&logits, &chosen, shape).backward_unreduced(&on_chosen, &mut grad)?;
-            answer.call(&logits, &rejected, shape).accumulate().backward_unreduced(&on_rejected, &mut grad)?;
-            policy.backward(&grad);
-            policy.step(trainer.rate_in(epoch));
-        }
-        progress.update(epoch + 1, trainer.epochs, *mean);
-    }
+    let (mut by_hinge, mut by_ipo, mut other) = (policy.clone(), policy.clone(), rng.clone());
+    let curve = pairs.teach(&mut policy, dpo, &trainer, &mut rng)?;
+    pairs.teach(&mut by_hinge, dpo.variant(DpoVariant::Hinge), &trainer, &mut other.clone())?;
+    pairs.teach(&mut by_ipo, dpo.variant(DpoVariant::Ipo), &trainer, &mut other)?;
     let learnt = accuracy(&mut policy, &digits.test).at_least(context.pick(0.88, 0.87));
     let metrics = vec![
         learnt.versus("chosen as labels", accuracy(&mut imitator, &digits.test)),
         Metric::new("the reference's", reference),
+        Metric::new("by the hinge", share_read(&mut by_hinge, &digits.test)),
+        Metric::new("by IPO", share_read(&mut by_ipo, &digits.test)),
     ];
     Ok(progress.finish("digits, pairs of answers", curve, metrics))
+}
+
+/// A policy that has learnt to read from a hundred images answers for each of the others, and is told no more than whether it was right.
+fn reinforce(context: &Context) -> Result<Outcome> {
+    let progress = Progress::start("REINFORCE");
+    let digits = data::digits();
+    let mut rng = context.rng(44);
+    let mut policy = Mlp::new(&[64, 64, CLASSES], &mut rng);
+    let rows = |rows: std::ops::Range<usize>| digits.train.rows(&rows.collect::<Vec<_>>());
+    let (known, asked) = (rows(0..100), rows(100..digits.train.y.len()));
+    let trainer = Trainer { epochs: 30, batch: 20, rate: 0.003, device: &context.device, progress: &progress };
+    trainer.fit(&mut policy, (&known.x, &known.y), &mut rng, cross_entropy(&context.device))?;
+    let before = accuracy(&mut policy, &digits.test);
+
+    let trainer = Trainer { epochs: context.pick(40, 20), batch: 32, ..trainer };
+    let mut curve = vec![0.0; trainer.epochs];
+    let (mut order, mut expected, mut of_all) = ((0..asked.y.len()).collect::<Vec<usize>>(), 0.5, 0.0);
+    // Minus the entropy, but for a constant, is the divergence from a teacher that knows nothing.
+    let certainty = Jsd::new().beta(1.0)?;
+    for (epoch, mean) in curve.iter_mut().enumerate() {
+        rng.shuffle(&mut order);
+        of_all = 0.0;
+        for batch in order.chunks(trainer.batch) {
+            let (n, shape) = (batch.len() as f32, (batch.len(), CLASSES));
+            let logits = policy.forward(asked.x.select(Axis(0), batch).view());
+            let drawn: Vec<u8> = logits.chunks_exact(CLASSES).map(|logits| two_answers(logits, &mut rng)[0]).collect();
+            let right = |(&row, answer): (&usize, &u8)| if asked.y[row] == *answer { 1.0 } else { 0.0 };
+            let rewards: Vec<f32> = batch.iter().zip(&drawn).map(right).collect();
+            let advantages: Vec<f32> = rewards.iter().map(|reward| (reward - expected) / n).collect();
+
+            // Cross-entropy of what was drawn is minus its log-probability; the entropy comes with it.
+            let [mut losses, mut entropy] = [vec![0.0; drawn.len()], vec![0.0; drawn.len()]];
+            let mut grad = vec![0.0; logits.len()];
+            let call = CrossEntropy::new().call(&logits, &drawn, shape).entropy(&mut entropy);
+            call.forward_backward_unreduced(&advantages, &mut losses, &mut grad)?;
+            let nothing = vec![0.0; logits.len()];
+            certainty
+                .call(&logits, &nothing, shape)
+                .grad_output(0.01)
+                .accumulate()
+                .backward(Reduction::Mean, &mut grad)?;
+            policy.backward(&grad);
+            policy.step(trainer.rate_in(epoch));
+
+            let reward = rewards.iter().sum::<f32>();
+            expected += 0.05 * (reward / n - expected);
+            *mean += (n - reward) / order.len() as f32;
+            of_all += entropy.iter().sum::<f32>() / order.len() as f32;
+        }
+        progress.update(epoch + 1, trainer.epochs, *mean);
+    }
+    let metrics = vec![
+        accuracy(&mut policy, &digits.test).at_least(context.pick(0.9, 0.88)).versus("before", before),
+        Metric::new("entropy", of_all),
+    ];
+    Ok(progress.finish("digits, right or wrong", curve, metrics))
 }
 
 /// Images with two answers each.
@@ -128,6 +161,41 @@ impl Pairs {
             }
         }
         Pairs { x: images.x.select(Axis(0), &rows), chosen, rejected, reference }
+    }
+
+    /// What is preferred, to a policy; the curve of its loss.
+    fn teach(&self, policy: &mut Mlp, dpo: Dpo, trainer: &Trainer, rng: &mut Rng) -> Result<Vec<f32>> {
+        let mut curve = vec![0.0; trainer.epochs];
+        let mut order: Vec<usize> = (0..self.chosen.len()).collect();
+        for (epoch, mean) in curve.iter_mut().enumerate() {
+            rng.shuffle(&mut order);
+            for batch in order.chunks(trainer.batch) {
+                let (n, shape) = (batch.len(), (batch.len(), CLASSES));
+                let pick = |answers: &[u8]| batch.iter().map(|&i| answers[i]).collect::<Vec<_>>();
+                let (chosen, rejected) = (pick(&self.chosen), pick(&self.rejected));
+                let reference: Vec<f32> = batch.iter().map(|&i| self.reference[i]).collect();
+                let logits = policy.forward(self.x.select(Axis(0), batch).view());
+
+                // The log-probability of both answers, one number a pair.
+                let answer = CrossEntropy::new();
+                let [mut log_chosen, mut log_rejected] = [vec![0.0; n], vec![0.0; n]];
+                answer.log_probs(&logits, &chosen, shape, &mut log_chosen)?;
+                answer.log_probs(&logits, &rejected, shape, &mut log_rejected)?;
+                let [mut on_chosen, mut on_rejected] = [vec![0.0; n], vec![0.0; n]];
+                let call = dpo.call(&log_chosen, &log_rejected, &reference).grad_target(&mut on_rejected);
+                *mean += call.forward_backward(Reduction::Mean, &mut on_chosen)? * n as f32 / order.len() as f32;
+
+                // Cross-entropy is minus a log-probability, and so the gradients go back through it with their sign turned.
+                on_chosen.iter_mut().chain(&mut on_rejected).for_each(|g| *g = -*g);
+                let mut grad = vec![0.0; logits.len()];
+                answer.call(&logits, &chosen, shape).backward_unreduced(&on_chosen, &mut grad)?;
+                answer.call(&logits, &rejected, shape).accumulate().backward_unreduced(&on_rejected, &mut grad)?;
+                policy.backward(&grad);
+                policy.step(trainer.rate_in(epoch));
+            }
+            trainer.progress.update(epoch + 1, trainer.epochs, *mean);
+        }
+        Ok(curve)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Dice's kin: generalised Dice where a region is small, Tversky where a miss costs more than a false alarm, and its
-//! focal form, which turns to what is still wrong.
+//! focal form, which turns to what is still wrong; and Lovasz's hinge, which follows the Jaccard index itself.
 
-use fused_loss::{Buffer, DiceLoss, DiceWeight, GeneralizedDiceLoss, Reduction, Result, TverskyLoss};
+use fused_loss::{Buffer, DiceLoss, DiceWeight, GeneralizedDiceLoss, LovaszHinge, Reduction, Result, TverskyLoss};
 use ndarray::Array2;
 
 use crate::Loss;
@@ -13,7 +13,7 @@ const PIXELS: usize = 64;
 
 pub fn run(context: &Context) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::from(cores(context)?);
-    outcomes.push(tversky(context)?);
+    outcomes.extend(masks(context)?);
     Ok(outcomes)
 }
 
@@ -91,15 +91,14 @@ fn cores(context: &Context) -> Result<[Outcome; 2]> {
     Ok([generalized, progress.finish("cores of digits in noise", curve, metrics)])
 }
 
-/// Which pixels belong to the digit, if it is worse to miss one than to take one too many?
-fn tversky(context: &Context) -> Result<Outcome> {
+/// Which pixels belong to the digit, if it is worse to miss one than to take one too many? And if the Jaccard index is the judge?
+fn masks(context: &Context) -> Result<[Outcome; 2]> {
     let device = &context.device;
-    let progress = Progress::start("Tversky");
     let [train, test] = noisy(context, 0.5, 7.5 / 16.0, f32::from);
-    let fit = |loss: &Loss<f32>| {
+    let fit = |progress: &Progress, loss: &Loss<f32>| {
         let mut rng = context.rng(73);
         let mut model = Mlp::new(&[PIXELS, 128, PIXELS], &mut rng);
-        let trainer = Trainer { epochs: 10, batch: 64, rate: 0.003, device, progress: &progress };
+        let trainer = Trainer { epochs: 10, batch: 64, rate: 0.003, device, progress };
         let curve = trainer.fit(&mut model, (&train.x, &train.y), &mut rng, loss)?;
         let found = model.forward(test.x.view()).into_iter().map(|logit| logit > 0.0);
         Ok((curve, Found(found.zip(test.y.iter().map(|&y| y == 1.0)).collect())))
@@ -107,12 +106,13 @@ fn tversky(context: &Context) -> Result<Outcome> {
     // One channel of logits an image, and a mask of the same shape.
     let shape = |logits: &Buffer<f32>| [logits.len() / PIXELS, 1, 8, 8];
 
+    let progress = Progress::start("Tversky");
     let loss = TverskyLoss::new(0.2, 0.8)?.sigmoid(); // a miss costs as much as four false alarms
-    let (curve, found) = fit(&|logits, masks, grad| {
+    let (curve, found) = fit(&progress, &|logits, masks, grad| {
         loss.on(device).forward_backward(logits, masks, shape(logits), Reduction::Mean, grad)
     })?;
     let dice = DiceLoss::new().sigmoid();
-    let (_, rival) = fit(&|logits, masks, grad| {
+    let (_, rival) = fit(&progress, &|logits, masks, grad| {
         dice.on(device).forward_backward(logits, masks, shape(logits), Reduction::Mean, grad)
     })?;
     let metrics = vec![
@@ -120,7 +120,16 @@ fn tversky(context: &Context) -> Result<Outcome> {
         found.recall().at_least(0.95).versus("Dice", rival.recall()),
         found.precision().versus("Dice", rival.precision()),
     ];
-    Ok(progress.finish("digits in noise", curve, metrics))
+    let tversky = progress.finish("digits in noise", curve, metrics);
+
+    // Its logits are cut at zero, as a hinge's: there is no sigmoid.
+    let progress = Progress::start("Lovasz hinge");
+    let loss = LovaszHinge::new();
+    let (curve, found) = fit(&progress, &|logits, masks, grad| {
+        loss.on(device).forward_backward(logits, masks, shape(logits), Reduction::Mean, grad)
+    })?;
+    let metrics = vec![found.jaccard().at_least(0.66).versus("Dice", rival.jaccard())];
+    Ok([tversky, progress.finish("digits in noise", curve, metrics)])
 }
 
 /// Of each pixel, whether it was found and whether it should have been.
@@ -140,6 +149,11 @@ impl Found {
     fn precision(&self) -> Metric {
         let [hits, alarms, _] = self.counts();
         Metric::new("precision", hits / (hits + alarms))
+    }
+
+    fn jaccard(&self) -> Metric {
+        let [hits, alarms, misses] = self.counts();
+        Metric::new("Jaccard", hits / (hits + alarms + misses))
     }
 
     /// The mean of precision and recall that counts recall `beta` times as much; 1 makes it the Dice score.

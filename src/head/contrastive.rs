@@ -8,8 +8,8 @@ use crate::loss::CrossEntropy;
 use crate::on::Place;
 use crate::reduction::Reduction;
 
-/// InfoNCE of two batches of embeddings, without their matrix of similarities: what trained CLIP, and what MoCo, SimCLR and retrievers
-/// are trained with.
+/// InfoNCE of two batches of embeddings, without their matrix of similarities: what trained CLIP, and [`one_way`](Self::one_way), with
+/// more candidates than pairs, what MoCo and retrievers are trained with.
 ///
 /// With `x` the rows of the first batch, `y` those of the second, `s` the scale (an inverse temperature), `z_ij = s x_i . y_j`, and `n`
 /// pairs of which `i` belongs to `i`:

@@ -36,6 +36,19 @@ pub fn charbonnier(epsilon: f32, factor: f32) -> Custom {
     charbonnier.option("epsilon", epsilon).and_then(|l| l.option("factor", factor)).unwrap()
 }
 
+/// That of [`Mse`](fused_loss::Mse), as something that both are measured by.
+pub fn squared_error() -> Custom {
+    let formula = |x: f32, t: f32, []: [f32; 0]| {
+        let e = x - t;
+        (e * e, 2.0 * e)
+    };
+    Custom::new("squared_error", [], formula).unwrap().cuda(
+        "const float e = x - t;
+         value = e * e;
+         grad = 2.0f * e;",
+    )
+}
+
 /// Without options, and with the functions of `kernels/skeleton/math.cuh`: binary cross-entropy on logits.
 pub fn logistic() -> Custom {
     let formula = |x: f32, t: f32, []: [f32; 0]| {
@@ -74,7 +87,8 @@ pub fn sources(folder: PathBuf) -> Vec<PathBuf> {
         }
         path
     };
-    let losses = [expectile(0.5), charbonnier(1.0, 1.0), logistic()].map(|loss| launch::source(&loss).unwrap());
+    let losses =
+        [expectile(0.5), charbonnier(1.0, 1.0), logistic(), squared_error()].map(|loss| launch::source(&loss).unwrap());
     let losses = losses.into_iter().map(|(file, text)| write(file, text));
     losses.chain(SUMS.map(|file| write(file, &launch::sum_source(file).unwrap()))).collect()
 }

@@ -33,7 +33,7 @@ pub fn cases() -> Vec<Case> {
 
 /// Losses that the user wrote.
 fn custom(cases: &mut Vec<Case>) {
-    use super::custom::{charbonnier, expectile, logistic};
+    use super::custom::{charbonnier, expectile, logistic, squared_error};
     for tau in [0.5f32, 0.9] {
         let smooth = pairs(logit, logit, |x, t| (x - t).abs() > CLEAR);
         let value = move |x, t, _| book::expectile(x, t, tau.into());
@@ -41,6 +41,8 @@ fn custom(cases: &mut Vec<Case>) {
     }
     let value = |x, t, _| book::charbonnier(x, t, 0.75) * 1.5;
     cases.push(case("custom[charbonnier]", charbonnier(0.75, 1.5), pairs(logit, logit, anywhere), value));
+    let value = |x, t, _| book::mse(x, t);
+    cases.push(case("custom[squared_error]", squared_error(), pairs(logit, logit, anywhere), value));
     let value = |x, t, _| book::bce_with_logits(x, t, 1.0);
     cases.push(case("custom[logistic]", logistic(), pairs(logit, soft_label, anywhere), value));
 }

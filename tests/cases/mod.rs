@@ -49,6 +49,9 @@ pub type DrawLabel = Box<dyn Fn(&mut Rng, &[f64], &[f64]) -> f64 + Send + Sync>;
 /// Draws a row of the third tensor, given those of input and target.
 pub type DrawThirdRow = Box<dyn Fn(&mut Rng, Round, &[f64], &[f64]) -> Vec<f64> + Send + Sync>;
 
+/// What of a row its gradient holds constant, of input and target.
+pub type Held = fn(&[f64], &[f64]) -> Vec<f64>;
+
 /// Draws a part of the third tensor, given those of input and target.
 pub enum DrawThird {
     Element(DrawBeside),
@@ -88,6 +91,9 @@ pub struct Case {
     pub third: Option<Third>,
     /// How many numbers a row has, if the loss is of such rows alone.
     pub classes: Option<usize>,
+    /// What the gradient takes for constant, of an input and a target: taken where it is differentiated, and not with them moved. The
+    /// value of a row gets it in the place of the class weights.
+    pub held: Option<Held>,
 }
 
 /// What one loss of a case is a loss of, how that is drawn, and its definition.
@@ -169,6 +175,7 @@ impl Case {
             target_step: None,
             third: None,
             classes: None,
+            held: None,
         }
     }
 

@@ -180,8 +180,11 @@ impl<'a> View<'a> {
         (0..group.len).map(|k| self.t[group.first + k * group.stride]).collect()
     }
 
-    /// Nothing of a loss of two tensors.
+    /// Nothing of a loss of two tensors, but what its gradient holds constant.
     fn thirds(&self, group: &Group) -> Vec<f64> {
+        if let Some(held) = self.case.held {
+            return held(&self.inputs(group), &self.targets(group));
+        }
         match (&self.third, &self.case.third) {
             (Some(third), Some(Third { draw: DrawThird::Label(_), .. })) => vec![third[group.losses.start]],
             (Some(third), _) => (0..group.len).map(|k| third[group.first + k * group.stride]).collect(),

@@ -5,7 +5,7 @@ use fused_loss::*;
 use super::draw::*;
 use super::job::AnyLoss;
 use super::textbook::{self as book, CrossEntropyOptions};
-use super::{Case, Dense, DrawRow, Family, STEP, Step, Targets, name};
+use super::{Case, Dense, DrawRow, Family, Held, STEP, Step, Targets, name};
 
 fn case(
     name: impl Into<String>,
@@ -230,14 +230,17 @@ fn jensen_shannons(cases: &mut Vec<Case>) {
     }
 }
 
-/// CIoU, whose alpha is a constant to its gradient, is among the golden values.
 fn boxes(cases: &mut Vec<Case>) {
-    for (kind, loss) in [("iou", BoxIou::iou()), ("giou", BoxIou::giou()), ("diou", BoxIou::diou())] {
+    let mut push = |kind: &str, loss: BoxIou, value: fn(&[f64], &[f64], &[f64]) -> f64| {
         let draw: DrawRow = Box::new(|rng, round, _, _| corners(rng, 0.1).into_iter().map(round).collect());
-        let value = move |p: &[f64], t: &[f64], _: &[f64]| book::box_iou(p, t, kind, 1e-7);
         let case = case(format!("box_iou[{kind}]"), loss, Targets::Dense(Dense::Boxes), draw, value);
-        cases.push(Case { classes: Some(4), ..case.grad_target(STEP) });
-    }
+        let held: Option<Held> = (kind == "ciou").then_some(|p, t| vec![book::ciou_alpha(p, t, 1e-7)]);
+        cases.push(Case { classes: Some(4), held, ..case.grad_target(STEP) });
+    };
+    push("iou", BoxIou::iou(), |p, t, _| book::box_iou(p, t, "iou", 1e-7));
+    push("giou", BoxIou::giou(), |p, t, _| book::box_iou(p, t, "giou", 1e-7));
+    push("diou", BoxIou::diou(), |p, t, _| book::box_iou(p, t, "diou", 1e-7));
+    push("ciou", BoxIou::ciou(), |p, t, alpha| book::complete_box_iou(p, t, alpha[0], 1e-7));
 }
 
 /// Of a size of 0.5 to 2, for the gradient for a short row is as large as the row is short.

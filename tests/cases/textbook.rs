@@ -332,6 +332,23 @@ pub fn box_iou(p: &[f64], t: &[f64], kind: &str, eps: f64) -> f64 {
     1.0 - shared / (union + eps) + added
 }
 
+/// torchvision's CIoU, whose gradient takes this alpha for constant: DIoU and alpha times the difference of the aspect ratios.
+pub fn complete_box_iou(p: &[f64], t: &[f64], alpha: f64, eps: f64) -> f64 {
+    box_iou(p, t, "diou", eps) + alpha * aspect(p, t)
+}
+
+/// The alpha of CIoU.
+pub fn ciou_alpha(p: &[f64], t: &[f64], eps: f64) -> f64 {
+    let v = aspect(p, t);
+    v / (box_iou(p, t, "iou", eps) + v + eps)
+}
+
+/// `4 / pi^2` times the squared difference of the angles of the diagonals.
+fn aspect(p: &[f64], t: &[f64]) -> f64 {
+    let angle = |b: &[f64]| ((b[2] - b[0]) / (b[3] - b[1])).atan();
+    (2.0 / std::f64::consts::PI * (angle(t) - angle(p))).powi(2)
+}
+
 /// PyTorch's: rows of a label of 1 point the same way, those of -1 do not.
 pub fn cosine_embedding(x: &[f64], t: &[f64], label: f64, margin: f64) -> f64 {
     let cos = cosine(x, t);

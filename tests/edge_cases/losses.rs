@@ -38,10 +38,22 @@ impl<T: Element> AnyLoss<T> {
         }
     }
 
+    /// These, or with as many classes as there must be.
+    pub fn fit(&self, [outer, classes, inner]: [usize; 3]) -> [usize; 3] {
+        [outer, if self.input == Domain::Corner { 4 } else { classes }, inner]
+    }
+
     pub fn data(&self, random: &mut Random, dims: [usize; 3]) -> Data<T> {
+        let dims = self.fit(dims);
         let [outer, classes, inner] = dims;
-        let mut draw =
-            |domain: Domain| (0..outer * classes * inner).map(|_| T::from_f32(domain.draw(random))).collect();
+        let mut draw = |domain: Domain| {
+            let draw = |i: usize| match domain {
+                Domain::Corner if i / inner % classes < 2 => random.between(-4.0, -0.5),
+                Domain::Corner => random.between(0.5, 4.0),
+                _ => domain.draw(random),
+            };
+            (0..outer * classes * inner).map(draw).map(T::from_f32).collect()
+        };
         let input = draw(self.input);
         let target = match self.target {
             Domain::Nothing => Labels::Nothing,
@@ -278,6 +290,10 @@ pub fn losses<T: Element>() -> Vec<AnyLoss<T>> {
             0.5 * CrossEntropy::new().label_smoothing(0.1).unwrap().z_loss(1e-2).unwrap()
                 + 2.0 * Distillation::new().temperature(2.0).unwrap().scale_by_t2(false)
         ),
+        row!("IoU", Corner, Corner, BoxIou::iou(), false, true),
+        row!("GIoU", Corner, Corner, BoxIou::giou(), false, true),
+        row!("DIoU", Corner, Corner, BoxIou::diou(), false, true),
+        row!("CIoU", Corner, Corner, BoxIou::ciou(), false, true),
         row_of_three!("cosine embedding", 1.0, rows, CosineEmbedding::default()),
         row_of_three!("cosine embedding, apart", -1.0, rows, CosineEmbedding::new(-1.0).unwrap()),
         row_of_three!("triplet margin", 0.5, elements, TripletMargin::new().margin(4.0).unwrap()),

@@ -4,9 +4,13 @@
 
 #[macro_use]
 mod support;
+#[path = "../cases/textbook.rs"]
+#[allow(dead_code)] // not all of it is needed here
+mod textbook;
 
 mod beyond;
 mod combined;
+mod combined_regions;
 mod contrastive;
 mod elementwise;
 mod gan;

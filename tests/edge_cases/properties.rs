@@ -58,7 +58,7 @@ fn a_permutation_of_samples_permutes_gradients_to_the_bit() {
                 Labels::Dense(t) => Labels::Dense(moved(t, &order)),
                 Labels::Index(t) => Labels::Index(moved(t, &order)),
             };
-            let permuted = Data { dims: DIMS, input: moved(&data.input, &order), target };
+            let permuted = Data { dims: data.dims, input: moved(&data.input, &order), target };
             let (value, grad) = loss.gradient(&data, Reduction::Mean);
             let (other, other_grad) = loss.gradient(&permuted, Reduction::Mean);
             close(loss.name, other, value.into(), 1e-6);

@@ -80,8 +80,9 @@ fn the_smallest_and_oddest_sizes_and_addresses_give_what_single_losses_give() {
 fn the_layouts_of_classes_are_transposes_of_each_other() {
     let mut random = Random(330);
     for loss in losses::<f32>().iter().filter(|loss| loss.form == Form::Row) {
-        for [outer, classes, inner] in [[1, 5, 40], [3, 17, 16], [2, 300, 3], [2, 9000, 2]] {
-            let first = loss.data(&mut random, [outer, classes, inner]);
+        for dims in [[1, 5, 40], [3, 17, 16], [2, 300, 3], [2, 9000, 2]] {
+            let first = loss.data(&mut random, dims);
+            let [outer, classes, inner] = first.dims;
             let transpose = |x: &[f32]| -> Vec<f32> {
                 let at = |i: usize| (i / (classes * inner) * classes + i % classes) * inner + i / classes % inner;
                 (0..x.len()).map(|i| x[at(i)]).collect()

@@ -53,6 +53,8 @@ pub enum Domain {
     LogProbability,
     Binary,
     Signed,
+    /// Of boxes: the first two numbers of a row are below zero, the last two above.
+    Corner,
     /// Class indices, one a row.
     Index,
     Nothing,

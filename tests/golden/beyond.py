@@ -8,7 +8,7 @@ import torchvision
 
 import elementwise
 from elementwise import keras_elementwise
-from harness import REDUCTIONS, Draw, case, reduce, source
+from harness import REDUCTIONS, Draw, case, reduce, source, with_terms
 
 
 @source("keras.losses.LogCosh")
@@ -59,8 +59,12 @@ def combined_rows(x, t, o):
     soft = o.temperature**2 * F.kl_div(student, teacher, log_target=True, reduction="none").sum(1)
     valid = t != o.ignore_index
     pull = o.z_loss * torch.logsumexp(x, 1) ** 2
-    rows = torch.where(valid, o.weights[0] * (hard + pull) + o.weights[1] * soft, 0)
-    return reduce(rows, o.reduction, valid.sum())
+    weights = (o.weights[0], o.weights[0], o.weights[1])
+    rows = [torch.where(valid, term, 0) for term in (hard, pull, soft)]
+    value = reduce(sum(w * term for w, term in zip(weights, rows)), o.reduction, valid.sum())
+    if o.reduction == "none":
+        return value
+    return with_terms(value, weights, [reduce(term, o.reduction, valid.sum()) for term in rows])
 
 
 @source("trl.DPOTrainer.dpo_loss, its formulas")
@@ -100,7 +104,8 @@ def box_iou(x, t, o):
 @source("w0 and w1 times two losses, each from the framework that defines it")
 def combined(x, t, o):
     losses = [getattr(elementwise, term)(x, t, o) for term in o.terms]
-    return sum(w * loss for w, loss in zip(o.weights, losses, strict=True))
+    value = sum(w * loss for w, loss in zip(o.weights, losses, strict=True))
+    return value if o.reduction == "none" else with_terms(value, o.weights, losses)
 
 
 @source("torch.nn.functional.gaussian_nll_loss, of one variance")

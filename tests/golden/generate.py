@@ -27,6 +27,8 @@ How to read a case
 - lovasz_hinge, lovasz_softmax: a value for each channel of each sample, or with `batch`, which is
   per_image=False, of all samples; `all_classes` is classes="all".
 - combined, combined_regions: `weights` are those of the two losses that the options name. No alpha is None.
+- terms: what each term of a reduced sum is without its weight; of combined_rows cross-entropy, z-loss, distillation.
+- log_prob, entropy, lse, argmax, hit: what is reported of each row; of one that is ignored 0, and the class -1.
 - task_uncertainty: `third` is the logarithm of the variance.
 - linear_cross_entropy, info_nce (read by tests/head): a gradient for each tensor; `shape` is tokens, hidden,
   classes, or pairs, candidates, hidden; `both` is for both ways.

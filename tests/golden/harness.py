@@ -47,8 +47,9 @@ def source(name):
 
 
 def case(name, reference, loss, input, target=None, *, reduction="mean", grad_output=1.0, weight=None,
-         class_weight=None, grad_target=False, third=None, grad_third=False, expect=None, expect_grad=None, **options):
-    """Run `reference(input, target, options)` and record it. `expect*` are known values to assert."""
+         class_weight=None, grad_target=False, third=None, grad_third=False, also=None, expect=None, expect_grad=None,
+         **options):
+    """Run `reference(input, target, options)` and record it; `also` gives more to record. `expect*` are known values to assert."""
     x = exact(input).requires_grad_()
     record = {"name": name, "source": reference.source, "loss": loss,
               "options": {k: str(v) if v in (math.inf, -math.inf) else v for k, v in options.items()},
@@ -74,6 +75,9 @@ def case(name, reference, loss, input, target=None, *, reduction="mean", grad_ou
         record["options"]["pos_weight_per_class"] = out(o["pos_weight_per_class"], 17)
 
     value = reference(x, t, o)
+    if isinstance(value, tuple):
+        value, terms = value
+        record["terms"] = [out(term) for term in terms]
     assert value.dtype == torch.float64, name
     upstream = torch.full_like(value, grad_output) if value.ndim == 0 else Draw(name).weights(value.shape)
     value.backward(torch.as_tensor(upstream, dtype=torch.float64))
@@ -83,11 +87,19 @@ def case(name, reference, loss, input, target=None, *, reduction="mean", grad_ou
         record["grad_target"] = out(t.grad)
     if grad_third:
         record["grad_third"] = out(o["third"].grad)
+    if also is not None:
+        record |= {key: out(tensor) for key, tensor in also(x.detach(), t, o).items()}
     # The known values have nine digits and were taken before the inputs were rounded.
     for known, got in ((expect, value), (expect_grad, x.grad)):
         if known is not None:
             np.testing.assert_allclose(got.detach().numpy().ravel(), np.ravel(known), 2e-7, 1e-9, err_msg=name)
     add(record)
+
+
+def with_terms(value, weights, terms):
+    """A sum, and what each of its terms is without its weight."""
+    torch.testing.assert_close(sum(w * term for w, term in zip(weights, terms, strict=True)), value)
+    return value, terms
 
 
 def add(record):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from monai.losses import DiceCELoss, DiceFocalLoss, DiceLoss, FocalLoss, GeneralizedDiceLoss, TverskyLoss
 from segmentation_models_pytorch.losses.lovasz import _lovasz_softmax
 
-from harness import REDUCTIONS, Draw, Options, W, case, reduce, source
+from harness import REDUCTIONS, Draw, Options, W, case, reduce, source, with_terms
 
 # Both losses of Lovasz and MONAI's focal loss turn float64 into float32.
 in_float64 = patch.object(torch.Tensor, "float", torch.Tensor.double)
@@ -42,7 +42,7 @@ def tversky(x, t, o):
 
 @source("monai.losses.TverskyLoss, each region to the power of gamma")
 def focal_tversky(x, t, o):
-    return reduce(tversky(x, t, Options(o, reduction="none")) ** o.gamma, o.reduction)
+    return reduce(tversky(x, t, Options(o, reduction="none")) ** o.get("gamma", 1.0), o.reduction)
 
 
 @source("segmentation_models_pytorch.losses.TverskyLoss")
@@ -88,20 +88,30 @@ def lovasz_softmax_classes(x, t, o):
     return reduce(torch.stack(regions), o.reduction)
 
 
-def lambdas(o, other):
-    return {"lambda_dice": o.weights[0], f"lambda_{other}": o.weights[1], "weight": o.class_weight}
+def monai_sum(loss_class, x, t, o, other, **kwargs):
+    """Each term is the sum with a weight of zero for the other."""
+    kwargs |= {k: o[k] for k in ("squared_pred", "jaccard") if k in o}
+
+    def weighed(dice, beside):
+        weights = {"lambda_dice": dice, f"lambda_{other}": beside, "weight": o.class_weight}
+        return monai_region(loss_class, x, t, o, **weights, **kwargs)
+
+    return with_terms(weighed(*o.weights), o.weights, [weighed(1.0, 0.0), weighed(0.0, 1.0)])
 
 
 @source("monai.losses.DiceCELoss")
 def dice_ce(x, t, o):
-    kwargs = {k: o[k] for k in ("squared_pred", "jaccard", "label_smoothing") if k in o}
-    return monai_region(DiceCELoss, x, t, o, **lambdas(o, "ce"), **kwargs)
+    return monai_sum(DiceCELoss, x, t, o, "ce", **{k: o[k] for k in ("label_smoothing",) if k in o})
 
 
 @source("monai.losses.DiceFocalLoss")
 @in_float64
 def dice_focal(x, t, o):
-    return monai_region(DiceFocalLoss, x, t, o, alpha=o.get("alpha"), gamma=o.gamma, **lambdas(o, "focal"))
+    return monai_sum(DiceFocalLoss, x, t, o, "focal", alpha=o.get("alpha"), gamma=o.gamma)
+
+
+def two(o, region, other):
+    return with_terms(o.weights[0] * region + o.weights[1] * other, o.weights, [region, other])
 
 
 @source("monai.losses.DiceLoss and FocalLoss")
@@ -110,12 +120,23 @@ def dice_softmax_focal(x, t, o):
     """DiceFocalLoss(softmax=True) has a focal loss with a sigmoid; that with a softmax divides by the channels too."""
     w = o.class_weight
     focal = FocalLoss(to_onehot_y=True, use_softmax=True, gamma=o.gamma, weight=w)(x, t.unsqueeze(1)) * x.shape[1]
-    return o.weights[0] * monai_region(DiceLoss, x, t, o, weight=w) + o.weights[1] * focal
+    return two(o, monai_region(DiceLoss, x, t, o, weight=w), focal)
+
+
+@source("monai.losses.TverskyLoss and FocalLoss")
+@in_float64
+def tversky_focal(x, t, o):
+    """As in DiceFocalLoss the background is left out of both. Reduced here: MONAI's sum is one of means over positions."""
+    index, softmax = not t.is_floating_point(), o.activation == "softmax"
+    focal = FocalLoss(include_background=o.get("include_background", True), to_onehot_y=index, use_softmax=softmax,
+                      gamma=o.focal_gamma, alpha=o.get("focal_alpha"), reduction="none")
+    each = focal(x, t.unsqueeze(1) if index else t)
+    return two(o, focal_tversky(x, t, o), reduce(each.sum(1) if softmax else each, o.reduction))
 
 
 @source("monai.losses.TverskyLoss and torch.nn.functional.cross_entropy")
 def tversky_ce(x, t, o):
-    return o.weights[0] * tversky(x, t, o) + o.weights[1] * F.cross_entropy(x, t, reduction=o.reduction)
+    return two(o, tversky(x, t, o), F.cross_entropy(x, t, reduction=o.reduction))
 
 
 def lovasz():
@@ -177,6 +198,25 @@ def sums():
     case("dice_softmax_focal", dice_softmax_focal, loss, d.logits(2, 3, 2, 3), d.labels(3, 2, 2, 3), gamma=2.0, **focal)
     case("dice_softmax_focal_weight_batch", dice_softmax_focal, loss, d.logits(2, 3, 2, 3), d.labels(3, 2, 2, 3),
          gamma=1.5, class_weight=W, batch=True, grad_output=0.25, **focal)
+
+    # `alpha` and `gamma` are Tversky's.
+    d, focal = Draw("tversky_and_focal"), of("tversky", "sigmoid_focal", "sigmoid", 0.75, 1.5)
+    prices = {"alpha": 0.25, "beta": 0.75}
+    for r in ("mean", "sum"):
+        case(f"tversky_and_sigmoid_focal_{r}", tversky_focal, loss, d.logits(2, 3, 2, 3), d.bits(2, 3, 2, 3), reduction=r,
+             focal_alpha=0.25, focal_gamma=2.0, **prices, **focal)
+    case("tversky_and_sigmoid_focal_batch_no_background", tversky_focal, loss, d.logits(2, 3, 2, 3),
+         d.labels(3, 2, 2, 3), include_background=False, batch=True, focal_gamma=1.5, grad_output=0.25, **prices, **focal)
+    case("focal_tversky_and_sigmoid_focal", tversky_focal, loss, d.logits(2, 3, 2, 3), d.bits(2, 3, 2, 3), gamma=0.75,
+         focal_gamma=2.0, **prices, **focal)
+    case("jaccard_and_sigmoid_focal", dice_focal, loss, d.logits(2, 3, 2, 3), d.bits(2, 3, 2, 3), jaccard=True,
+         squared_pred=True, gamma=2.0, **of("dice", "sigmoid_focal", "sigmoid", 0.75, 1.5))
+    focal = of("tversky", "softmax_focal", "softmax", 0.75, 1.5)
+    for r in ("mean", "sum"):
+        case(f"tversky_and_softmax_focal_{r}", tversky_focal, loss, d.logits(2, 3, 2, 3), d.labels(3, 2, 2, 3),
+             reduction=r, focal_gamma=2.0, **prices, **focal)
+    case("focal_tversky_and_softmax_focal_batch", tversky_focal, loss, d.logits(2, 3, 2, 3), d.labels(3, 2, 2, 3),
+         batch=True, gamma=1.25, focal_gamma=1.5, grad_output=0.25, **prices, **focal)
 
 
 def cases():

@@ -91,6 +91,38 @@ def cross_entropies():
     case("cross_entropy_nan", f, loss, [[1, NAN, 2], [0, 0.5, -1]], [0, 1], class_axis=1)
 
 
+def report(x, t, o):
+    """What a call of cross-entropy reports of its rows; of one that is ignored the class -1, and zeros."""
+    z = x.movedim(o.class_axis, -1)
+    if "softcap" in o:
+        z = o.softcap * torch.tanh(z / o.softcap)
+    log_p = torch.log_softmax(z, -1)
+    rows = {"entropy": torch.distributions.Categorical(logits=z).entropy(), "lse": torch.logsumexp(z, -1)}
+    argmax = z.argmax(-1)
+    if t.is_floating_point():
+        return rows | {"argmax": argmax}
+    valid = t != o.ignore_index
+    rows["log_prob"] = log_p.gather(-1, torch.where(valid, t, 0)[..., None])[..., 0]
+    rows["hit"] = (argmax == t).to(z)
+    return {key: torch.where(valid, row, 0) for key, row in rows.items()} | {"argmax": torch.where(valid, argmax, -1)}
+
+
+def reports():
+    """Of each row, from torch.log_softmax, torch.distributions.Categorical, logsumexp and argmax."""
+    d, f, loss = Draw("cross_entropy_report"), cross_entropy, "cross_entropy"
+    asked = {"also": report, "class_axis": 1, "ignore_index": -100}
+    for r in REDUCTIONS:
+        case(f"cross_entropy_report_{r}", f, loss, d.logits(6, 7), d.labels(7, 6, ignore=-100), reduction=r, **asked)
+    case("cross_entropy_report_everything", f, loss, d.logits(6, 7), d.labels(7, 6, ignore=-100), softcap=2.0,
+         label_smoothing=0.125, z_loss=0.015625, class_weight=d.weights(7), grad_output=0.25, **asked)
+    case("cross_entropy_report_4d", f, loss, d.logits(2, 3, 2, 5), d.labels(3, 2, 2, 5, ignore=-100), **asked)
+    case("cross_entropy_report_300_classes_f32", f, loss, d.full(2, 300, scale=4), d.labels(300, 2), **asked)
+    case("cross_entropy_report_masked", f, loss, [[1, -INF, 2], [0, 0.5, -1]], [0, 1], **asked)
+    # Sure to nine digits: what is left of the entropy is small.
+    case("cross_entropy_report_sure", f, loss, [[20, 0, -3], [0, 0, 0.0]], [0, 2], **asked)
+    case("cross_entropy_report_dense", f, loss, d.logits(4, 6), d.rows(4, 6), **asked)
+
+
 @source("keras.losses.CategoricalCrossentropy / SparseCategoricalCrossentropy (from_logits=False)")
 def cross_entropy_probs(x, t, o):
     common = {"reduction": KERAS_REDUCTION[o.reduction], "axis": o.class_axis}
@@ -220,5 +252,6 @@ def margins_and_distributions():
 
 def cases():
     cross_entropies()
+    reports()
     other_class_losses()
     margins_and_distributions()

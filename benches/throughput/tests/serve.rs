@@ -97,7 +97,12 @@ fn a_small_run_writes_table_pictures_json_and_csv() {
 fn a_gpu_is_measured_as_the_cpu_is() {
     let run =
         |args: &[&str]| Command::new(PROGRAM).args(args).args(["--out", env!("CARGO_TARGET_TMPDIR")]).output().unwrap();
-    for (loss, size, launches) in [("mse", "4096", 1), ("dice[sigmoid]", "2x3x70", 2), ("cross_entropy", "9x100", 1)] {
+    for (loss, size, launches) in [
+        ("mse", "4096", 1),
+        ("dice[sigmoid]", "2x3x70", 2),
+        ("cross_entropy", "9x100", 1),
+        ("cross_entropy[report]", "9x100", 1),
+    ] {
         let ran = run(&["--device", "cuda", "--loss", loss, "--size", size, "--seconds", "0.001", "--json", "-"]);
         if fused_loss::Device::cuda(0).is_err() {
             let required = std::env::var("FUSED_LOSS_REQUIRE_GPU").is_ok_and(|v| v == "1");
