@@ -473,6 +473,13 @@ fn every_loss_agrees_with_the_framework_that_defines_it() {
                         let bce = BceWithLogits::new().pos_weight(or("pos_weight", 1.0)).unwrap();
                         first * bce + second * focal.gamma(or("gamma", 2.0)).unwrap()
                     }
+                    ["log_cosh", "quantile"] => {
+                        first * LogCosh::new() + second * Quantile::new(or("quantile", 0.5)).unwrap()
+                    }
+                    ["poisson_nll", "mse"] => first * PoissonNll::new().full(c.flag("full")) + second * Mse::new(),
+                    ["soft_margin", "squared_hinge"] => {
+                        first * SoftMargin::new() + second * SquaredHinge::new().labels(c.labels())
+                    }
                     terms => panic!("no such sum: {terms:?}"),
                 };
                 c.elementwise(|x, t| sum.call(x, t));

@@ -103,7 +103,7 @@ def box_iou(x, t, o):
 
 @source("w0 and w1 times two losses, each from the framework that defines it")
 def combined(x, t, o):
-    losses = [getattr(elementwise, term)(x, t, o) for term in o.terms]
+    losses = [(globals().get(term) or getattr(elementwise, term))(x, t, o) for term in o.terms]
     value = sum(w * loss for w, loss in zip(o.weights, losses, strict=True))
     return value if o.reduction == "none" else with_terms(value, o.weights, losses)
 
@@ -130,6 +130,13 @@ def sums():
     for r in ("mean", "none"):
         case(f"combined_bce_focal_{r}", combined, loss, d.logits(3, 5), d.bits(3, 5), reduction=r, pos_weight=2.5,
              alpha=0.25, gamma=2.0, terms=["bce_with_logits", "sigmoid_focal"], weights=[0.5, 2.0])
+    d = Draw("combined_newer")
+    case("combined_log_cosh_quantile", combined, loss, d.logits(3, 5), d.logits(3, 5), grad_target=True,
+         terms=["log_cosh", "quantile"], weights=[0.5, 2.0], quantile=0.75)
+    case("combined_poisson_mse", combined, loss, d.logits(3, 5), d.rng.poisson(2.0, (3, 5)), full=True,
+         terms=["poisson_nll", "mse"], weights=[1.0, 0.125])
+    case("combined_soft_margin_squared_hinge", combined, loss, d.logits(3, 5), 2 * d.bits(3, 5) - 1,
+         terms=["soft_margin", "squared_hinge"], weights=[2.0, 0.25], labels="signed")
     # The third tensor is the logarithm of the variance.
     d, loss = Draw("task_uncertainty"), "task_uncertainty"
     for s in (-1.5, 0.75):
