@@ -154,9 +154,9 @@ pub trait Communicator: std::fmt::Debug + Sync {
     /// How each call on a GPU begins, before ranks reduce what is as long as their calls say: a rank brings four numbers that say what
     /// its call is of, and `look` is given those of all ranks, in their order, and is an error where they differ.
     ///
-    /// Unless an implementation knows better, the numbers are reduced on the host, and a stream that is captured is refused. One that reduces on the GPU need not wait if this rank
-    /// brings the same as the last time (`known`), but reduces all the same, for others may bring something else; where `look` is an
-    /// error it has to end the group, for others may not have looked.
+    /// Unless an implementation knows better, the numbers are reduced on the host, and a stream that is captured is refused. One that
+    /// reduces on the GPU need not wait if this rank brings the same as the last time (`known`), but reduces all the same, for others may
+    /// bring something else; where `look` is an error it has to end the group, for others may not have looked.
     ///
     /// # Safety
     /// Until the stream is done with it, the address is of four `f32` for each rank, of the stream's context, which nobody else uses.
