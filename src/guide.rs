@@ -149,8 +149,8 @@
 //!
 //! # Adversaries
 //!
-//! [`GanLoss`](crate::GanLoss), or for one batch at a time its [`GanTerm`](crate::GanTerm)s: `NonSaturating` trains the generator against the label 1. The minimax value has no gradient where the
-//! generator is bad, which is where it begins:
+//! [`GanLoss`](crate::GanLoss), or for one batch at a time its [`GanTerm`](crate::GanTerm)s: `NonSaturating` trains the generator
+//! against the label 1. The minimax value has no gradient where the generator is bad, which is where it begins:
 //!
 //! ```
 //! use fused_loss::{GanLoss, GanMode, Reduction};

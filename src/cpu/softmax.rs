@@ -188,7 +188,12 @@ impl<S: Machine> LaneSoftmax<S> {
     /// The log-sum-exp less the maximum, which is small where one class leads, and exact.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn ln_sum(&self) -> F32s<S> {
-        (self.ones - 1.0 + self.rest).ln_1p()
+        // Nearly always, where there are sixteen largest logits. (One logarithm for both: 1.03 times the instructions of cross-entropy
+        // of columns.)
+        if !self.ones.ne(1.0).any() {
+            return self.rest.ln_1p();
+        }
+        self.ones.ln() + (self.rest / self.ones).ln_1p()
     }
 
     /// How much larger the log-sum-exp is than another's, both less their maxima: exact where they are nearly alike.
