@@ -6,11 +6,13 @@
     benches/readme.py throughput FILE     # that one from another record, which the README names from then on
     benches/readme.py peers FILE
     benches/readme.py doors FILE
+    benches/readme.py sums FILE,FILE,...  # every loss, of several machines
     benches/readme.py gpu FILE            # the throughput of a GPU
     benches/readme.py --check             # fails if the README is not what its records give
 """
 
 import json
+import math
 import pathlib
 import re
 import sys
@@ -119,8 +121,40 @@ def doors(name):
     return "\n".join(lines)
 
 
+# Sums of losses, and their terms.
+FOCAL = "sigmoid_focal[gamma=2+alpha+hard]"
+SUMS = {
+    "combined[mse+mae]": ("MSE + MAE", ["mse", "mae"]),
+    "combined[bce+focal]": ("BCE + focal", ["bce_with_logits", FOCAL]),
+    "combined_rows[T=2+smoothing=0.1+z_loss=0][ignored class]": ("cross-entropy + distillation, T = 2", ["cross_entropy", "distillation[T=4]"]),
+    "combined_regions[dice+cross_entropy]": ("Dice + cross-entropy", ["dice[index+softmax]"]),
+    "combined_regions[dice+softmax_focal]": ("Dice + softmax focal", ["dice[index+softmax]"]),
+    "combined_regions[dice+sigmoid_focal]": ("Dice + sigmoid focal", ["dice[sigmoid]", FOCAL]),
+}
+
+
+def sums(names):
+    records = [json.loads((ROOT / name).read_text()) for name in names.split(",")]
+    machine = lambda r: f"{r['machine'].split(',')[0]}, {r['device'].removeprefix('CPU (').rstrip(')').split(', 2')[0]}"
+    label = lambda r: r["machine"].split(",")[0] if r["device"].startswith("CUDA") else machine(r)
+    lines = ["| sum | " + " | ".join(map(label, records)) + " |", "|---|" + "---|" * len(records)]
+
+    def cell(record, loss, terms, dtype):
+        rows = [r for r in record["rows"] if r["dtype"] == dtype]
+        (of_sum,) = (r for r in rows if r["loss"] == loss)
+        alike = lambda r: r["loss"] in terms and math.prod(r["shape"]) == math.prod(of_sum["shape"])
+        return f"{of_sum['ns'] / max(r['ns'] for r in rows if alike(r)):.2f}"
+
+    for loss, (title, terms) in SUMS.items():
+        cells = [", ".join(cell(r, loss, terms, dtype) for dtype in ("f32", "bf16")) for r in records]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    dates = ", ".join(f"{r['date'][:10]} ({r['commit'] or 'no commit'})" for r in records)
+    lines += ["", f"Time over that of the slower term in the same run, f32 and bf16; measured on {dates}."]
+    return "\n".join(lines)
+
+
 # The name of a block in the README, and what makes it of its record.
-BLOCKS = {"throughput": table, "peers": peers, "doors": doors, "gpu": gpu}
+BLOCKS = {"throughput": table, "peers": peers, "doors": doors, "gpu": gpu, "sums": sums}
 
 
 def main():
@@ -134,7 +168,8 @@ def main():
             sys.exit(f"README.md has no {block} table between its two marks")
         name = found[1]
         if block in given:
-            name = pathlib.Path(given[block]).resolve().relative_to(ROOT).as_posix()
+            paths = map(pathlib.Path, given[block].split(","))
+            name = ",".join(path.resolve().relative_to(ROOT).as_posix() for path in paths)
         made = f"<!-- {block} table: from {name} -->\n{make(name)}\n<!-- end -->"
         remade = remade[: found.start()] + made + remade[found.end() :]
     if sys.argv[1:] != ["--check"]:

@@ -7,6 +7,11 @@
 struct CosineEmbedding {
     CosineEmbeddingParams p;
 
+    // NaN if the sum of squares has overflowed: its length is not known.
+    FL static float inverse_length(float squares) {
+        return squares <= 3.4e38f ? fl::ratio(1.0f, sqrtf(squares + 1e-12f)) : fl::nan();
+    }
+
     template <class Row> FL float row(Row& row) const {
         fl::Sum of_xt, of_xx, of_tt;
         fl::first<fl::ALL>(row, 0.0f, [&](int, float x, float t) {
@@ -16,7 +21,7 @@ struct CosineEmbedding {
         }, [&] { of_xt.flush(), of_xx.flush(), of_tt.flush(); });
         float sums[3] = {float(of_xt.many), float(of_xx.many), float(of_tt.many)};
         fl::sum_up(row, sums);
-        const float inv_x = fl::ratio(1.0f, sqrtf(sums[1] + 1e-12f)), inv_t = fl::ratio(1.0f, sqrtf(sums[2] + 1e-12f));
+        const float inv_x = inverse_length(sums[1]), inv_t = inverse_length(sums[2]);
         const float cos = sums[0] * inv_x * inv_t, excess = cos - p.margin, label = row.label();
         // The value, and its derivative for the cosine. Written so that NaN takes neither of the two numbers.
         float value = 0.0f, slope = 0.0f;

@@ -55,7 +55,7 @@ struct SigmoidFocalAny : fl::Pointwise {
         const float ln_m = hard ? -other : fl::ln(f.m);
         const float mixed = l.variance() / f.m, right = missed ? tail : 1.0f - tail;
         const float ratio = hard ? right : mixed;
-        const float power = fl::exp(p.gamma * fl::larger(ln_m, -3.4e38f)); // not zero times infinity; bce has what is NaN
+        const float power = fl::exp(p.gamma * (ln_m < -3.4e38f ? -3.4e38f : ln_m)); // not zero times infinity; NaN stays
         const float pull = f.pull(f.w - tail, p.gamma * f.lean * ratio);
         return {f.alpha * fl::no_nan(power, f.bce), l.with_sign(f.alpha * power * pull)};
     }

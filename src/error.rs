@@ -146,8 +146,9 @@ pub enum Error {
         /// What it brought.
         got: usize,
     },
-    /// Ranks came to one call with as many rows, but with something else that must be the same: hidden numbers, options, the reduction,
-    /// which weights there are, a gradient that is asked for, or, for a head on GPUs, the budget.
+    /// Ranks came to one call with as many rows, but with something else that must be the same: options, the reduction, which weights
+    /// there are, a gradient that is asked for; of a head, hidden numbers and how many tokens count; on GPUs, the storage type and, of a
+    /// head, the budget.
     RanksDiffer {
         /// The first that differs from rank 0.
         rank: usize,
@@ -246,7 +247,8 @@ impl fmt::Display for Error {
             ),
             Error::RanksDiffer { rank } => write!(
                 f,
-                "rank {rank} calls for something else than rank 0: hidden numbers, options, reduction, weights, outputs and budget must agree"
+                "rank {rank} calls for something else than rank 0: options, reduction, weights, outputs, hidden \
+                 numbers, the number of tokens that count, storage type and budget must agree"
             ),
             Error::RanksLate { seconds } => write!(
                 f,

@@ -16,15 +16,15 @@
 //! | yes or no, as labels -1 and 1 | [`SoftMargin`](crate::SoftMargin) | [`BceWithLogits`](crate::BceWithLogits) of such labels | a label of 0 costs ln 2 and teaches nothing |
 //! | yes or no, by a margin | [`Hinge`](crate::Hinge), [`SquaredHinge`](crate::SquaredHinge) | right by enough costs nothing | say whether labels are -1/1 or 0/1 |
 //! | one of many | [`CrossEntropy`](crate::CrossEntropy) | softmax and logarithm in one, exact | logits, not a softmax; classes on the last axis or on axis 1 |
-//! | one of many, most of them easy | [`SoftmaxFocal`](crate::SoftmaxFocal) | what is learnt stops to dominate | the mean gets small: raise the rate of learning |
+//! | one of many, most of them easy | [`SoftmaxFocal`](crate::SoftmaxFocal) | what is learnt stops dominating | the mean gets small: raise the rate of learning |
 //! | one of many, by a margin | [`CategoricalHinge`](crate::CategoricalHinge), [`MultiMargin`](crate::MultiMargin) | right by enough costs nothing; the first asks it of the best wrong class, the second of each | scores are no probabilities |
 //! | the next of very many words | `head::LinearCrossEntropy` | the logits are never all held | its memory is a budget |
 //! | one of so many classes that GPUs share them | `CrossEntropy::across` and `LinearCall::across`, of [`parallel`](crate::parallel) | each rank looks at its own classes, and two small all-reduces put that together | all ranks call, with the same targets |
-//! | how sure it is, and whether it is right, beside the loss | [`Call::entropy`](crate::Call::entropy), [`hit`](crate::Call::hit), [`argmax`](crate::Call::argmax), [`lse`](crate::Call::lse) of [`CrossEntropy`](crate::CrossEntropy) | from the same pass, for a few stores | a row that is ignored has zeros, and the class -1 |
+//! | how sure it is, and whether it is right, beside the loss | [`Call::entropy`](crate::Call::entropy), [`hit`](crate::Call::hit), [`argmax`](crate::Call::argmax), [`lse`](crate::Call::lse) of [`CrossEntropy`](crate::CrossEntropy) | from the same pass | a row that is ignored has zeros, and the class -1 |
 //! | what to do, learnt from rewards | [`CrossEntropy`](crate::CrossEntropy) of what was drawn, weighed by advantages; [`log_probs`](crate::CrossEntropy::log_probs) | minus its value is the log-probability | see [below](#a-policy) for the bonus of entropy |
 //! | a mask, of a region that is small | [`DiceLoss`](crate::DiceLoss), with [`CrossEntropy`](crate::CrossEntropy) | overlap does not see the background | say what the input is: `.sigmoid()`, `.softmax()` or probabilities |
 //! | a mask, of classes of very unequal size | [`GeneralizedDiceLoss`](crate::GeneralizedDiceLoss) | weighs each class by one over its size squared | one value a sample; a class that is not there weighs as the rarest that is |
-//! | a mask, where misses and false alarms differ | [`TverskyLoss`](crate::TverskyLoss) | a price each | `alpha` is of false positives; Keras up to 3.15 has them the other way round |
+//! | a mask, where misses and false alarms differ | [`TverskyLoss`](crate::TverskyLoss) | a price each | `alpha` is of false positives; Keras up to 3.15.1 has them the other way round |
 //! | a mask, some regions of which are nearly right and others missed | [`TverskyLoss::focal`](crate::TverskyLoss::focal) | a power above 1 turns to what is missed, one below 1 finishes what is nearly right | the paper's 4/3 is `focal(0.75)` |
 //! | a mask, judged by its Jaccard index (mIoU) | [`LovaszSoftmax`](crate::LovaszSoftmax), [`LovaszHinge`](crate::LovaszHinge), after training with cross-entropy | follows the index itself, pixel by pixel, where Dice follows a mean | sorts all pixels: many times the price of Dice; gradients at few pixels: begin with cross-entropy |
 //! | probabilities, or their logarithms, made elsewhere | [`CrossEntropyProbs`](crate::CrossEntropyProbs), [`KlDivProbs`](crate::KlDivProbs); [`Nll`](crate::Nll), [`KlDiv`](crate::KlDiv) | numbers are taken as they are | what was rounded to 1 has nothing left to learn from: logits where there is a choice |
@@ -33,15 +33,15 @@
 //! | a distribution | [`KlDiv`](crate::KlDiv) | the distance that likelihood means | log-probabilities in; `BatchMean` is the divergence, `Mean` is not |
 //! | what a teacher says | [`Distillation`](crate::Distillation), [`Jsd`](crate::Jsd) | logits of both, one pass | gradients shrink with the square of the temperature unless they are scaled |
 //! | two views of one thing, as pictures and their texts | `head::InfoNce` | every other pair of the batch is a negative, and their similarities are never held: CLIP | rows of length one, a scale that is learnt, large batches; `one_way` where only one side asks |
-//! | whether two embeddings belong together | [`CosineEmbedding`](crate::CosineEmbedding) | the angle alone is judged | labels -1 and 1; `margin` is the cosine from which those that do not belong are left alone |
+//! | whether two embeddings belong together | [`CosineEmbedding`](crate::CosineEmbedding) | the angle alone is judged | labels -1 and 1; pairs that do not belong are left alone where their cosine is below `margin` |
 //! | an embedding, from examples that are nearer and further | [`TripletMargin`](crate::TripletMargin) | only the order of distances is asked for | triplets that are right by the margin teach nothing: choose hard ones, and `swap` |
-//! | a ranking, a preference | [`MarginRanking`](crate::MarginRanking), [`Dpo`](crate::Dpo) | differences alone are judged | labels -1 and 1 |
+//! | a ranking, a preference | [`MarginRanking`](crate::MarginRanking), [`Dpo`](crate::Dpo) | differences alone are judged | the first takes labels -1 and 1; the second log-probabilities of what was chosen and of what was rejected, and their difference under the reference |
 //! | a preference of which some labels are wrong | [`Dpo::label_smoothing`](crate::Dpo::label_smoothing) | the share that is wrong pulls back | of the sigmoid alone |
 //! | a preference that the policy takes too far | [`DpoVariant::Ipo`](crate::DpoVariant::Ipo), [`DpoVariant::Hinge`](crate::DpoVariant::Hinge) | the first pulls the log-ratio to `1 / (2 beta)`, the second lets go where it is `1 / beta`; the sigmoid pushes for ever | `beta` is another number in each |
 //! | samples that look real | [`GanLoss`](crate::GanLoss), [`RelativisticAverage`](crate::RelativisticAverage), [`RelativisticPair`](crate::RelativisticPair) | `NonSaturating` learns from the start | `Minimax` is what textbooks write and does not |
 //! | the same, with a critic that gets too steep | [`GradientPenalty`](crate::GradientPenalty) beside it | WGAN-GP's and R1's | its input is the critic's gradient for the samples; the second way back is yours |
 //! | none of these | [`Custom`](crate::Custom) | a value and a gradient of an element, in your words, run as the others are | the gradient is not checked: compare it with differences |
-//! | several things at once | a sum, `0.5 * a + 0.5 * b`: [`Combined`](crate::Combined), [`CombinedRegions`](crate::CombinedRegions), [`CombinedRows`](crate::CombinedRows) | one pass, one launch | look at the terms by themselves: `terms` |
+//! | several things at once | a sum, `0.5 * a + 0.5 * b`: [`Combined`](crate::Combined), [`CombinedRegions`](crate::CombinedRegions), [`CombinedRows`](crate::CombinedRows) | no more passes than the costliest term | look at the terms by themselves: `terms` |
 //! | several outputs, each with its loss | a call each, weighed by [`TaskUncertainty`](crate::TaskUncertainty) | the weights are learned | the loss may be below zero |
 //!
 //! # Numbers
@@ -58,10 +58,8 @@
 //! Huber::new(2.0)?.forward_backward(&input, &target, Reduction::Sum, &mut grad)?;
 //! assert_eq!(grad, [1.0, 2.0]);
 //! // PyTorch's two names are not the same loss: one is the other times delta.
-//! let (huber, smooth) = (Huber::new(2.0)?, SmoothL1::new(2.0)?);
-//! let of = |value: fused_loss::Result<f32>| value;
-//! let twice = 2.0 * of(smooth.forward(&input, &target, Reduction::Sum))?;
-//! assert_eq!(of(huber.forward(&input, &target, Reduction::Sum))?, twice);
+//! let twice = 2.0 * SmoothL1::new(2.0)?.forward(&input, &target, Reduction::Sum)?;
+//! assert_eq!(Huber::new(2.0)?.forward(&input, &target, Reduction::Sum)?, twice);
 //! # Ok(()) }
 //! ```
 //!
@@ -170,7 +168,7 @@
 //! | the loss is NaN from the first step | an input that is NaN or infinite: no loss here hides one; a mean of nothing; a batch of ignored rows alone |
 //! | NaN after a while, in f16 | the loss scale: give it to `grad_output`, which multiplies before the gradient is rounded |
 //! | gradients of exactly zero, in f16 | the same: a mean over 10^7 elements has gradients that f16 does not have |
-//! | the loss stops at ln(classes) or at 0.55 | a softmax or sigmoid before a loss that takes logits |
+//! | the loss stops at ln(classes), or above zero (at 0.55 with three classes; at 0.31 and 0.69 of yes and no) | a softmax or sigmoid before a loss that takes logits |
 //! | twice the gradient that was expected | `accumulate`, or a buffer that a call before has left |
 //! | a loss that depends on the size of the batch | `Sum` in place of `Mean`; for steps of several batches `SumOver` of the tokens in all of them |
 //! | a sum that is larger than Keras's | Keras averages the last axis before it sums |

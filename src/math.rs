@@ -36,6 +36,30 @@ functions! {
     softplus;
 }
 
+/// What the logistic function has to do with, at one `x`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Logistic {
+    /// `1 / (1 + e^-x)`
+    pub sigmoid: f32,
+    /// The same of `-x`: `1 - sigmoid`, without cancellation.
+    pub sigmoid_neg: f32,
+    /// `ln(1 + e^x)`
+    pub softplus: f32,
+    /// The same of `-x`.
+    pub softplus_neg: f32,
+}
+
+/// Sigmoid and softplus of `x` and of `-x`, from one exponential.
+#[cfg_attr(optimized, inline(always))]
+pub fn logistic(x: f32) -> Logistic {
+    let (small, soft) = One.splat(x).logistic_tail();
+    let (small, soft, positive) = (small.raw(), soft.raw(), x > 0.0);
+    let (more, larger) = (soft + x.abs(), 1.0 - small);
+    let (sigmoid, sigmoid_neg) = if positive { (larger, small) } else { (small, larger) };
+    let (softplus, softplus_neg) = if positive { (more, soft) } else { (soft, more) };
+    Logistic { sigmoid, sigmoid_neg, softplus, softplus_neg }
+}
+
 /// -1, 0 or 1: the derivative of the absolute value, with 0 at its kink. NaN for NaN.
 #[cfg_attr(optimized, inline(always))]
 pub fn sign(x: f32) -> f32 {
@@ -48,14 +72,22 @@ pub fn sign(x: f32) -> f32 {
 mod tests {
     use super::*;
 
+    fn soft(x: f64) -> f64 {
+        x.max(0.0) + (-x.abs()).exp().ln_1p()
+    }
+
     type Function = (&'static str, fn(f32) -> f32, fn(f64) -> f64);
-    const ALL: [Function; 6] = [
+    const ALL: [Function; 10] = [
         ("exp", exp, f64::exp),
         ("ln", ln, f64::ln),
         ("ln_1p", ln_1p, f64::ln_1p),
         ("tanh", tanh, f64::tanh),
         ("sigmoid", sigmoid, |x| 1.0 / (1.0 + (-x).exp())),
-        ("softplus", softplus, |x| x.max(0.0) + (-x.abs()).exp().ln_1p()),
+        ("softplus", softplus, soft),
+        ("logistic sigmoid", |x| logistic(x).sigmoid, |x| 1.0 / (1.0 + (-x).exp())),
+        ("logistic sigmoid_neg", |x| logistic(x).sigmoid_neg, |x| 1.0 / (1.0 + x.exp())),
+        ("logistic softplus", |x| logistic(x).softplus, soft),
+        ("logistic softplus_neg", |x| logistic(x).softplus_neg, |x| soft(-x)),
     ];
 
     /// The bound itself is checked for every float in `src/cpu/math.rs`; here, that these are those functions.

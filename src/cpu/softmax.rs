@@ -199,7 +199,10 @@ impl<S: Machine> LaneSoftmax<S> {
     /// How much larger the log-sum-exp is than another's, both less their maxima: exact where they are nearly alike.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn ln_ratio(&self, other: &Self) -> F32s<S> {
-        (((self.ones - other.ones) + (self.rest - other.rest)) * other.inv_sum).ln_1p()
+        let more = (self.ones - other.ones) + (self.rest - other.rest);
+        // Of the smaller sum: near -1 of the larger one, `ln_1p` would make much of roundings.
+        let less = more.lt(0.0);
+        (more.abs() * less.pick(self.inv_sum, other.inv_sum)).ln_1p().neg_where(less)
     }
 
     /// `1 - p` of the class that leads, without cancellation.

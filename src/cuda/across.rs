@@ -51,7 +51,8 @@ pub(crate) fn not_captured(stream: &CudaStream) -> Result<()> {
 
 /// The same as [`sum_over_ranks`](crate::parallel::sum_over_ranks) of one f32 on the device, in place: what a sum is divided by
 /// (`denominator` of the calls on GPUs), such as the number of tokens that count, with which the batch came from the host. A collective;
-/// over [`Nccl`](super::Nccl) it is enqueued, and nothing waits. Whole numbers are exact up to 2^24, and to one part in 2^24 beyond.
+/// over [`Nccl`](super::Nccl) it is enqueued, and nothing waits. Whole numbers are exact up to 2^24, and beyond lose at most a part in 2^24
+/// a rank.
 pub fn sum_over_ranks_on<'a>(
     ranks: &dyn Communicator,
     cuda: &Cuda,

@@ -251,9 +251,14 @@ impl OnStream<'_> {
             *captured = false;
             blocks.push(DeviceMemory::new(context, bytes)?);
         }
-        *captured |= capturing;
         let (Some(blas), Some(block)) = (blas, blocks.last()) else { unreachable!("they have just been made") };
         Ok((blas.clone(), block.address))
+    }
+
+    /// From now on a graph may use that memory, if one is captured.
+    pub(super) fn use_head(&mut self) -> Result<()> {
+        self.memory.head.captured |= self.cuda.is_capturing()?;
+        Ok(())
     }
 }
 

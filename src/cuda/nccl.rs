@@ -180,7 +180,20 @@ impl Nccl {
     /// Waits until the GPU has done what its stream has been given, as `synchronize` does; but where another rank does not come, or NCCL
     /// has lost it, this ends the group, and is an error.
     pub fn wait(&self) -> Result<()> {
-        self.with(|ranks, comm| ranks.until_done(comm, &ranks.stream))
+        self.with(|ranks, comm| ranks.until_done(comm, &ranks.stream)).inspect_err(|_| self.end_what_is_left())
+    }
+
+    /// Where this rank has left, what it had enqueued ends, unless the others come to it.
+    fn end_what_is_left(&self) {
+        let mut group = self.lock();
+        if let Some(comm) = group.comm
+            && self.stream.context().bind_to_thread().is_ok()
+            && self.until_done(comm, &self.stream).is_err()
+        {
+            // SAFETY: nobody else has it, and nobody will.
+            unsafe { (self.functions.abort)(comm) };
+            group.comm = None;
+        }
     }
 
     /// Waits for a stream.

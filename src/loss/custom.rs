@@ -48,9 +48,8 @@ const MOST: usize = 8;
 /// numbers, and the functions of [`math`](crate::math). The standard library's `exp` or `ln` are calls, an element at a time.
 ///
 /// **In CUDA** the text is the body of a function. It reads `x`, `t` and the options by their names, and assigns to `value` and `grad`,
-/// which are NaN if it does not. It is CUDA C++, with the functions of [`math`](crate::math) as `fl::exp`, `fl::softplus` and so on, and
-/// `fl::logistic(x)`, from one exponential, with its members `sigmoid`, `sigmoid_neg`, `softplus` and `softplus_neg`. Products and sums
-/// are not contracted, so that the same formula rounds alike in Rust.
+/// which are NaN if it does not. It is CUDA C++, with the functions of [`math`](crate::math) as `fl::exp`, `fl::softplus`,
+/// `fl::logistic` and so on. Products and sums are not contracted, so that the same formula rounds alike in Rust.
 ///
 /// The text is compiled by NVRTC when the loss is first called on a GPU: half a second, once, for it is kept in memory and on the disk
 /// (`FUSED_LOSS_CACHE`, else `fused-loss` in `XDG_CACHE_HOME` or `~/.cache`; delete it whenever you like, and set it empty to keep

@@ -135,7 +135,10 @@ macro_rules! variant {
 
 variant!(Sigmoid, |p, h| {
     let l = logistic(p.beta * h);
-    Point { value: l.cost(p.flipped, p.preferred), grad: p.beta * l.slope(p.flipped, p.preferred) }
+    let weight = l.weight(p.flipped, p.preferred);
+    // Zero times infinity is zero: without smoothing, a pair that is told apart for certain costs nothing.
+    let value = ((p.flipped + p.preferred) * l.soft).add_product_where(weight.ne(0.0), l.abs, weight);
+    Point { value, grad: p.beta * l.slope(p.flipped, p.preferred) }
 });
 variant!(Hinge, |p, h| {
     let short = 1.0 - p.beta * h;

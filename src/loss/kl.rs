@@ -27,7 +27,7 @@ use crate::shape::Shape;
 ///
 /// Edge cases: a target probability of 0 (a log target of minus infinity) contributes exactly 0 to
 /// value and gradient, whatever the input, minus infinity included (PyTorch: NaN); its own gradient,
-/// whose limit is minus infinity, is given as 0. A negative target gives NaN. To distil from
+/// whose limit is minus infinity, is given as 0. The value of a negative target is NaN. To distil from
 /// logits, [`Distillation`] does softmax and divergence in one.
 ///
 /// ```
@@ -223,10 +223,10 @@ impl Distillation {
         Distillation { temperature: 1.0, squared: true }
     }
 
-    /// Divides both logit tensors by this; finite and above zero.
+    /// Divides both logit tensors by this; above zero, and its square finite.
     pub fn temperature(mut self, temperature: f32) -> Result<Self> {
-        let ok = temperature.is_finite() && temperature > 0.0 && (1.0 / temperature).is_finite();
-        self.temperature = check_option("temperature", "a finite number above zero", temperature, ok)?;
+        let ok = temperature > 0.0 && [temperature * temperature, 1.0 / temperature].iter().all(|x| x.is_finite());
+        self.temperature = check_option("temperature", "a number above zero of finite square", temperature, ok)?;
         Ok(self)
     }
 

@@ -23,7 +23,7 @@ use crate::params::PoissonNllParams;
 /// | Keras | `Poisson`: `log_input(false)` with `eps(1e-7)` |
 ///
 /// Edge cases: a count of 0 costs `exp(x)` or `x` alone, whatever the other term is (PyTorch: NaN at a log-rate of minus infinity).
-/// `full` changes no gradient. Single values may be negative. A rate below `-eps` gives NaN.
+/// `full` changes no gradient. Single values may be negative. The value of a rate below `-eps` is NaN.
 ///
 /// ```
 /// use fused_loss::{PoissonNll, Reduction};

@@ -8,10 +8,9 @@ use crate::error::{Error, Result};
 
 /// A rank among threads of this process: for the CPU, and for tests. Collectives are deterministic: ranks are combined in their order.
 ///
-/// A rank that is dropped, as it is when its thread panics, one whose call ends with an error of its own while others are at it, and one
-/// that does not come in time end the group: all others get
-/// [`Error::RankLost`], from the collective that they are in and from every later one. Ranks that come with different lengths or
-/// operations all get [`Error::RanksDisagree`].
+/// A rank that is dropped, as it is when its thread panics, one whose call ends with an error of its own once ranks have agreed on it,
+/// and one that does not come in time end the group: all others get [`Error::RankLost`], from the collective that they
+/// are in and from every later one. Ranks that come with different lengths or operations all get [`Error::RanksDisagree`].
 ///
 /// ```
 /// use fused_loss::parallel::{Communicator, Local, ReduceOp};

@@ -55,9 +55,10 @@
 //! [`RanksDiffer`](crate::Error::RanksDiffer), and may go on with other calls. Over `Nccl` those ranks get it whose call is not what
 //! their last one was, of which there is at least one where ranks disagree, and the group has ended for them. A rank that calls what it
 //! had called before has not waited: it has gone ahead to collectives that the others do not come to, and gets
-//! [`RanksLate`](crate::Error::RanksLate) from whatever waits. Collectives of unequal length never meet. Nobody notices calls that are
-//! alike and not meant for each other; and nothing keeps graphs of unlike calls from being replayed at the same time, or vocabularies
-//! from being taken in another order on another rank.
+//! [`RanksLate`](crate::Error::RanksLate) from whatever waits. Of calls with one `Vocab` collectives of unequal length never
+//! meet. Nobody notices calls that are alike and not meant for each other; and nothing keeps ranks from replaying the graph of one call
+//! beside another call, from taking vocabularies in another order, or from being in `Vocab::new`, [`sum_over_ranks`] or a verb of the CPU
+//! while others are in a call on GPUs: over `Nccl`, all that is undefined.
 //!
 //! **Data-parallel.** Ranks that have different tokens divide by the number that all of them count, which [`sum_over_ranks`] finds:
 //! `Reduction::SumOver(sum_over_ranks(&rank, counted)?)` makes the sum of the ranks' values, and of their gradients, those of one
@@ -201,7 +202,7 @@ fn gather<const N: usize>(ranks: &dyn Communicator, own: [f64; N]) -> Result<Vec
     Ok(numbers(&slots))
 }
 
-/// The sum of a number of each rank, such as of the tokens that count. A collective that waits, over [`Nccl`] for the GPU too.
+/// The sum of a number of each rank, such as of the tokens that count. A collective that waits, over `Nccl` for the GPU too.
 pub fn sum_over_ranks(ranks: &dyn Communicator, number: f64) -> Result<f64> {
     Ok(gather(ranks, [number])?.iter().map(|[number]| number).sum())
 }

@@ -49,13 +49,11 @@ pub fn squared_error() -> Custom {
     )
 }
 
-/// Without options, and with the functions of `kernels/skeleton/math.cuh`: binary cross-entropy on logits.
+/// Without options, and with functions of the crate: binary cross-entropy on logits.
 pub fn logistic() -> Custom {
     let formula = |x: f32, t: f32, []: [f32; 0]| {
-        let tail = (-x.abs()).exp();
-        let (soft, small) = (tail.ln_1p(), tail / (1.0 + tail));
-        let (sigmoid, rest) = if x > 0.0 { (1.0 - small, small) } else { (small, 1.0 - small) };
-        ((1.0 - t) * (soft + x.max(0.0)) + t * (soft - x.min(0.0)), (1.0 - t) * sigmoid - t * rest)
+        let l = fused_loss::math::logistic(x);
+        ((1.0 - t) * l.softplus + t * l.softplus_neg, (1.0 - t) * l.sigmoid - t * l.sigmoid_neg)
     };
     Custom::new("logistic", [], formula).unwrap().cuda(
         "const fl::Logistic l = fl::logistic(x);

@@ -82,6 +82,21 @@ fn the_gradient_of_an_infinite_logit_is_finite() {
     assert_eq!(one(f32::INFINITY, 0.0, |x: &[f32], t| BceWithLogits::new().call(x, t)).0, f32::INFINITY);
 }
 
+/// Without smoothing, a pair that is told apart for certain costs nothing, not zero times infinity.
+#[test]
+fn a_certain_preference_costs_nothing_or_infinity() {
+    let of = |smoothing: f32, chosen: f32, rejected: f32| {
+        let (mut grad, mut grad_target) = ([7.0], [7.0]);
+        let loss = Dpo::new(0.5).unwrap().label_smoothing(smoothing).unwrap();
+        let value = loss.forward_backward(&[chosen], &[rejected], &[0.0], Sum, &mut grad, &mut grad_target).unwrap();
+        (value, grad[0], grad_target[0])
+    };
+    let inf = f32::INFINITY;
+    assert_eq!(of(0.0, -10.0, -inf), (0.0, 0.0, 0.0));
+    assert_eq!(of(0.0, -inf, -10.0), (inf, -0.5, 0.5));
+    assert_eq!(of(0.25, -10.0, -inf), (inf, 0.125, -0.125));
+}
+
 /// 22: where `max(x, 0) - x t + ln(exp(..) + exp(..))` in f32 is 7% off.
 #[test]
 fn small_losses_of_logits_are_right_to_two_ulp() {

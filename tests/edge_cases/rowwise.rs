@@ -346,3 +346,41 @@ fn infinite_scores_have_the_gradient_of_their_piece_of_the_margin() {
         assert_eq!((value, grad), want, "{x:?}");
     }
 }
+
+/// The sum of a flat teacher's exponentials is thousands of times that of a student who is sure: `ln(1 + y)` of a `y` near -1 made a
+/// hundred times as much of its rounding.
+#[test]
+fn a_sure_student_of_a_flat_teacher_has_its_divergence() {
+    for (classes, lead) in [(255, 8.0f32), (255, 11.8125), (250, 10.0), (10, 12.0)] {
+        for dims in [[1, classes, 20], [20, classes, 1]] {
+            let positions = dims[2];
+            let student: Vec<f32> =
+                (0..20 * classes).map(|i| if i / positions % classes == 3 { lead } else { 0.0 }).collect();
+            let teacher = vec![0.0f32; student.len()];
+            let (c, lead) = (classes as f64, f64::from(lead));
+            let ln_sum = (c - 1.0 + lead.exp()).ln();
+            // The student's surprise at what the teacher draws, less the teacher's own; and with the two exchanged.
+            let (flat, sure) = (ln_sum - lead / c - c.ln(), c.ln() - ln_sum + lead * (lead - ln_sum).exp());
+            let what = format!("{dims:?}, {lead}");
+            close(&what, Distillation::new().forward(&student, &teacher, dims, Mean).unwrap(), flat, 6e-7);
+            close(&what, Distillation::new().forward(&teacher, &student, dims, Mean).unwrap(), sure, 6e-7);
+            let reverse = Jsd::new().beta(1.0).unwrap();
+            close(&what, reverse.forward(&teacher, &student, dims, Mean).unwrap(), flat, 6e-7);
+            close(&what, reverse.forward(&student, &teacher, dims, Mean).unwrap(), sure, 6e-7);
+        }
+    }
+}
+
+/// The length of such a row is no number in f32, which is what GPUs sum squares in: they give NaN then, and not an angle that looks
+/// like one.
+#[test]
+fn the_angle_of_a_row_too_long_for_f32_is_right_or_no_number() {
+    for (label, want) in [(1.0f32, 0.0), (-1.0, 1.0)] {
+        let (mut grad, mut grad_target) = ([7.0; 2], [7.0; 2]);
+        let loss = CosineEmbedding::new(0.0).unwrap();
+        let value = loss
+            .forward_backward(&[1e20f32, 0.0], &[1.0, 0.0], &[label], (1, 2), Sum, &mut grad, &mut grad_target)
+            .unwrap();
+        assert!(if BY_KERNELS { value.is_nan() } else { (value - want).abs() < 1e-6 }, "{label}: {value}");
+    }
+}
