@@ -42,6 +42,7 @@ pub(crate) struct Row<'a, T> {
 }
 
 /// A row between two looks at it. Not zeroed: for short rows that would take longer than the loss.
+#[repr(align(64))] // no vector in two cache lines
 pub(crate) struct Kept([MaybeUninit<f32>; KEEP]);
 
 impl Kept {

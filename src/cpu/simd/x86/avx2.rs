@@ -178,6 +178,7 @@ impl Machine for Avx2 {
         #[inline(never)]
         #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2")]
         fn go<K: Kernel>(simd: Avx2, task: K) -> K::Output {
+            super::align_frame();
             task.run(simd)
         }
         // SAFETY: `self` proves that the machine has these instructions.

@@ -165,6 +165,7 @@ impl Machine for Avx512 {
         #[inline(never)]
         #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,avx512f,avx512bw,avx512dq,avx512vl")]
         fn go<K: Kernel>(simd: Avx512, task: K) -> K::Output {
+            super::align_frame();
             task.run(simd)
         }
         // SAFETY: `self` proves that the machine has these instructions.
