@@ -203,9 +203,10 @@ impl<'a, L: Loss, T: Element, I> Call<'a, L, T, I> {
         self
     }
 
-    /// Also writes the gradient for the targets here, where the loss has one: MSE, MAE, Huber,
-    /// SmoothL1, binary cross-entropy, cross-entropy with dense targets, KL divergence. Verbs without
-    /// a gradient refuse it.
+    /// Also writes the gradient for the targets here, where the loss has one: MSE, MAE, Huber, SmoothL1,
+    /// log-cosh, quantile, binary cross-entropy, cross-entropy of dense targets (`CrossEntropyProbs` too),
+    /// KL divergence, distillation, JSD, boxes, relativistic pairs, losses of three tensors, and sums of
+    /// element-wise losses that all have one. Verbs without a gradient refuse it.
     pub fn grad_target(mut self, grad: &'a mut [T]) -> Self {
         self.extras.grad_target = Some(Dst::new(grad));
         self

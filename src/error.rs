@@ -6,7 +6,7 @@ use std::fmt;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a call was refused. Everything is checked before anything is written: after an error every
-/// buffer holds what it held before.
+/// buffer holds what it held before. (But for class indices on a GPU, which kernels look at while they write, and ranks that are lost.)
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Error {

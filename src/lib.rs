@@ -62,7 +62,7 @@
 //! * [`parallel`]: classes and tokens that ranks share.
 //! * [`Device`] and [`Buffer`] let one program run on a GPU box and on a laptop.
 //! * `Cuda` takes cudarc's slices and views on the caller's stream, and only enqueues.
-//! * [`Error`]: everything is checked before anything is written. No safe call panics.
+//! * [`Error`]: everything is checked before anything is written, but for class indices on a GPU. No safe call panics.
 //!
 //! # How it is built
 //!

@@ -1,4 +1,4 @@
-//! Every loss does the job that it is for: small networks learn real data, and one table says how well.
+//! A loss of each family does the job that it is for: small networks learn real data, and one table says how well.
 //!
 //! ```text
 //! cargo run --release --example train
@@ -28,7 +28,7 @@ use fused_loss::Device;
 use report::{Context, Outcome};
 
 const USAGE: &str = "\
-Trains small networks with every loss of fused-loss and tells how well they do.
+Trains small networks with a loss of each family and tells how well they do.
 
     cargo run --release --example train -- [OPTIONS]
 

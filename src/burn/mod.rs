@@ -55,9 +55,9 @@
 //! instead, so that what comes from above, an AMP loss scale, is multiplied in before they are rounded; so are those of
 //! [`forward_unreduced`](TensorCall::forward_unreduced).
 //!
-//! Targets that are on the graph get their gradient too, where the loss has one: MSE, MAE, Huber, SmoothL1, binary cross-entropy,
-//! cross-entropy with dense targets, KL divergence, distillation, relativistic pairs. Other losses refuse them, as all refuse weights
-//! on the graph, rather than lose a gradient in silence: pass `target.inner()` (burn's `detach` makes a new leaf of a leaf). There are no second derivatives.
+//! Targets that are on the graph get their gradient too, where the loss has one (see [`Call::grad_target`](crate::Call::grad_target)).
+//! Other losses refuse them, as all refuse weights on the graph, rather than lose a gradient in silence: pass `target.inner()` (burn's
+//! `detach` makes a new leaf of a leaf). There are no second derivatives.
 
 mod cpu;
 mod op;

@@ -49,9 +49,9 @@
 //! they are rounded: the gradient of a mean may be too small for f16 before it. The same is true of bf16 on GPUs, where candle
 //! would round the scale itself, and of [`forward_unreduced`](TensorCall::forward_unreduced).
 //!
-//! Targets that are on the graph get their gradient too, where the loss has one: MSE, MAE, Huber, SmoothL1, binary cross-entropy,
-//! cross-entropy with dense targets, KL divergence, distillation, relativistic pairs. Other losses refuse them, as all refuse weights
-//! on the graph, rather than lose a gradient in silence: pass `target.detach()`. There are no second derivatives.
+//! Targets that are on the graph get their gradient too, where the loss has one (see [`Call::grad_target`](crate::Call::grad_target)).
+//! Other losses refuse them, as all refuse weights on the graph, rather than lose a gradient in silence: pass `target.detach()`. There are
+//! no second derivatives.
 //!
 //! candle's `backward` adds every gradient that it is given to zeros of its own, which takes several times as long as the loss (and, in bf16 on
 //! CPUs with AVX512-BF16, makes zeros of subnormal numbers). A
