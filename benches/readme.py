@@ -135,8 +135,8 @@ SUMS = {
 
 def sums(names):
     records = [json.loads((ROOT / name).read_text()) for name in names.split(",")]
-    machine = lambda r: f"{r['machine'].split(',')[0]}, {r['device'].removeprefix('CPU (').rstrip(')').split(', 2')[0]}"
-    label = lambda r: r["machine"].split(",")[0] if r["device"].startswith("CUDA") else machine(r)
+    # Of a CPU, its instruction set too.
+    label = lambda r: ", ".join([r["machine"].split(",")[0], *re.findall(r"CPU \((.+?),", r["device"])])
     lines = ["| sum | " + " | ".join(map(label, records)) + " |", "|---|" + "---|" * len(records)]
 
     def cell(record, loss, terms, dtype):

@@ -20,7 +20,8 @@
 // The version of the header; `fl_version` has that of the library.
 #define FL_VERSION 1000
 
-// What a function returns. Everything but `FL_OK` means that nothing was written, and that `fl_last_error` says why.
+// What a function returns. Everything but `FL_OK` means that nothing was written (but of `fl_check`, which tells of calls that
+// have run), and that `fl_last_error` says why.
 typedef enum {
   // Done; on a GPU: enqueued.
   FL_OK = 0,

@@ -6,7 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use fl::Error;
 
-/// What a function returns. Everything but `FL_OK` means that nothing was written, and that `fl_last_error` says why.
+/// What a function returns. Everything but `FL_OK` means that nothing was written (but of `fl_check`, which tells of calls that
+/// have run), and that `fl_last_error` says why.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum fl_status {

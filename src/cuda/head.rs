@@ -86,13 +86,11 @@ pub(super) unsafe fn run(loss: &Kernel, call: &HeadRequest<'_>, cuda: &Cuda) -> 
         // SAFETY: it is the handle's, and this call has the handle.
         unsafe { vocab.agree_on(same(call, &layout, (looks.params.of, loss.ignore_index)), cuda, scratch)? };
     }
-    stream.use_head().inspect_err(|error| call.looks.iter().for_each(|(vocab, _)| vocab.ranks.leave(error)))?;
+    let pass = Pass { loss, call, layout, memory, blas: &blas, args: args(loss, call, memory, stream.workspace()) };
+    let used = stream.use_head();
     // SAFETY: the caller's promise.
-    unsafe {
-        Pass { loss, call, layout, memory, blas: &blas, args: args(loss, call, memory, stream.workspace()) }
-            .run(&mut stream)
-            .inspect_err(|error| call.looks.iter().for_each(|(vocab, _)| vocab.ranks.leave(error)))
-    }
+    used.and_then(|()| unsafe { pass.run(&mut stream) })
+        .inspect_err(|error| call.looks.iter().for_each(|(vocab, _)| vocab.ranks.leave(error)))
 }
 
 /// What all ranks must call alike.

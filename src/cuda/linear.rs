@@ -113,8 +113,8 @@ impl<'d> OnCuda<'d, LinearCrossEntropy> {
 impl<'a, T: Element> CudaLinearCall<'a, T> {
     /// Shares the classes among ranks, see [`LinearCall::across`](crate::head::LinearCall::across); every rank has at least one class, and
     /// all have the same budget. Verbs are collectives: one in which ranks say what they call, two all-reduces a chunk, one of the input's
-    /// gradient a block, and one number for a mean with class weights. A call that is not what the last one with this [`Vocab`] was waits for the first of them, see
-    /// [`parallel`](crate::parallel).
+    /// gradient a block, and one number for a mean with class weights. A call that is not what the last one with this [`Vocab`] was waits
+    /// for the first of them, see [`parallel`](crate::parallel).
     pub fn across(mut self, vocab: &'a Vocab<'a>) -> Self {
         self.vocab = Some(vocab);
         self

@@ -180,19 +180,21 @@ impl Nccl {
     /// Waits until the GPU has done what its stream has been given, as `synchronize` does; but where another rank does not come, or NCCL
     /// has lost it, this ends the group, and is an error.
     pub fn wait(&self) -> Result<()> {
-        self.with(|ranks, comm| ranks.until_done(comm, &ranks.stream)).inspect_err(|_| self.end_what_is_left())
+        self.with(|ranks, comm| ranks.until_done(comm, &ranks.stream)).inspect_err(|error| {
+            self.leave(error);
+            self.end();
+        })
     }
 
-    /// Where this rank has left, what it had enqueued ends, unless the others come to it.
-    fn end_what_is_left(&self) {
-        let mut group = self.lock();
-        if let Some(comm) = group.comm
+    /// Ends what this rank has enqueued, once the others have come to it or are late.
+    fn end(&self) {
+        if let Some(comm) = self.lock().comm.take()
             && self.stream.context().bind_to_thread().is_ok()
-            && self.until_done(comm, &self.stream).is_err()
         {
-            // SAFETY: nobody else has it, and nobody will.
+            // Others may still need it.
+            let _ = self.until_done(comm, &self.stream);
+            // SAFETY: nobody else has it. Destroying it would wait for the others.
             unsafe { (self.functions.abort)(comm) };
-            group.comm = None;
         }
     }
 
@@ -337,14 +339,7 @@ impl std::fmt::Debug for Nccl {
 
 impl Drop for Nccl {
     fn drop(&mut self) {
-        if let Some(comm) = self.lock().comm.take()
-            && self.stream.context().bind_to_thread().is_ok()
-        {
-            // Others may still need what this rank has enqueued for them.
-            let _ = self.until_done(comm, &self.stream);
-            // SAFETY: nobody else has it. Destroying it would wait for the others.
-            unsafe { (self.functions.abort)(comm) };
-        }
+        self.end();
     }
 }
 

@@ -135,9 +135,8 @@ macro_rules! variant {
 
 variant!(Sigmoid, |p, h| {
     let l = logistic(p.beta * h);
-    let weight = l.weight(p.flipped, p.preferred);
-    // Zero times infinity is zero: without smoothing, a pair that is told apart for certain costs nothing.
-    let value = ((p.flipped + p.preferred) * l.soft).add_product_where(weight.ne(0.0), l.abs, weight);
+    // Without smoothing, a pair that is told apart for certain costs nothing.
+    let value = l.cost_of_one(l.weight(p.flipped, p.preferred));
     Point { value, grad: p.beta * l.slope(p.flipped, p.preferred) }
 });
 variant!(Hinge, |p, h| {

@@ -151,6 +151,12 @@ impl<S: Simd> Logistic<S> {
         self.abs.mul_add(self.weight(neg, pos), (neg + pos) * self.soft)
     }
 
+    /// The same of weights that are 1 together, given [that of the larger](Self::weight): one of zero leaves out an infinite `|x|`.
+    #[cfg_attr(optimized, inline(always))]
+    pub(crate) fn cost_of_one(&self, weight: F32s<S>) -> F32s<S> {
+        self.soft.add_product_where(weight.ne(0.0), self.abs, weight)
+    }
+
     /// `neg sigmoid(x) - pos sigmoid(-x)`: the derivative of `cost`.
     #[cfg_attr(optimized, inline(always))]
     pub(crate) fn slope(&self, neg: impl Operand<S>, pos: impl Operand<S>) -> F32s<S> {

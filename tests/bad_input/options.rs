@@ -51,7 +51,7 @@ const SETTERS: &[Setter] = &[
         "temperature",
         |x| Distillation::new().temperature(x).map(drop),
         &[1e-30, 1e18],
-        &[0.0, -0.0, -1.0, TINY, INF, -INF, NAN],
+        &[0.0, -0.0, -1.0, TINY, 1e20, INF, -INF, NAN],
     ),
     ("margin", |x| MultiMargin::new().margin(x).map(drop), &[0.0, -1.0, HUGE], &[INF, -INF, NAN]),
     ("lambda", |x| GradientPenalty::wgan_gp(x).map(drop), &[0.0, HUGE], &[-TINY, INF, -INF, NAN]),

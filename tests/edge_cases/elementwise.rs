@@ -97,6 +97,13 @@ fn a_certain_preference_costs_nothing_or_infinity() {
     assert_eq!(of(0.25, -10.0, -inf), (inf, 0.125, -0.125));
 }
 
+/// What is no label: `1 - p` of it is below zero, and has no power that is not whole.
+#[test]
+fn focal_of_a_target_above_one_is_no_number() {
+    let loss = SigmoidFocal::new().gamma(3.5).unwrap();
+    assert!(one(10.0, 1.5, |x: &[f32], t| loss.call(x, t)).0.is_nan());
+}
+
 /// 22: where `max(x, 0) - x t + ln(exp(..) + exp(..))` in f32 is 7% off.
 #[test]
 fn small_losses_of_logits_are_right_to_two_ulp() {

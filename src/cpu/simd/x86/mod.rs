@@ -1,9 +1,5 @@
 //! The instruction sets of x86-64.
 
-#[cfg(not(miri))]
-use std::arch::asm;
-use std::mem::MaybeUninit;
-
 /// Methods that are intrinsics.
 macro_rules! intrinsics {
     ($(fn $name:ident($($arg:ident: $t:ty),*) $(-> $r:ty)? = $body:expr;)*) => {$(
@@ -34,16 +30,15 @@ macro_rules! memory {
 #[cfg_attr(optimized, inline(always))]
 #[allow(clippy::pointers_in_nomem_asm_block)] // it is not followed
 fn align_frame() {
-    #[repr(align(64))]
-    struct Line(#[allow(dead_code)] [u8; 64]);
-    let line = MaybeUninit::<Line>::uninit();
-    // SAFETY: there are no instructions. (Miri has no assembly.)
+    // Miri has no assembly.
     #[cfg(not(miri))]
-    unsafe {
-        asm!("/* {} */", in(reg) line.as_ptr(), options(nomem, nostack, preserves_flags));
+    {
+        #[repr(align(64))]
+        struct Line(#[allow(dead_code)] [u8; 64]);
+        let line = std::mem::MaybeUninit::<Line>::uninit();
+        // SAFETY: there are no instructions.
+        unsafe { std::arch::asm!("/* {} */", in(reg) line.as_ptr(), options(nomem, nostack, preserves_flags)) };
     }
-    #[cfg(miri)]
-    let _ = line;
 }
 
 mod avx2;
